@@ -1,0 +1,42 @@
+# Everything sets itself up: a virtual environment in .venv, the package, the default model (from the package index).
+PYTHON ?= python3
+RUN ?= runs/demo
+PRESET ?= demo
+BIN := .venv/bin
+PY := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test figures lint clean
+
+help:  ## what can be made (the default)
+	@echo "make TARGET    (PYTHON=$(PYTHON) RUN=$(RUN) PRESET=$(PRESET))"
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1|/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d. Name one: make PYTHON=python3.11 ..." % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch -c constraints.txt $(TORCH_INDEX)
+	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	@touch $@
+
+reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (about 20 minutes on 2 cores)
+	$(PY) -m training.memorize --out $(RUN)
+	$(PY) -m training.generalize $(RUN)
+	$(PY) -m training.recall $(RUN) --preset $(PRESET)
+	$(PY) -m analysis.cka $(RUN) --preset $(PRESET)
+	$(PY) -m analysis.alignment $(RUN) --preset $(PRESET)
+	$(PY) -m analysis.umap $(RUN) --method pca
+	$(PY) -m figures.report $(RUN)
+
+test: .venv/.installed  ## lint-free tests: laws, small real runs, faults, the notebook
+	$(PY) -m pytest
+
+figures: .venv/.installed  ## redraw every picture of RUN and of the committed results, from tables only
+	$(PY) -m figures.redraw $(RUN)
+
+lint: .venv/.installed  ## style
+	$(BIN)/ruff check .
+
+clean:  ## remove .venv and caches; runs and results stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
