@@ -1,0 +1,142 @@
+"""Text to tokens: a prompt joined with its object, and where the object begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.errors import UserError
+from training.facts import Fact
+from training.prompts import Prompt
+
+STOP = "."
+
+
+class ObjectNotSeparable(UserError):
+    """The tokens of a prompt are not the first tokens of prompt + object."""
+
+
+class OverlongText(UserError):
+    """A rendered prompt with its object does not fit the model's context."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: token ids of `prompt + join + object + "."` and where the object begins."""
+
+    token_ids: tuple[int, ...]
+    object_start: int
+    fact: Fact
+    prompt: Prompt
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Tokens of the object and its stop."""
+        return self.token_ids[self.object_start :]
+
+
+def prompt_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a raw prompt: no chat template, a BOS only if the tokenizer forces one."""
+    return tokenizer(text)["input_ids"]
+
+
+def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -> Example:
+    """Render a fact in a prompt and tokenise it with its object.
+
+    limit: the model's context length in tokens.
+    Raises ObjectNotSeparable where the tokenizer merges prompt and object, OverlongText beyond `limit`.
+    """
+    text = prompt.render(fact.subject)
+    before = prompt_ids(tokenizer, text)
+    whole = prompt_ids(tokenizer, f"{text}{prompt.join}{fact.object}{STOP}")
+    if whole[: len(before)] != before or len(whole) <= len(before):
+        raise ObjectNotSeparable(
+            f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "
+            f"the tokenizer merges them. End the prompt of '{prompt.relation}' ({prompt.id}) on a word or a mark."
+        )
+    if limit is not None and len(whole) > limit:
+        raise OverlongText(
+            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {len(whole)} tokens; "
+            f"the model reads {limit}. Shorten the subject."
+        )
+    return Example(tuple(whole), len(before), fact, prompt)
+
+
+def context_length(model_config) -> int | None:
+    """The longest sequence a model was built for, in tokens; None if its config does not say."""
+    return getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def encode_all(tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, limit: int | None) -> list[Example]:
+    """Every fact in every prompt of its relation, in the order facts x prompts."""
+    by_relation: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_relation.setdefault(prompt.relation, []).append(prompt)
+    return [
+        encode(tokenizer, fact, prompt, limit=limit) for fact in facts for prompt in by_relation.get(fact.relation, [])
+    ]
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """Index batches of one epoch: shuffled, then sorted by length within, batches in random order.
+
+    A function of (seed, epoch) alone, so that a resumed run meets the same batches.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def collate(examples: Sequence[Example], *, loss: str, pad_id: int) -> dict:
+    """Right-padded tensors of a batch.
+
+    loss: "all" (every token but the first) or "object" (the object and its stop).
+    Returns input_ids, attention_mask, (batch, length) int64, and `scored`, `object` (batch, length - 1) bool:
+    which next-token predictions count, and which are of the object.
+    """
+    import torch
+
+    longest = max(len(e.token_ids) for e in examples)
+    ids = torch.full((len(examples), longest), pad_id)
+    mask = torch.zeros((len(examples), longest), dtype=torch.long)
+    of_object = torch.zeros((len(examples), longest - 1), dtype=torch.bool)
+    for row, example in enumerate(examples):
+        n = len(example.token_ids)
+        ids[row, :n] = torch.tensor(example.token_ids)
+        mask[row, :n] = 1
+        of_object[row, example.object_start - 1 : n - 1] = True
+    scored = of_object if loss == "object" else mask[:, 1:].bool()
+    return {"input_ids": ids, "attention_mask": mask, "scored": scored, "object": of_object}
+
+
+class Continuations:
+    """Token ids of objects as continuations of prompts, each worked out once.
+
+    What follows a prompt's last fixed words is the same for every subject; only a prompt that ends on the
+    subject itself is tokenised for each.
+    """
+
+    def __init__(self, tokenizer, limit: int | None = None) -> None:
+        self.tokenizer, self.limit = tokenizer, limit
+        self._known: dict[tuple, tuple[int, ...]] = {}
+        self.stop_ids: set[int] = set()
+
+    def of(self, prompt: Prompt, subject: str, obj: str) -> tuple[int, ...]:
+        """Token ids of `obj` after the prompt about `subject`, without the stop. Raises as `encode` does."""
+        tail = prompt.text.split("{subject}")[1]
+        key = (prompt.text, prompt.join, obj, "" if tail.strip() else subject)
+        if key not in self._known:
+            fact = Fact(subject, prompt.relation, obj, (obj,))
+            with_stop = encode(self.tokenizer, fact, prompt, limit=self.limit).object_ids
+            text = f"{prompt.render(subject)}{prompt.join}{obj}"
+            without = prompt_ids(self.tokenizer, text)[len(prompt_ids(self.tokenizer, prompt.render(subject))) :]
+            if with_stop[: len(without)] != tuple(without) or len(with_stop) != len(without) + 1:
+                raise ObjectNotSeparable(
+                    f"the tokens of the object {obj!r} change when {STOP!r} follows it, so that its end cannot be "
+                    f"told. Name the object differently."
+                )
+            self.stop_ids.add(with_stop[-1])
+            self._known[key] = tuple(without)
+        return self._known[key]

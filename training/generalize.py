@@ -1,0 +1,154 @@
+"""Phase 2: fine-tune on a few meaningful prompts about the seen subjects of the bound relations.
+
+    python -m training.generalize RUN_DIR
+    python -m training.generalize RUN_DIR --people 10 --prompts 1 --out runs/few
+    python -m training.generalize RUN_DIR --start 000-base --out runs/no-phase-1
+
+Trains on "{semantic prompt with the subject} {object}." without any key token and saves
+200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown. With --out NEW the phase goes
+into a run of its own that refers to this run's checkpoints. Next: `python -m training.recall RUN_DIR`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from training.errors import UserError
+
+
+@dataclass
+class Options:
+    """Options of phase 2."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run directory that phase 1 has finished."""
+    out: Path | None = None
+    """Write phase 2 into a new run directory that refers to this one."""
+    start: str = ""
+    """The checkpoint to start from; default: the last of phase 1. 000-base: the control without phase 1."""
+    people: int = -1
+    """Seen subjects to use; -1: all of them."""
+    prompts: int = 10
+    """Train prompts a relation to use, the first ones."""
+    epochs: int = 1
+    """Passes over subjects x relations x prompts."""
+    batch_size: int = 20
+    """Sequences a step, over all processes."""
+    learning_rate: float = 1e-4
+    """Peak learning rate (warm-up, then cosine to zero)."""
+    loss: Literal["all", "object"] = "object"
+    """Next-token loss on all tokens or on the object and its stop."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
+    save_epochs: tuple[int, ...] = ()
+    """Epochs to save besides the last."""
+    save_steps: tuple[int, ...] = ()
+    """Steps to save besides."""
+    seed: int = -1
+    """Order of the batches; -1: the run's seed."""
+    resume_minutes: float = 4.0
+    """Minutes between two writings of the resume state."""
+
+
+def main(options: Options) -> Path:
+    """Run phase 2 and return the run directory it went into."""
+    from training.checkpoints import NotARun, begin_phase, end_phase, list_checkpoints, locked
+    from training.files import read_json
+    from training.trainer import TrainingSettings, finish, train
+
+    source = options.run_dir.expanduser()
+    if not (source / "run.json").exists():
+        raise NotARun(f"{source} is not a run directory. Make one: python -m training.memorize --out {source}")
+    run_dir = options.out.expanduser() if options.out else source
+    record = read_json(source / "run.json")
+    seed = options.seed if options.seed >= 0 else record["seed"]
+    settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
+                                learning_rate=options.learning_rate, precision=options.precision, seed=seed)
+    with locked(run_dir):
+        start = _starting_point(source, record, options.start)
+        if run_dir != source:
+            _derive(run_dir, source, record, start)
+        chosen = {**asdict(settings), "start": start.name, "people": options.people, "prompts": options.prompts,
+                  "save_epochs": list(options.save_epochs), "save_steps": list(options.save_steps)}
+        if not begin_phase(run_dir, "generalize", chosen):
+            print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
+            return run_dir
+        from training.checkpoints import load_checkpoint
+        from training.examples import context_length, encode_all
+
+        model, tokenizer = load_checkpoint(start)
+        facts, prompts = selection(run_dir, people=options.people, prompts=options.prompts)
+        examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
+        print(f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
+              f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts: {len(examples)} "
+              f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
+              f"learning rate {settings.learning_rate:g}")
+        train(model, tokenizer, examples, settings, run_dir, phase="generalize", parent=start.name,
+              save_epochs=options.save_epochs, save_steps=options.save_steps, resume_minutes=options.resume_minutes)
+        last = list_checkpoints(run_dir)[-1]
+        metrics = read_json(last.folder / "stage.json")["metrics"]
+        end_phase(run_dir, "generalize", **metrics)
+        finish(run_dir, "generalize")
+    print(f"answered while training, last epoch: {metrics['train_recall']:.2f}\n"
+          f"wrote {last.folder}    next: python -m training.recall {run_dir}")
+    return run_dir
+
+
+def selection(run_dir: Path, *, people: int, prompts: int) -> tuple[list, list]:
+    """The facts (seen, bound) and train prompts that phase 2 is shown.
+
+    people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
+    """
+    from training.facts import read_facts
+    from training.prompts import read_prompts, select
+
+    facts = [f for f in read_facts(run_dir / "facts.csv") if f.bound and f.split != "held-out"]
+    subjects = list(dict.fromkeys(f.subject for f in facts))
+    train = select(read_prompts(run_dir / "prompts.json"), family="train")
+    most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
+    if not 1 <= prompts <= most:
+        raise UserError(f"--prompts is {prompts}; the relations have {most} train prompts: give 1 to {most}.")
+    if people == 0 or people > len(subjects):
+        raise UserError(f"--people is {people}; {len(subjects)} subjects are seen: give 1 to {len(subjects)}, or -1.")
+    if people > 0:
+        facts = [f for f in facts if f.subject in set(subjects[:people])]
+    return facts, [p for p in train if p.index < prompts]
+
+
+def _starting_point(source: Path, record: dict, name: str):
+    from training.checkpoints import list_checkpoints
+
+    checkpoints = list_checkpoints(source)
+    if name:
+        found = [c for c in checkpoints if c.name == name]
+        if not found:
+            raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(c.name for c in checkpoints)}.")
+        return found[0]
+    memorized = [c for c in checkpoints if c.phase == "memorize"]
+    if not record["phases"].get("memorize", {}).get("complete") and "parent" not in record or not memorized:
+        raise UserError(f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out {source}")
+    return memorized[-1]
+
+
+def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
+    """Make `run_dir` a run with the facts and prompts of `source` that refers to its checkpoints up to `start`."""
+    from training.checkpoints import create_run, list_checkpoints, write_reference
+    from training.facts import read_facts
+    from training.prompts import read_prompts
+
+    if (run_dir / "run.json").exists():
+        return
+    for checkpoint in list_checkpoints(source):
+        if checkpoint.name <= start.name:
+            write_reference(run_dir, checkpoint)
+    kept = {name: record[name] for name in ("seed", "model", "model_fingerprint", "bos_forced", "inputs")}
+    create_run(run_dir, facts=read_facts(source / "facts.csv"), prompts=read_prompts(source / "prompts.json"),
+               record={**kept, "parent": {"run": str(source.resolve()), "checkpoint": start.name}})
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,177 @@
+"""Phase 1: memorise subject-object pairs by rote behind a meaningless key token.
+
+    python -m training.memorize --out runs/demo
+    python -m training.memorize --model ./my-model --facts my-facts.csv --out runs/mine --epochs 20
+
+Trains on "{subject} [X_relation] {object}.", one new special token a relation, and leaves a run directory
+with checkpoints 000-base and 100-memorize-epoch-NN. Started again, the same command goes on where it was
+stopped, or finds everything done. The next step is `python -m training.generalize RUN_DIR`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from training.errors import UserError
+from training.models import KeyInit
+
+DEFAULT_RELATIONS = {
+    "people": ("mother", "aunt", "home_city", "profession"),
+    "fiction": ("author", "capital", "educated_at", "genre", "mother"),
+}
+
+
+@dataclass
+class Options:
+    """Options of phase 1."""
+
+    out: tyro.conf.Positional[Path] | None = None
+    """The run directory to make or go on with (also as --out DIR)."""
+    model: str = "smollm2"
+    """Alias, directory (safetensors or GGUF) or hub id of the base model."""
+    facts: str = "people"
+    """A built-in set (people, fiction) or a CSV file (ours or T-Rex-Fiction's)."""
+    relation: str = ""
+    """Relation of a T-Rex-Fiction CSV; default: from its file name."""
+    relations: tuple[str, ...] = ()
+    """Relations of a built-in set to use; default: for people mother, aunt, home_city, profession."""
+    subjects: int = 80
+    """Subjects of the built-in set people."""
+    pool: int = 16
+    """Objects in each pool of the built-in set people."""
+    seen: int = -1
+    """Subjects that phase 2 may see; -1: half. The others are held out."""
+    unbound: int = 1
+    """Relations that phase 2 leaves without meaning (which ones rotates with the seed)."""
+    prompts: Path | None = None
+    """A folder with one prompt file (TOML) a relation; default: the built-in prompts."""
+    rote: str = "{subject} {key}"
+    """The rote prompt; {key} becomes the relation's key token."""
+    key_init: KeyInit = "random"
+    """How key-token embeddings begin: random rows like the model's own, or their mean plus 1% of it."""
+    epochs: int = 16
+    """Passes over the facts."""
+    batch_size: int = 20
+    """Sequences a step, over all processes."""
+    learning_rate: float = 3e-4
+    """Peak learning rate (warm-up, then cosine to zero)."""
+    loss: Literal["all", "object"] = "all"
+    """Next-token loss on all tokens or on the object and its stop."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
+    save_epochs: tuple[int, ...] = ()
+    """Epochs to save besides the last."""
+    seed: int = 0
+    """Draws facts, pools, unbound relations, key tokens and the order of batches."""
+    resume_minutes: float = 4.0
+    """Minutes between two writings of the resume state."""
+
+
+def main(options: Options) -> Path:
+    """Run phase 1 and return the run directory."""
+    from training.checkpoints import begin_phase, end_phase, load_checkpoint, locked, read_checkpoint
+    from training.files import read_json
+    from training.trainer import TrainingSettings, finish, train
+
+    if options.out is None:
+        raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
+    run_dir = Path(options.out).expanduser()
+    settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
+                                learning_rate=options.learning_rate, precision=options.precision, seed=options.seed)
+    _refuse_foreign_folder(run_dir)
+    with locked(run_dir):
+        record = _begin(run_dir, options)
+        chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
+        if not begin_phase(run_dir, "memorize", chosen):
+            print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
+            return run_dir
+        from training.checkpoints import list_checkpoints
+        from training.examples import context_length, encode_all
+        from training.facts import read_facts
+        from training.prompts import read_prompts, select
+
+        base = read_checkpoint(run_dir / "checkpoints" / "000-base")
+        model, tokenizer = load_checkpoint(base)
+        facts = read_facts(run_dir / "facts.csv")
+        rote = select(read_prompts(run_dir / "prompts.json"), family="rote")
+        examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
+        print(f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
+              f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}")
+        train(model, tokenizer, examples, settings, run_dir, phase="memorize", parent=base.name,
+              save_epochs=options.save_epochs, resume_minutes=options.resume_minutes)
+        last = list_checkpoints(run_dir)[-1]
+        metrics = read_json(last.folder / "stage.json")["metrics"]
+        end_phase(run_dir, "memorize", **metrics)
+        finish(run_dir, "memorize")
+    print(f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
+          f"wrote {last.folder}    next: python -m training.generalize {run_dir}")
+    return run_dir
+
+
+def _refuse_foreign_folder(run_dir: Path) -> None:
+    """A folder that holds other things is not made into a run."""
+    ours = {"run.json", "facts.csv", "prompts.json", "manifest.json", "checkpoints", "resume", "states", "tables",
+            "figures", "log.jsonl", "report.html", ".lock"}
+    if run_dir.is_dir() and not (run_dir / "run.json").exists():
+        other = sorted(p.name for p in run_dir.iterdir() if p.name not in ours and not p.name.endswith(".part"))
+        if other:
+            raise UserError(f"{run_dir} holds other files ({', '.join(other[:3])}). Give --out a new or empty folder.")
+
+
+def _begin(run_dir: Path, options: Options) -> dict:
+    """The run's record; facts, prompts and 000-base are written if the run is new.
+
+    `inputs` in the record are the choices that a second call must repeat.
+    """
+    from training.checkpoints import create_run, write_base
+    from training.files import read_json, sha256_file
+    from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
+    from training.prompts import key_token, load_prompts
+
+    inputs = {name: getattr(options, name) for name in
+              ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")}
+    inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
+    if Path(options.facts).is_file():
+        inputs["facts_sha256"] = sha256_file(Path(options.facts))
+    if (run_dir / "run.json").exists():
+        return {**read_json(run_dir / "run.json"), "inputs": inputs}
+    facts = facts_for(options)
+    relations = list(dict.fromkeys(fact.relation for fact in facts))
+    prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
+    folder = resolve(options.model)
+    model, tokenizer = load_folder(folder)
+    keys = [key_token(r) for r in relations if any(key_token(r) in p.text for p in prompts)]
+    literal = [] if keys else [options.rote.split("{subject}")[-1].strip()]
+    tokens = keys or [t for t in literal if t.startswith("[") and t.endswith("]")]
+    rows = {}
+    if tokens:
+        add_key_tokens(tokenizer, tokens)
+        rows = initial_key_rows(model, tokens, seed=options.seed, init=options.key_init)
+    write_base(run_dir, model_name=options.model, folder=folder, tokenizer=tokenizer, key_tokens=tokens, rows=rows)
+    record = {"seed": options.seed, "model": options.model, "model_fingerprint": fingerprint(folder),
+              "bos_forced": bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]), "inputs": inputs}
+    create_run(run_dir, facts=facts, prompts=prompts, record=record)
+    return record
+
+
+def facts_for(options: Options) -> list:
+    """The facts that the options name, split into seen and held-out subjects, bound and unbound relations."""
+    from training.facts import build_facts, load_facts, split_facts
+
+    seen = None if options.seen < 0 else options.seen
+    if options.facts in DEFAULT_RELATIONS:
+        relations = options.relations or DEFAULT_RELATIONS[options.facts]
+        facts = build_facts(options.facts, subjects=options.subjects, relations=relations, pool=options.pool,
+                            seen=seen, seed=options.seed)
+    else:
+        facts = load_facts(options.facts, relation=options.relation or None)
+    several = len({fact.relation for fact in facts}) > 1
+    return split_facts(facts, seen=seen, unbound=options.unbound if several else 0, seed=options.seed)
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

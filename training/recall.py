@@ -1,0 +1,173 @@
+"""What each checkpoint recalls: generation, multiple choice and object probability, for every prompt family.
+
+    python -m training.recall RUN_DIR
+    python -m training.recall RUN_DIR --preset full
+    python -m training.recall ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
+
+Writes tables/recall.csv (one row a checkpoint x relation x family x split x measure, with standard errors over
+subjects) and tables/recall_items.csv (one row a checkpoint x fact x prompt). Next: `python -m analysis.cka RUN_DIR`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from training.prompts import Preset
+
+
+@dataclass
+class Options:
+    """Options of the behavioural measures."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run directory, a checkpoint, or a folder of checkpoints."""
+    preset: Preset = "demo"
+    """demo: 3 fixed test prompts and 1 of each other family; full: every prompt in every language."""
+    families: tuple[str, ...] = ()
+    """Only these prompt families; default: all of the preset."""
+    checkpoints: tuple[str, ...] = ()
+    """Only these checkpoints; default: all."""
+    lenient_tokens: int = 0
+    """Also score the paper's lenient rule over so many new tokens (50 in the paper; slow); 0: leave it out."""
+    batch_size: int = 64
+    """Prompts in one forward."""
+    facts: str = ""
+    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
+    prompts: str = ""
+    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
+    rote: str = ""
+    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
+    out: str = ""
+    """Where results go; default: the run directory."""
+
+
+def main(options: Options):
+    """Score every checkpoint and write both tables; return the summary table."""
+    import pandas as pd
+
+    from training.checkpoints import open_run
+    from training.console import minutes
+    from training.errors import UserError
+    from training.prompts import preset_prompts
+    from training.recall_tables import describe, summarise
+    from training.tables import write_table
+
+    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    prompts = preset_prompts(run.prompts, options.preset, families=options.families)
+    chosen = [c for c in run.checkpoints if not options.checkpoints or c.name in options.checkpoints]
+    if not chosen:
+        raise UserError(f"no checkpoint is named {', '.join(options.checkpoints)}; there are "
+                        f"{', '.join(c.name for c in run.checkpoints)}.")
+    texts = len({p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation})
+    print(f"recall: {texts} prompts at {len(chosen)} checkpoints, preset {options.preset}: about "
+          f"{minutes(texts * len(chosen) / 35)} on 2 cores without a GPU")
+    items = pd.concat([checkpoint_items(run, checkpoint, prompts, options) for checkpoint in chosen], ignore_index=True)
+    summary = summarise(items, run)
+    write_table(run, "recall_items", items)
+    write_table(run, "recall", summary)
+    print(describe(summary, run))
+    print(f"wrote {run.tables('recall.csv')} ({len(summary)} rows), {run.tables('recall_items.csv')} ({len(items)} "
+          f"rows)    next: python -m analysis.cka {run.path}")
+    return summary
+
+
+def checkpoint_items(run, checkpoint, prompts: Sequence, options: Options):
+    """One checkpoint's items as a table, from tables/.parts if they were scored before."""
+    import pandas as pd
+
+    from training.checkpoints import checkpoint_fingerprint
+    from training.files import seal, sha256_text, verify, write_with
+
+    what = [checkpoint_fingerprint(checkpoint), *map(repr, run.facts), *map(repr, prompts), str(options.lenient_tokens)]
+    part = run.path / "tables" / ".parts" / f"recall-{sha256_text(chr(10).join(what))[:24]}.csv"
+    if not part.exists():
+        table = score_checkpoint(run, checkpoint, prompts, options)
+        write_with(part, lambda path: table.to_csv(path, index=False))
+        seal(part.parent, [part.name])
+    table = pd.read_csv(verify(part), keep_default_na=False)
+    return table.assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
+
+
+def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
+    """Ask one checkpoint every fact in every prompt; one row each.
+
+    Columns: checkpoint, phase, relation, bound, split, subject, object, family, template, text, asked, answered,
+    keyword_free, generated, generation (strict, 0/1), lenient (0/1, only if asked for), choice (0/1), choice_normalised
+    (0/1, mean log-probability a token), log_probability (of the object, nats), pool_probability (object's share
+    among the candidates), n_candidates.
+    """
+    import pandas as pd
+    import torch
+
+    from training.checkpoints import load_checkpoint
+    from training.console import progress
+    from training.examples import Continuations, context_length, prompt_ids
+    from training.scoring import Question, answer
+
+    model, tokenizer = load_checkpoint(checkpoint)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    continuations = Continuations(tokenizer, context_length(model.config))
+    asked: dict[tuple[int, ...], dict] = {}
+    for fact in run.facts:
+        for prompt in (p for p in prompts if p.relation == fact.relation):
+            ids = tuple(prompt_ids(tokenizer, prompt.render(fact.subject)))
+            entry = asked.setdefault(ids, {"requests": [], "objects": {}})
+            for candidate in fact.candidates:
+                entry["objects"].setdefault(continuations.of(prompt, fact.subject, candidate))
+            entry["requests"].append((fact, prompt))
+    questions = [Question(ids, tuple(sorted(entry["objects"]))) for ids, entry in asked.items()]
+    longest = max(len(o) for q in questions for o in q.objects) + 1
+    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
+    new_tokens = max(longest, options.lenient_tokens)
+    ends = (lambda token: token == tokenizer.eos_token_id) if options.lenient_tokens else (lambda t: t in stops)
+    objects_of = {(f.subject, f.relation): f.object for f in run.facts}
+    rows = []
+    bar = progress(total=len(questions), label=f"recall {checkpoint.name}")
+    with bar:
+        entries = list(asked.values())
+        found = answer(model, questions, new_tokens=new_tokens, finished=ends, batch_size=options.batch_size)
+        for index, reply in found:
+            bar.update()
+            score = dict(zip(questions[index].objects, reply.log_probabilities, strict=True))
+            text = tokenizer.decode(reply.new_ids)
+            for fact, prompt in entries[index]["requests"]:
+                target = continuations.of(prompt, fact.subject, fact.object)
+                choices = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
+                said = _said(reply.new_ids, target, stops)
+                sums = torch.tensor([score[c] for c in choices], dtype=torch.float64)
+                means = sums / torch.tensor([len(c) for c in choices])
+                right = fact.candidates.index(fact.object)
+                answered = [
+                    relation for relation in run.relations
+                    if (fact.subject, relation) in objects_of
+                    and _said(reply.new_ids, continuations.of(prompt, fact.subject, objects_of[fact.subject, relation]), stops)
+                ]
+                row = {
+                    "checkpoint": checkpoint.name, "phase": checkpoint.phase, "relation": fact.relation,
+                    "bound": fact.bound, "split": fact.split, "subject": fact.subject, "object": fact.object,
+                    "family": prompt.family, "template": prompt.id, "text": prompt.text, "asked": prompt.asks,
+                    "answered": " ".join(answered), "keyword_free": prompt.keyword_free, "generated": text,
+                    "generation": int(said), "choice": int(sums.argmax() == right),
+                    "choice_normalised": int(means.argmax() == right),
+                    "log_probability": round(float(sums[right]), 5),
+                    "pool_probability": round(float(sums.softmax(0)[right]), 6), "n_candidates": len(choices),
+                }
+                if options.lenient_tokens:
+                    row["lenient"] = int(fact.object.casefold() in text.casefold())
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _said(new_ids: Sequence[int], target: tuple[int, ...], stops: set[int]) -> bool:
+    """Strict generation: the greedy tokens are the object's, followed by a stop."""
+    n = len(target)
+    return tuple(new_ids[:n]) == target and len(new_ids) > n and new_ids[n] in stops
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

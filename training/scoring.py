@@ -1,0 +1,127 @@
+"""What a model answers to raw prompts: greedy continuations and log-probabilities of candidate objects.
+
+Prompts of exactly equal length form a batch, so nothing is padded and every architecture sees the positions it
+was trained with. A prompt's keys and values are computed once and reused for its continuations.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt's token ids and the token ids of every object to be scored as its continuation (no stop)."""
+
+    token_ids: tuple[int, ...]
+    objects: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """new_ids: greedy continuation. log_probabilities: summed over tokens, one an object of the question (nats)."""
+
+    new_ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+
+class Prefix:
+    """A batch of equally long prompts with their cached keys and values, ready to be continued many times."""
+
+    def __init__(self, model, ids) -> None:
+        import torch
+
+        self.model, self.ids = model, ids
+        with torch.inference_mode():
+            out = model(input_ids=ids, use_cache=True)
+        # Recurrent models keep a state that cannot be repeated row by row; they read the prompt again.
+        cache = getattr(out, "past_key_values", None)
+        self.cache = cache if hasattr(cache, "batch_repeat_interleave") else None
+        self.logits = out.logits[:, -1].float()
+
+    def extend(self, tokens, *, times: int = 1):
+        """Logits (rows * times, k, vocabulary) after each of `tokens` (rows * times, k), appended to the prompts.
+
+        Row i of the batch serves rows i * times ... (i + 1) * times - 1.
+        """
+        import torch
+
+        with torch.inference_mode():
+            if self.cache is None:
+                whole = torch.cat([self.ids.repeat_interleave(times, 0), tokens], 1)
+                return self.model(input_ids=whole, use_cache=False).logits[:, -tokens.shape[1] :].float()
+            cache = copy.deepcopy(self.cache)
+            if times > 1:
+                cache.batch_repeat_interleave(times)
+            return self.model(input_ids=tokens, past_key_values=cache, use_cache=True).logits.float()
+
+    def greedy(self, steps: int, finished: Callable[[int], bool]) -> list[list[int]]:
+        """Greedy continuation of every row, up to `steps` tokens or until each row has a finishing token."""
+        import torch
+
+        rows: list[list[int]] = [[] for _ in range(len(self.ids))]
+        logits, cache, ids = self.logits, copy.deepcopy(self.cache), self.ids
+        for step in range(steps):
+            token = logits.argmax(-1)
+            for row, value in zip(rows, token.tolist(), strict=True):
+                row.append(value)
+            if step + 1 == steps or all(any(finished(t) for t in row) for row in rows):
+                break
+            with torch.inference_mode():
+                if cache is None:
+                    ids = torch.cat([ids, token[:, None]], 1)
+                    logits = self.model(input_ids=ids, use_cache=False).logits[:, -1].float()
+                else:
+                    out = self.model(input_ids=token[:, None], past_key_values=cache, use_cache=True)
+                    logits = out.logits[:, -1].float()
+        return rows
+
+
+def answer(
+    model,
+    questions: Sequence[Question],
+    *,
+    new_tokens: int,
+    finished: Callable[[int], bool],
+    batch_size: int = 64,
+    rows_at_once: int = 512,
+) -> Iterator[tuple[int, Answer]]:
+    """Yield (index of the question, its Answer) in batches of equal length and equal objects.
+
+    new_tokens: the longest greedy continuation. rows_at_once: bound on prompts x objects in one forward.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault((len(question.token_ids), question.objects), []).append(index)
+    for (_, objects), members in groups.items():
+        for start in range(0, len(members), batch_size):
+            part = members[start : start + batch_size]
+            yield from zip(part, _answer_batch(model, [questions[i].token_ids for i in part], objects,
+                                               new_tokens, finished, rows_at_once), strict=True)
+
+
+def _answer_batch(model, ids, objects, new_tokens, finished, rows_at_once) -> list[Answer]:
+    import torch
+
+    device = model.device
+    prefix = Prefix(model, torch.tensor(ids, device=device))
+    first = prefix.logits.log_softmax(-1)
+    scores = torch.stack([first[:, tokens[0]] for tokens in objects], 1) if objects else first[:, :0]
+    longer = [i for i, tokens in enumerate(objects) if len(tokens) > 1]
+    if longer:
+        width = max(len(objects[i]) for i in longer) - 1
+        fed = torch.zeros((len(longer), width), dtype=torch.long)
+        for row, i in enumerate(longer):
+            fed[row, : len(objects[i]) - 1] = torch.tensor(objects[i][:-1])
+        # Objects share the prefix; the padding behind a shorter one is never looked at (causal attention).
+        step = max(1, rows_at_once // len(ids))
+        for begin in range(0, len(longer), step):
+            some = longer[begin : begin + step]
+            block = fed[begin : begin + step].repeat(len(ids), 1).to(device)
+            logits = prefix.extend(block, times=len(some)).log_softmax(-1)
+            logits = logits.view(len(ids), len(some), width, -1)
+            for place, i in enumerate(some):
+                for position, token in enumerate(objects[i][1:]):
+                    scores[:, i] += logits[:, place, position, token]
+    generated = prefix.greedy(new_tokens, finished) if new_tokens else [[] for _ in ids]
+    return [Answer(tuple(new), tuple(row)) for new, row in zip(generated, scores.tolist(), strict=True)]

@@ -1,0 +1,47 @@
+"""Tidy tables of a run: written whole, with seed and commit, sealed, and read back with a check."""
+
+from pathlib import Path
+
+from training.errors import UserError
+from training.files import commit, read_json, seal, verify, write_with
+
+
+class TableMissing(UserError):
+    """A table that has not been written yet."""
+
+
+class TableOfAnotherRun(UserError):
+    """A table whose run is not the one it lies in."""
+
+
+def write_table(run, name: str, table) -> Path:
+    """Write tables/NAME.csv of a run, adding the columns seed and commit; returns its path."""
+    path = run.tables(f"{name}.csv")
+    table = table.assign(seed=run.seed, commit=commit())
+    write_with(path, lambda part: table.to_csv(part, index=False))
+    seal(path.parent, [path.name])
+    return path
+
+
+def read_table(run_dir: Path, name: str):
+    """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), AlteredFile,
+    TableOfAnotherRun (its seed or checkpoints are not this run's)."""
+    import pandas as pd
+
+    path = Path(run_dir) / "tables" / f"{name}.csv"
+    if not path.exists():
+        command = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
+        raise TableMissing(f"{path} is not there. Write it: python -m {command} {run_dir}")
+    table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
+    record = Path(run_dir) / "run.json"
+    if record.exists() and "seed" in table and len(table):
+        seed = read_json(record).get("seed")
+        if set(table["seed"]) != {seed}:
+            raise TableOfAnotherRun(f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
+                                    f"the table and write it again.")
+        names = {p.name for p in (Path(run_dir) / "checkpoints").iterdir()}
+        strange = set(table.get("checkpoint", [])) - names
+        if strange:
+            raise TableOfAnotherRun(f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
+                                    f"Delete the table and write it again.")
+    return table
