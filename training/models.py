@@ -39,7 +39,7 @@ HUB_ALIASES = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
     "phi-4": "microsoft/phi-4",
 }
-ALIASES = ("smollm2", *HUB_ALIASES)
+ALIASES = ("smollm2", "tiny", *HUB_ALIASES)
 KeyInit = Literal["random", "mean"]
 
 
@@ -78,6 +78,8 @@ def resolve(name: str) -> Path:
         return path.resolve()
     if name.lower() == "smollm2":
         return _smollm2()
+    if name.lower() == "tiny":
+        return _tiny()
     hub_id = HUB_ALIASES.get(name.lower(), name)
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")) or path.exists():
         raise ModelNotFound(
@@ -126,6 +128,15 @@ def _from_hub(hub_id: str, name: str) -> Path:
             + f". Go online, log in if the model is gated, or give a directory: --model PATH. "
             f"Aliases: {', '.join(ALIASES)}."
         ) from error
+
+
+def _tiny() -> Path:
+    from training.tiny import build_tiny
+
+    folder = cache_folder() / "tiny"
+    if not (folder / "config.json").exists():
+        publish_folder(folder, build_tiny)
+    return folder
 
 
 def _smollm2() -> Path:
@@ -270,6 +281,8 @@ def set_key_rows(model, ids: Sequence[int], rows: dict) -> None:
     """Write key-token rows into a model, growing its embeddings where the ids lie beyond them."""
     import torch
 
+    if not ids:
+        return
     needed = max(ids) + 1
     if needed > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(needed, mean_resizing=False)
@@ -293,6 +306,7 @@ def main(options: Options) -> None:
         print(f"{options.model} is at {resolve(options.model)}")
         return
     print("smollm2                 SmolLM2-135M-Instruct, from a wheel on the package index (the default)")
+    print("tiny                    four random layers, built on the spot, for trying commands in seconds")
     for alias, hub_id in HUB_ALIASES.items():
         print(f"{alias:<23} {hub_id} on the hub")
     print(f"cache: {cache_folder()}    a model of your own: --model DIRECTORY")
