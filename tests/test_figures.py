@@ -1,0 +1,636 @@
+"""Figures: which rows each picture shows, that pictures and report are written, and without torch."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from figures import alignment, cka, probes, projection, recall, redraw, report, style
+from training.tables import TableMissing
+
+CHECKPOINTS = (
+    ("000-base", "base", 0),
+    ("100-memorize-epoch-16", "memorize", 16),
+    ("200-generalize-epoch-01", "generalize", 1),
+)
+BOUND, UNBOUND = ("mother", "<b>x</b>"), ("home_$city$_",)
+SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3", "final_norm")
+HELD_OUT_TEST = 0.7371
+N = 32
+
+
+def rows_of(**columns) -> dict:
+    """One table row with what every table has."""
+    return {"seed": 0, "commit": "test", "n": N, **columns}
+
+
+def strength(phase: str, side: str, layer: int = 4) -> float:
+    """How much meaning the made-up model has: none but late in the generalized one, bound ones."""
+    return {"base": 0.0, "memorize": 0.1, "generalize": 0.8 if side == "bound" else 0.15}[phase] * layer / 4
+
+
+def side_of(relation: str) -> str:
+    return "unbound" if relation in ("unbound", *UNBOUND) else "bound"
+
+
+def recall_table() -> pd.DataFrame:
+    rows = []
+    for checkpoint, phase, epoch in CHECKPOINTS:
+        for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
+            for split in ("held-out", "seen", "all"):
+                for family in ("rote", "train", "test", "near-miss", "other-relation", "unrelated"):
+                    value = strength(phase, side_of(relation)) * {
+                        "near-miss": 0.2,
+                        "unrelated": 0.1,
+                        "other-relation": 0,
+                    }.get(family, 1)
+                    value = (
+                        float(phase != "base")
+                        if family == "rote"
+                        else value * (1.1 if split == "seen" else 1)
+                    )
+                    if (phase, relation, split, family) == ("generalize", "bound", "held-out", "test"):
+                        value = HELD_OUT_TEST
+                    common = {
+                        "checkpoint": checkpoint,
+                        "phase": phase,
+                        "epoch": epoch,
+                        "step": 0,
+                        "relation": relation,
+                        "family": family,
+                        "split": split,
+                        "n_prompts": 3 if family == "test" else 1,
+                        "n_candidates": 16,
+                        "chance": 1 / 16,
+                        "majority": 0.07,
+                    }
+                    for subset in ("all", "keyword-free") if family == "test" else ("all",):
+                        for measure in ("generation", "multiple_choice"):
+                            shown = value if (subset, measure) == ("all", "generation") else 0.99
+                            rows.append(
+                                rows_of(
+                                    **common,
+                                    subset=subset,
+                                    measure=measure,
+                                    value=shown,
+                                    low=shown - 0.06,
+                                    high=shown + 0.06,
+                                )
+                            )
+        for side in style.SIDES if phase == "generalize" else ():
+            rows.append(
+                rows_of(
+                    checkpoint=checkpoint,
+                    phase=phase,
+                    epoch=epoch,
+                    step=0,
+                    relation=side,
+                    family="test",
+                    split="held-out",
+                    subset="all",
+                    measure="generation_gain",
+                    value=0.61 if side == "bound" else 0.02,
+                    low=0.0,
+                    high=0.7,
+                )
+            )
+    return pd.DataFrame(rows)
+
+
+def layered(rng, **columns) -> list[dict]:
+    """Rows over checkpoints and sites; the embedding has no value, as with rote prompts."""
+    rows = []
+    scale, base = columns.pop("scale", 1.0), columns.pop("base", 0.0)
+    for checkpoint, phase, epoch in CHECKPOINTS:
+        for layer, site in enumerate(SITES):
+            value = base + scale * strength(phase, side_of(columns["relation"]), layer) + rng.normal(0, 0.01)
+            degenerate = layer == 0
+            value = np.nan if degenerate else value
+            rows.append(
+                rows_of(
+                    checkpoint=checkpoint,
+                    phase=phase,
+                    epoch=epoch,
+                    step=0,
+                    site=site,
+                    layer=layer,
+                    value=value,
+                    low=value - 0.05,
+                    high=value + 0.05,
+                    d=64,
+                    null_p=0.001,
+                    null_p_max=0.004,
+                    null_high=base + 0.06,
+                    reason="constant rows" if degenerate else np.nan,
+                    **columns,
+                )
+            )
+    return rows
+
+
+def cka_table(rng) -> pd.DataFrame:
+    rows = []
+    for split in ("held-out", "seen"):
+        common = {"split": split}
+        for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
+            for family in ("train", "test", "near-miss", "unrelated"):
+                rows += layered(
+                    rng,
+                    relation=relation,
+                    family=family,
+                    measure="cka",
+                    base=0.4,
+                    scale=0.05 if family == "unrelated" else 0.2,
+                    **common,
+                )
+            rows += layered(
+                rng,
+                relation=relation,
+                family="test",
+                measure="object_kernel",
+                object_relation="same",
+                scale=0.3,
+                **common,
+            )
+            rows += layered(
+                rng,
+                relation=relation,
+                family="test",
+                measure="object_kernel",
+                object_relation="other",
+                scale=0.02,
+                **common,
+            )
+            rows += layered(
+                rng,
+                relation=relation,
+                family="rote",
+                measure="object_kernel",
+                object_relation="same",
+                scale=0.5,
+                **common,
+            )
+            rows += layered(rng, relation=relation, family="test", measure="cka_zscored", scale=0.9, **common)
+        rows += layered(rng, relation="bound", family="test", measure="contrast", scale=0.12, **common)
+        rows += layered(
+            rng, relation="bound", family="test", measure="contrast_partialled", scale=0.07, **common
+        )
+        for relation in UNBOUND:
+            rows += layered(rng, relation=relation, family="test", measure="interaction", scale=0.1, **common)
+    return pd.DataFrame(rows).assign(
+        null_high=lambda t: np.where(t.measure.str.startswith("contrast"), 0.03, t.null_high)
+    )
+
+
+def grid_table(rng) -> pd.DataFrame:
+    rows = []
+    for checkpoint, phase, _ in CHECKPOINTS:
+        for layer, site in enumerate(SITES):
+            for layer_y, site_y in enumerate(SITES):
+                value = (
+                    np.nan
+                    if 0 in (layer, layer_y)
+                    else 0.3 + 0.05 * min(layer, layer_y) * strength(phase, "bound") + rng.normal(0, 0.005)
+                )
+                rows.append(
+                    rows_of(
+                        checkpoint=checkpoint,
+                        phase=phase,
+                        relation="bound",
+                        family="test",
+                        split="held-out",
+                        site=site,
+                        site_y=site_y,
+                        layer=layer,
+                        layer_y=layer_y,
+                        measure="cka",
+                        value=value,
+                        d=64,
+                    )
+                )
+    table = pd.DataFrame(rows)
+    best = table.groupby("checkpoint").value.idxmax()
+    table.loc[best, "null_p_max"] = 0.012
+    return table
+
+
+def probe_table(rng) -> pd.DataFrame:
+    rows = []
+    for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
+        for split in ("held-out", "seen"):
+            common = {"relation": relation, "measure": "transfer_accuracy", "chance": 0.08, "split": split}
+            for family in ("train", "test", "near-miss", "unrelated"):
+                weight = {"near-miss": 0.2, "unrelated": 0.05}.get(family, 0.8)
+                rows += layered(
+                    rng, family=family, direction="rote->semantic", base=0.08, scale=weight, **common
+                )
+                rows += layered(
+                    rng, family=family, direction="semantic->rote", base=0.08, scale=weight * 0.8, **common
+                )
+                rows += layered(
+                    rng, family=family, direction="semantic->semantic", base=0.1, scale=0.9, **common
+                )
+            rows += layered(rng, family="rote", direction="rote->rote", base=0.12, scale=0.95, **common)
+    return pd.DataFrame(rows)
+
+
+def alignment_table(rng) -> pd.DataFrame:
+    rows = []
+    measures = {
+        "cosine_raw": (0.8, 0.1),
+        "cosine_raw_mismatched": (0.75, 0.05),
+        "cosine_centred": (0.3, 0.3),
+        "cosine_centred_mismatched": (0.0, 0.02),
+        "retrieval_top1": (0.2, 0.7),
+        "retrieval_top5": (0.5, 0.5),
+        "retrieval_mrr": (0.3, 0.6),
+    }
+    for relation in ("bound", "unbound"):
+        for split in ("held-out", "seen"):
+            for measure, (base, scale) in measures.items():
+                for family in ("test", "unrelated"):
+                    chance = 1 / N if measure.startswith("retrieval") else np.nan
+                    rows += layered(
+                        rng,
+                        relation=relation,
+                        family=family,
+                        split=split,
+                        measure=measure,
+                        base=base,
+                        chance=chance,
+                        scale=scale * (1 if family == "test" else 0.3),
+                    )
+    return pd.DataFrame(rows)
+
+
+def umap_table(rng) -> pd.DataFrame:
+    rows = []
+    objects = [f"object {i}" for i in range(8)]
+    for relation in (*UNBOUND, *BOUND):
+        centres = rng.normal(0, 3, (len(objects), 2))
+        for checkpoint, phase, _ in CHECKPOINTS:
+            pull = strength(phase, side_of(relation))
+            for i in range(2 * N):
+                home = centres[i % len(objects)]
+                for family, templates in (("rote", ("rote",)), ("test", ("test-1", "test-2"))):
+                    for template in templates:
+                        x, y = (
+                            pull * home + rng.normal(0, 0.6, 2) + (0 if family == "rote" else 4 * (1 - pull))
+                        )
+                        rows.append(
+                            rows_of(
+                                checkpoint=checkpoint,
+                                phase=phase,
+                                relation=relation,
+                                family=family,
+                                template=template,
+                                subject=f"Person {i}",
+                                object=objects[i % len(objects)],
+                                split="held-out" if i % 2 else "seen",
+                                bound=relation in BOUND,
+                                site="resid_post.3",
+                                method="pca",
+                                x=x,
+                                y=y,
+                                explained_x=0.31,
+                                explained_y=0.12,
+                                trustworthiness=np.nan,
+                            )
+                        )
+    return pd.DataFrame(rows)
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    return {
+        "recall": recall_table(),
+        "cka": cka_table(rng),
+        "cka_grid": grid_table(rng),
+        "probes": probe_table(rng),
+        "alignment": alignment_table(rng),
+        "umap": umap_table(rng),
+    }
+
+
+TABLES = tables()
+RECORD = {
+    "format": 1,
+    "seed": 0,
+    "model": "smollm2",
+    "commit": "abcdef123456",
+    "versions": {"torch": "2.13.0"},
+    "inputs": {"facts": "people", "subjects": 64, "pool": 16, "unbound": 1},
+    "phases": {"memorize": {"settings": {"epochs": 16, "facts": "people"}, "complete": True}},
+}
+
+
+def write_run(folder: Path, names=tuple(TABLES), *, checkpoints: bool = True) -> Path:
+    """A run directory with these tables; without checkpoints, as committed results are."""
+    (folder / "tables").mkdir(parents=True)
+    for name in names:
+        TABLES[name].to_csv(folder / "tables" / f"{name}.csv", index=False)
+    for checkpoint, _, _ in CHECKPOINTS if checkpoints else ():
+        (folder / "checkpoints" / checkpoint).mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(RECORD))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A run whose report was made, and the page's text."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "demo<i>")
+    path = report.main(style.Options(run))
+    return run, path.read_text(encoding="utf-8")
+
+
+# --- which rows ---------------------------------------------------------------------------------------------
+
+
+def test_recall_shows_strict_generation_of_all_items_and_nothing_else():
+    data = recall.panel_data(TABLES["recall"])
+    assert len(data) == len(CHECKPOINTS) * 2 * 6 * 2
+    assert set(data.split) == {"held-out", "seen"}
+    assert set(data.relation) == {"bound", "unbound"}
+    last = style.pick(data, checkpoint=CHECKPOINTS[-1][0], relation="bound", split="held-out", family="test")
+    assert list(last.value) == [HELD_OUT_TEST]
+    assert 0.99 not in set(data.value)
+
+
+def test_unsplit_facts_are_shown_as_all():
+    table = TABLES["recall"]
+    assert set(recall.panel_data(table[table.split == "all"]).split) == {"all"}
+
+
+def test_cka_panels_take_held_out_test_rows_of_the_means():
+    data = cka.panel_data(TABLES["cka"], TABLES["probes"])
+    assert set(data.panel) == set(cka.ROWS)
+    assert set(data.split) == {"held-out"}
+    per_line = data.groupby(["panel", "side", "line", "checkpoint"]).size()
+    assert (per_line == len(SITES)).all()
+    lines = data.groupby(["panel", "side"]).line.unique().map(set).to_dict()
+    assert lines["contrast", "bound"] == {"main", "partialled"}
+    assert lines["contrast", "unbound"] == {"main"}
+    assert lines["cka", "bound"] == {"main", "unrelated"}
+    assert lines["object_kernel", "unbound"] == {"main", "other"}
+    source = style.pick(
+        TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound"
+    )
+    drawn = style.pick(data, panel="transfer", side="bound")
+    np.testing.assert_array_equal(drawn.value, source.value)
+
+
+def test_without_probes_or_contrast_the_rest_is_drawn():
+    table = TABLES["cka"]
+    table = table[~table.measure.isin(["contrast", "contrast_partialled", "interaction"])]
+    data = cka.panel_data(table)
+    assert set(data.panel) == {"cka", "object_kernel"}
+    cka.picture(data)
+
+
+def test_a_measure_that_is_undefined_everywhere_gets_no_panel():
+    table = TABLES["cka"].copy()
+    table.loc[table.measure == "object_kernel", "value"] = np.nan
+    assert "object_kernel" not in set(cka.panel_data(table).panel)
+
+
+def test_several_unbound_relations_are_averaged_without_an_interval():
+    table = TABLES["cka"]
+    one = table[table.measure == "interaction"]
+    data = cka.panel_data(pd.concat([table, one.assign(relation="another", value=one.value + 0.2)]))
+    mean = style.pick(data, panel="contrast", side="unbound")
+    expected = style.pick(one, split="held-out").value + 0.1
+    np.testing.assert_allclose(mean.sort_values(["checkpoint", "layer"]).value, expected)
+    assert mean.low.isna().all()
+
+
+def test_maps_are_rote_layers_by_test_layers():
+    grid = TABLES["cka_grid"]
+    matrices = cka.map_data(grid)
+    assert list(matrices) == [name for name, _, _ in CHECKPOINTS]
+    row = grid[(grid.checkpoint == CHECKPOINTS[2][0]) & (grid.layer == 2) & (grid.layer_y == 4)]
+    assert matrices[CHECKPOINTS[2][0]].loc[2, 4] == row.value.item()
+
+
+def test_alignment_shows_each_measure_beside_its_controls():
+    data = alignment.panel_data(TABLES["alignment"])
+    lines = data.groupby("panel").line.unique().map(set).to_dict()
+    assert lines == {
+        "retrieval": {"paired", "unrelated"},
+        "centred": {"paired", "mismatched", "unrelated"},
+        "raw": {"paired", "mismatched", "unrelated"},
+    }
+    assert set(data.split) == {"held-out"}
+    assert style.pick(data, panel="retrieval").chance.unique() == [1 / N]
+
+
+def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
+    data = probes.panel_data(TABLES["probes"])
+    for _, panel in data.groupby(["direction", "side", "family"]):
+        assert set(panel.line) == {"transfer", "home"}
+        assert len(panel) == 2 * len(CHECKPOINTS) * len(SITES)
+    assert set(data.split) == {"held-out"}
+
+
+def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
+    data = projection.panel_data(TABLES["umap"])
+    assert set(data.split) == {"held-out"}
+    assert (
+        data.groupby(["relation", "checkpoint", "subject"]).family.agg(sorted).map(tuple) == ("rote", "test")
+    ).all()
+    joined = data[data.joined].groupby("relation").subject.nunique()
+    assert joined.between(1, len(style.OBJECT_COLOURS)).all()
+
+
+# --- colours, axes, gaps ------------------------------------------------------------------------------------
+
+
+def test_the_last_checkpoint_of_a_phase_has_its_full_colour_and_earlier_ones_are_paler():
+    table = pd.DataFrame(
+        {"checkpoint": ["a", "b", "c"], "phase": ["memorize", "memorize", "base"], "epoch": [8, 16, 0]}
+    )
+    base, early, late = style.stages(table)
+    assert base.label == "base"
+    assert (early.label, late.label) == ("memorized, epoch 8", "memorized, epoch 16")
+    assert late.colour.lower() == style.STAGES["memorize"][1].lower()
+    assert early.colour > late.colour
+
+
+def test_checkpoints_without_a_phase_are_called_by_name_and_thinned_evenly():
+    table = pd.DataFrame({"checkpoint": [f"step-{i}" for i in range(10)], "phase": np.nan})
+    assert [s.label for s in style.milestones(table)] == ["step-0", "step-3", "step-6", "step-9"]
+
+
+def test_a_site_without_a_value_is_a_gap():
+    with style.styled():
+        _, grid = style.panels(1, 1, height=2, title="t")
+        line = pd.DataFrame({"layer": [0, 2, 3], "value": [1.0, 2.0, np.nan], "low": np.nan, "high": np.nan})
+        style.layer_line(grid[0, 0], line, 5, "#000000")
+    np.testing.assert_array_equal(grid[0, 0].lines[0].get_ydata(), [1, np.nan, 2, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 6, 12, 30, 48, 80, 126])
+def test_site_ticks_name_the_ends_and_never_crowd(blocks):
+    sites = dict(enumerate(["embed", *(f"resid_post.{i}" for i in range(blocks)), "final_norm"]))
+    with style.styled():
+        _, grid = style.panels(1, 1, height=2, title="t")
+        style.site_axis(grid[0, 0], sites)
+    labels = [t.get_text() for t in grid[0, 0].get_xticklabels()]
+    assert labels[0] == "emb"
+    assert labels[-1] == "fin"
+    assert 2 <= len(labels) <= 11
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (recall, ["recall"]),
+        (cka, ["cka", "cka_maps"]),
+        (alignment, ["alignment"]),
+        (probes, ["probes"]),
+        (projection, ["projection"]),
+    ],
+)
+def test_a_missing_table_is_answered_with_the_command_that_writes_it(module, names, tmp_path):
+    with pytest.raises(TableMissing, match=r"python -m (training|analysis)\.\w+ "):
+        module.draw(write_run(tmp_path / "run", names=()))
+
+
+def test_every_figure_is_written_whole_and_small(reported):
+    run, _ = reported
+    expected = {
+        f"{name}.{kind}"
+        for name in ("recall", "cka", "cka_maps", "alignment", "probes", "projection")
+        for kind in ("png", "svg")
+    }
+    written = {p.name: p.stat().st_size for p in (run / "figures").iterdir()}
+    assert set(written) == expected
+    assert all(5_000 < size < 500_000 for name, size in written.items() if name.endswith("png")), written
+
+
+def test_drawing_again_gives_the_same_files_and_leaves_the_users_settings_alone(tmp_path, reported):
+    import matplotlib
+
+    run, _ = reported
+    before = dict(matplotlib.rcParams)
+    again = [p.read_bytes() for p in recall.draw(write_run(tmp_path / "run", names=("recall",)))]
+    assert again == [(run / "figures" / f"recall.{kind}").read_bytes() for kind in ("png", "svg")]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_table_without_rows_to_draw_says_what_was_looked_for():
+    table = TABLES["recall"]
+    with pytest.raises(style.NothingToDraw, match="measure generation"):
+        recall.panel_data(table[table.measure == "multiple_choice"])
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_the_headline_in_numbers(reported):
+    _, page = reported
+    assert f"generalized {HELD_OUT_TEST:.2f} [" in page
+    assert f"n = {N} subjects, 3 prompts a relation" in page
+    assert "bound relations: +0.61 [+0.00, +0.70]" in page
+    assert "always answering the commonest object: 0.07" in page
+    assert "corrected for the choice among 5 sites" in page
+    assert "phase memorize</td><td>epochs 16</td>" in page
+
+
+def test_the_report_escapes_what_comes_from_the_run(reported):
+    _, page = reported
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "<b>x</b>" not in page
+    assert "<h1>demo&lt;i&gt;</h1>" in page
+
+
+def test_the_report_is_one_file_that_needs_no_network(reported):
+    _, page = reported
+    # plotly.js itself names hosts and tags in its code; what the page loads stands outside of it.
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert markup.count('src="') == markup.count('src="data:image/png;base64,') == 6
+    assert markup.count("<title>") == 1
+    assert "<link" not in markup
+    assert not re.search(r"<script[^>]*\bsrc=", page)
+    assert page.count("plotly.js v") == 1
+
+
+def test_a_report_with_only_recall_says_what_is_missing(tmp_path):
+    page = report.main(style.Options(write_run(tmp_path / "run", names=("recall",)))).read_text(
+        encoding="utf-8"
+    )
+    assert "python -m analysis.cka" in page
+    assert "not drawn" in page
+
+
+def test_a_run_without_tables_is_told_what_to_do(tmp_path):
+    with pytest.raises(redraw.NoTables, match=r"python -m training\.recall"):
+        report.main(style.Options(write_run(tmp_path / "run", names=())))
+
+
+def test_an_uncorrected_best_site_is_called_so():
+    data = cka.panel_data(TABLES["cka"].drop(columns="null_p_max"))
+    assert "with no p corrected for that choice" in report.verdicts(report.findings(data))[0]
+
+
+def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
+    data = cka.panel_data(TABLES["cka"], TABLES["probes"])
+    transfer = style.pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(
+        subset="value"
+    )
+    best = transfer.loc[transfer.value.idxmax()]
+    first = report.verdicts(report.findings(data))[0]
+    assert first.startswith(
+        f"Probe transfer from rote to test prompts of other subjects: generalized {best.value:.2f} ["
+    )
+    assert f"at {best.site}, above chance (0.08), p = 0.004" in first
+
+
+def test_a_p_above_the_level_is_not_called_a_difference():
+    data = cka.panel_data(TABLES["cka"].assign(null_p_max=0.3))
+    assert all("not distinguishable from chance" in line for line in report.verdicts(report.findings(data)))
+
+
+def test_a_measure_without_any_value_is_named_with_its_reason():
+    table = TABLES["cka"].copy()
+    contrast = table.measure == "contrast"
+    table.loc[contrast, "value"] = np.nan
+    table.loc[contrast, "reason"] = "one relation only"
+    assert report.not_identifiable(table) == ["contrast: no value here (one relation only)."]
+
+
+# --- redraw -------------------------------------------------------------------------------------------------
+
+
+def test_redraw_draws_committed_results_into_docs(tmp_path, capsys):
+    write_run(tmp_path / "results" / "headline", names=("recall", "cka_grid"), checkpoints=False)
+    written = redraw.main(redraw.Options(None, tmp_path / "results", tmp_path / "docs" / "images"))
+    assert [p.name for p in written] == ["headline-recall.png"]
+    assert (tmp_path / "docs" / "images" / "headline-recall.png").stat().st_size > 5_000
+    assert "skipped cka:" in capsys.readouterr().out
+
+
+def test_redraw_with_nothing_to_draw_says_what_to_do(tmp_path):
+    with pytest.raises(redraw.NoTables, match=r"python -m training\.recall RUN_DIR"):
+        redraw.main(redraw.Options(None, tmp_path / "results", tmp_path / "images"))
+
+
+def test_drawing_and_reporting_never_load_torch(tmp_path):
+    run = write_run(tmp_path / "run", names=("recall",))
+    code = (
+        "import sys; from pathlib import Path; from figures import redraw, report, style\n"
+        "print('matplotlib' in sys.modules or 'pandas' in sys.modules)\n"
+        f"report.main(style.Options(Path({str(run)!r})))\n"
+        "print(sorted({'torch', 'transformers', 'nnsight', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    lines = done.stdout.strip().splitlines()
+    assert (lines[0], lines[-1]) == ("False", "[]")
