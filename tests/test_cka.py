@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import cka
+from analysis import cka, cka_rows
 from analysis.run_states import RunStates
 from analysis.similarity import crossed_contrast, linear_cka, linear_cka_grid, object_kernel
 from analysis.statistics import max_statistic_test, permutation_p
@@ -85,7 +85,7 @@ def test_the_embedding_of_the_key_token_is_the_same_for_everyone_and_said_to_be(
 
 
 def test_the_best_pair_of_the_map_is_corrected_for_all_pairs(states, there):
-    rows = list(cka.grid_rows(there, PERMUTATIONS))
+    rows = list(cka_rows.grid_rows(there, PERMUTATIONS))
     values = np.array([r["value"] for r in rows])
     best = [r for r in rows if r["best"]]
     assert len(best) == 1
@@ -98,17 +98,17 @@ def test_the_best_pair_of_the_map_is_corrected_for_all_pairs(states, there):
 
 
 def test_nothing_is_claimed_of_one_relation_or_of_different_people(states):
-    assert "crosses at least 2" in cka.why_no_contrast(states, states.bound[:1])
+    assert "crosses at least 2" in cka_rows.why_no_contrast(states, states.bound[:1])
     facts = [dataclasses.replace(f, subject=f"{f.subject} {f.relation}") for f in states.run.facts]
     apart = RunStates(dataclasses.replace(states.run, facts=facts), states.prompts)
-    assert "different subjects" in cka.why_no_contrast(apart, apart.bound)
+    assert "different subjects" in cka_rows.why_no_contrast(apart, apart.bound)
 
 
 def test_removing_a_component_leaves_no_variance_along_it(rng):
     x = rng.normal(size=(2, 30, 8)) + 50 * rng.normal(size=(2, 30, 1)) * np.eye(8)[0]
-    assert cka.without_components(x, 1)[..., 0].std() < 0.05 * x[..., 0].std()
-    assert np.allclose(cka.zscored(x).std(axis=1), 1)
-    assert np.isfinite(cka.zscored(np.concatenate([x, np.ones((2, 30, 1))], axis=2))).all()
+    assert cka_rows.without_components(x, 1)[..., 0].std() < 0.05 * x[..., 0].std()
+    assert np.allclose(cka_rows.zscored(x).std(axis=1), 1)
+    assert np.isfinite(cka_rows.zscored(np.concatenate([x, np.ones((2, 30, 1))], axis=2))).all()
 
 
 def test_a_second_call_reads_the_first_and_tables_are_tidy(states, table):

@@ -17,13 +17,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.console import is_first_process
 from training.errors import UserError
 from training.facts import Fact, load_facts, read_facts, write_facts
-from training.files import commit, publish_folder, read_json, seal, sha256_file, sha256_text, verify, write_json
+from training.files import (
+    AlteredFile,
+    commit,
+    publish_folder,
+    read_json,
+    seal,
+    sha256_file,
+    sha256_text,
+    verify,
+    write_json,
+)
 from training.models import fingerprint, load_folder, load_tokenizer, resolve, set_key_rows, weights_files
 from training.prompts import Prompt, load_prompts, read_prompts, write_prompts
 
 PHASES = {"base": 0, "memorize": 1, "generalize": 2}
+OURS = {"run.json", "facts.csv", "prompts.json", "manifest.json", "checkpoints", "resume", "states", "tables",
+        "figures", "log.jsonl", "report.html", ".lock"}
 
 
 class NotARun(UserError):
@@ -85,13 +98,33 @@ class Run:
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run for writing; the lock goes with the process, however it ends. Raises RunInUse."""
+    """Hold a run for writing; the lock goes with the process, however it ends. Raises RunInUse.
+
+    Of the several processes of one `accelerate launch` the first holds it for all.
+    """
+    if not is_first_process():
+        yield
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunInUse(f"{run_dir} is being written by another process. Wait for it, or give --out NEW.") from error
+        yield
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Of several processes the first runs the block alone, the others after it, finding its files."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+    from accelerate import PartialState
+
+    # accelerate joins processes without GPUs into a group only if it is told to; else each would train alone.
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         yield
 
 
@@ -105,6 +138,16 @@ def versions() -> dict:
     return {"torch": torch.__version__, **{name: version(name) for name in names}, "threads": torch.get_num_threads()}
 
 
+def refuse_foreign_folder(run_dir: Path) -> None:
+    """Raise UserError if a new run would be written into a folder that holds other things."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file. Give --out a new or empty folder.")
+    if run_dir.is_dir() and not (run_dir / "run.json").exists():
+        other = sorted(p.name for p in run_dir.iterdir() if p.name not in OURS and not p.name.endswith(".part"))
+        if other:
+            raise UserError(f"{run_dir} holds other files ({', '.join(other[:3])}). Give --out a new or empty folder.")
+
+
 def create_run(run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt], record: dict) -> None:
     """Write facts.csv, prompts.json and, last, run.json of a new run."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -116,7 +159,9 @@ def create_run(run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt
                                       "commit": commit(), "phases": {}})
 
 
-def write_base(run_dir: Path, *, model_name: str, folder: Path, tokenizer, key_tokens: Sequence[str], rows: dict) -> None:
+def write_base(
+    run_dir: Path, *, model_name: str, folder: Path, tokenizer, key_tokens: Sequence[str], rows: dict
+) -> None:
     """Write checkpoints/000-base: a reference to the base model, the extended tokenizer, the key tokens' rows."""
     from safetensors.torch import save_file
 
@@ -171,9 +216,10 @@ def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
         record["phases"][phase] = {"settings": settings, "complete": False}
         write_json(run_dir / "run.json", record)
         return True
-    differing = [k for k in settings.keys() | before["settings"].keys() if settings.get(k) != before["settings"].get(k)]
+    old = before["settings"]
+    differing = sorted(k for k in settings.keys() | old.keys() if settings.get(k) != old.get(k))
     if differing:
-        shown = ", ".join(f"{k} {before['settings'].get(k)} there, {settings.get(k)} now" for k in sorted(differing)[:4])
+        shown = ", ".join(f"{k} {old.get(k)} there, {settings.get(k)} now" for k in differing[:4])
         raise OtherSettings(f"{run_dir} already holds {phase} with other settings ({shown}). Give --out NEW for "
                             f"another run, or the same settings to go on.")
     return not before["complete"]
@@ -201,7 +247,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if "checkpoint" in source:
         target = (folder.parent / source["checkpoint"]).resolve()
         if not (target / "stage.json").exists():
-            raise NotARun(f"{folder} refers to the checkpoint {target}, which is gone. Restore it or make the run anew.")
+            raise NotARun(f"{folder} refers to the checkpoint {target}, which is gone. Restore it or make the run "
+                          f"anew.")
         there = read_checkpoint(target)
         if checkpoint_fingerprint(there) != source["fingerprint"]:
             raise NotARun(f"{folder} refers to {target}, which has other weights now. Make the run anew.")
@@ -251,9 +298,18 @@ def load_checkpoint(checkpoint: Checkpoint, *, dtype: str = "float32"):
         from safetensors.torch import load_file
 
         tokenizer = load_tokenizer(checkpoint.key_rows.parent)
+        _require_same_base(checkpoint)
         ids = tokenizer.convert_tokens_to_ids(list(checkpoint.key_tokens))
         set_key_rows(model, ids, load_file(verify(checkpoint.key_rows)))
     return model.eval(), tokenizer
+
+
+def _require_same_base(checkpoint: Checkpoint) -> None:
+    """A base model's folder is not ours to seal: compare it with what the run began from."""
+    source = read_json(checkpoint.key_rows.parent / "stage.json")["weights"]
+    if fingerprint(checkpoint.weights) != source["fingerprint"]:
+        raise AlteredFile(f"{checkpoint.weights} is not the base model that {checkpoint.folder} was made from (its "
+                          f"sha256 differs). Restore it, or make the run anew with --out NEW.")
 
 
 def natural_order(name: str) -> list:
@@ -276,7 +332,8 @@ def open_run(path: str | Path, *, facts: str = "", prompts: str = "", rote: str 
     if (path / "config.json").exists() or list(path.glob("*.gguf")):
         folders = [path]
     else:
-        folders = sorted((p for p in path.iterdir() if (p / "config.json").exists() or list(p.glob("*.gguf"))),
+        visible = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = sorted((p for p in visible if (p / "config.json").exists() or list(p.glob("*.gguf"))),
                          key=lambda p: natural_order(p.name))
     if not folders:
         raise NotARun(f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "

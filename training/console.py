@@ -48,11 +48,19 @@ def run_command(main: Callable[[Any], None], options: type, description: str | N
         sys.exit(130)
 
 
+def is_first_process() -> bool:
+    """False in all but one of the processes that `accelerate launch` or `torchrun` started together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _quiet() -> None:
-    """Leave stderr to our own words: the libraries' loading bars and advice say nothing a user needs."""
+    """Leave stderr to our own words (the libraries' loading bars and advice say nothing a user needs), and stdout
+    to the first of several processes."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not is_first_process():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 
 

@@ -54,12 +54,17 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
             f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "
             f"the tokenizer merges them. End the prompt of '{prompt.relation}' ({prompt.id}) on a word or a mark."
         )
-    if limit is not None and len(whole) > limit:
+    require_fit(len(whole), limit, fact, prompt)
+    return Example(tuple(whole), len(before), fact, prompt)
+
+
+def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
+    """Raise OverlongText if a rendered fact of `length` tokens is more than the model reads."""
+    if limit is not None and length > limit:
         raise OverlongText(
-            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {len(whole)} tokens; "
+            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {length} tokens; "
             f"the model reads {limit}. Shorten the subject."
         )
-    return Example(tuple(whole), len(before), fact, prompt)
 
 
 def context_length(model_config) -> int | None:

@@ -36,7 +36,7 @@ class Options:
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
     """Sequences a step, over all processes."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
@@ -54,7 +54,15 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 2 and return the run directory it went into."""
-    from training.checkpoints import NotARun, begin_phase, end_phase, list_checkpoints, locked
+    from training.checkpoints import (
+        NotARun,
+        begin_phase,
+        end_phase,
+        first_process_first,
+        list_checkpoints,
+        locked,
+        refuse_foreign_folder,
+    )
     from training.files import read_json
     from training.trainer import TrainingSettings, finish, train
 
@@ -66,13 +74,16 @@ def main(options: Options) -> Path:
     seed = options.seed if options.seed >= 0 else record["seed"]
     settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
                                 learning_rate=options.learning_rate, precision=options.precision, seed=seed)
+    refuse_foreign_folder(run_dir)
     with locked(run_dir):
         start = _starting_point(source, record, options.start)
-        if run_dir != source:
-            _derive(run_dir, source, record, start)
-        chosen = {**asdict(settings), "start": start.name, "people": options.people, "prompts": options.prompts,
-                  "save_epochs": list(options.save_epochs), "save_steps": list(options.save_steps)}
-        if not begin_phase(run_dir, "generalize", chosen):
+        with first_process_first():
+            if run_dir != source:
+                _derive(run_dir, source, record, start)
+            chosen = {**asdict(settings), "start": start.name, "people": options.people, "prompts": options.prompts,
+                      "save_epochs": list(options.save_epochs), "save_steps": list(options.save_steps)}
+            unfinished = begin_phase(run_dir, "generalize", chosen)
+        if not unfinished:
             print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
             return run_dir
         from training.checkpoints import load_checkpoint
@@ -127,18 +138,32 @@ def _starting_point(source: Path, record: dict, name: str):
             raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(c.name for c in checkpoints)}.")
         return found[0]
     memorized = [c for c in checkpoints if c.phase == "memorize"]
-    if not record["phases"].get("memorize", {}).get("complete") and "parent" not in record or not memorized:
-        raise UserError(f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out {source}")
+    finished = record["phases"].get("memorize", {}).get("complete") or "parent" in record
+    if not finished or not memorized:
+        raise UserError(f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out "
+                        f"{source}")
     return memorized[-1]
 
 
 def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
     """Make `run_dir` a run with the facts and prompts of `source` that refers to its checkpoints up to `start`."""
-    from training.checkpoints import create_run, list_checkpoints, write_reference
+    from training.checkpoints import (
+        OtherSettings,
+        checkpoint_fingerprint,
+        create_run,
+        list_checkpoints,
+        write_reference,
+    )
     from training.facts import read_facts
+    from training.files import read_json
     from training.prompts import read_prompts
 
     if (run_dir / "run.json").exists():
+        there = run_dir / "checkpoints" / start.name / "stage.json"
+        reference = read_json(there).get("weights", {}) if there.exists() else {}
+        if reference.get("fingerprint") != checkpoint_fingerprint(start):
+            raise OtherSettings(f"{run_dir} does not start from {start.name} of {source}. Give --out NEW for "
+                                f"another run.")
         return
     for checkpoint in list_checkpoints(source):
         if checkpoint.name <= start.name:

@@ -49,13 +49,13 @@ class Options:
     """A folder with one prompt file (TOML) a relation; default: the built-in prompts."""
     rote: str = "{subject} {key}"
     """The rote prompt; {key} becomes the relation's key token."""
-    key_init: KeyInit = "random"
-    """How key-token embeddings begin: random rows like the model's own, or their mean plus 1% of it."""
-    epochs: int = 16
+    key_init: KeyInit = "mean"
+    """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
+    epochs: int = 18
     """Passes over the facts."""
-    batch_size: int = 20
+    batch_size: int = 16
     """Sequences a step, over all processes."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "all"
     """Next-token loss on all tokens or on the object and its stop."""
@@ -71,7 +71,15 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
-    from training.checkpoints import begin_phase, end_phase, load_checkpoint, locked, read_checkpoint
+    from training.checkpoints import (
+        begin_phase,
+        end_phase,
+        first_process_first,
+        load_checkpoint,
+        locked,
+        read_checkpoint,
+        refuse_foreign_folder,
+    )
     from training.files import read_json
     from training.trainer import TrainingSettings, finish, train
 
@@ -80,11 +88,13 @@ def main(options: Options) -> Path:
     run_dir = Path(options.out).expanduser()
     settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
                                 learning_rate=options.learning_rate, precision=options.precision, seed=options.seed)
-    _refuse_foreign_folder(run_dir)
+    refuse_foreign_folder(run_dir)
     with locked(run_dir):
-        record = _begin(run_dir, options)
-        chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
-        if not begin_phase(run_dir, "memorize", chosen):
+        with first_process_first():
+            record = _begin(run_dir, options)
+            chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
+            unfinished = begin_phase(run_dir, "memorize", chosen)
+        if not unfinished:
             print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
             return run_dir
         from training.checkpoints import list_checkpoints
@@ -110,22 +120,12 @@ def main(options: Options) -> Path:
     return run_dir
 
 
-def _refuse_foreign_folder(run_dir: Path) -> None:
-    """A folder that holds other things is not made into a run."""
-    ours = {"run.json", "facts.csv", "prompts.json", "manifest.json", "checkpoints", "resume", "states", "tables",
-            "figures", "log.jsonl", "report.html", ".lock"}
-    if run_dir.is_dir() and not (run_dir / "run.json").exists():
-        other = sorted(p.name for p in run_dir.iterdir() if p.name not in ours and not p.name.endswith(".part"))
-        if other:
-            raise UserError(f"{run_dir} holds other files ({', '.join(other[:3])}). Give --out a new or empty folder.")
-
-
 def _begin(run_dir: Path, options: Options) -> dict:
     """The run's record; facts, prompts and 000-base are written if the run is new.
 
     `inputs` in the record are the choices that a second call must repeat.
     """
-    from training.checkpoints import create_run, write_base
+    from training.checkpoints import OtherSettings, create_run, write_base
     from training.files import read_json, sha256_file
     from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
     from training.prompts import key_token, load_prompts
@@ -135,8 +135,13 @@ def _begin(run_dir: Path, options: Options) -> dict:
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
         inputs["facts_sha256"] = sha256_file(Path(options.facts))
-    if (run_dir / "run.json").exists():
-        return {**read_json(run_dir / "run.json"), "inputs": inputs}
+    there = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
+    if "parent" in there:
+        raise OtherSettings(f"{run_dir} holds a second phase that starts from {there['parent']['run']}. Give --out "
+                            f"NEW.")
+    # A run killed before its first phase was recorded is written again: its facts may be of other options.
+    if there.get("phases"):
+        return {**there, "inputs": inputs}
     facts = facts_for(options)
     relations = list(dict.fromkeys(fact.relation for fact in facts))
     prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)

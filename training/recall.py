@@ -52,7 +52,7 @@ def main(options: Options):
     from training.errors import UserError
     from training.prompts import preset_prompts
     from training.recall_tables import describe, summarise
-    from training.tables import write_table
+    from training.tables import checkpoint_part, write_table
 
     run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
@@ -63,7 +63,12 @@ def main(options: Options):
     texts = len({p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation})
     print(f"recall: {texts} prompts at {len(chosen)} checkpoints, preset {options.preset}: about "
           f"{minutes(texts * len(chosen) / 35)} on 2 cores without a GPU")
-    items = pd.concat([checkpoint_items(run, checkpoint, prompts, options) for checkpoint in chosen], ignore_index=True)
+    content = [*run.facts, *prompts, options.lenient_tokens]
+    parts = [
+        checkpoint_part(run, c, "recall", content, lambda c=c: score_checkpoint(run, c, prompts, options))
+        for c in chosen
+    ]
+    items = pd.concat(parts, ignore_index=True)
     summary = summarise(items, run)
     write_table(run, "recall_items", items)
     write_table(run, "recall", summary)
@@ -71,23 +76,6 @@ def main(options: Options):
     print(f"wrote {run.tables('recall.csv')} ({len(summary)} rows), {run.tables('recall_items.csv')} ({len(items)} "
           f"rows)    next: python -m analysis.cka {run.path}")
     return summary
-
-
-def checkpoint_items(run, checkpoint, prompts: Sequence, options: Options):
-    """One checkpoint's items as a table, from tables/.parts if they were scored before."""
-    import pandas as pd
-
-    from training.checkpoints import checkpoint_fingerprint
-    from training.files import seal, sha256_text, verify, write_with
-
-    what = [checkpoint_fingerprint(checkpoint), *map(repr, run.facts), *map(repr, prompts), str(options.lenient_tokens)]
-    part = run.path / "tables" / ".parts" / f"recall-{sha256_text(chr(10).join(what))[:24]}.csv"
-    if not part.exists():
-        table = score_checkpoint(run, checkpoint, prompts, options)
-        write_with(part, lambda path: table.to_csv(path, index=False))
-        seal(part.parent, [part.name])
-    table = pd.read_csv(verify(part), keep_default_na=False)
-    return table.assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
 
 
 def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
@@ -103,13 +91,14 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
 
     from training.checkpoints import load_checkpoint
     from training.console import progress
-    from training.examples import Continuations, context_length, prompt_ids
+    from training.examples import Continuations, context_length, prompt_ids, require_fit
     from training.scoring import Question, answer
 
     model, tokenizer = load_checkpoint(checkpoint)
     if torch.cuda.is_available():
         model = model.to("cuda")
-    continuations = Continuations(tokenizer, context_length(model.config))
+    limit = context_length(model.config)
+    continuations = Continuations(tokenizer, limit)
     asked: dict[tuple[int, ...], dict] = {}
     for fact in run.facts:
         for prompt in (p for p in prompts if p.relation == fact.relation):
@@ -122,6 +111,8 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
     longest = max(len(o) for q in questions for o in q.objects) + 1
     stops = {tokenizer.eos_token_id, *continuations.stop_ids}
     new_tokens = max(longest, options.lenient_tokens)
+    for ids, entry in asked.items():
+        require_fit(len(ids) + new_tokens, limit, *entry["requests"][0])
     ends = (lambda token: token == tokenizer.eos_token_id) if options.lenient_tokens else (lambda t: t in stops)
     objects_of = {(f.subject, f.relation): f.object for f in run.facts}
     rows = []
@@ -140,16 +131,16 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                 sums = torch.tensor([score[c] for c in choices], dtype=torch.float64)
                 means = sums / torch.tensor([len(c) for c in choices])
                 right = fact.candidates.index(fact.object)
+                own = {r: objects_of[fact.subject, r] for r in run.relations if (fact.subject, r) in objects_of}
                 answered = [
-                    relation for relation in run.relations
-                    if (fact.subject, relation) in objects_of
-                    and _said(reply.new_ids, continuations.of(prompt, fact.subject, objects_of[fact.subject, relation]), stops)
+                    relation for relation, obj in own.items()
+                    if _said(reply.new_ids, continuations.of(prompt, fact.subject, obj), stops)
                 ]
                 row = {
                     "checkpoint": checkpoint.name, "phase": checkpoint.phase, "relation": fact.relation,
                     "bound": fact.bound, "split": fact.split, "subject": fact.subject, "object": fact.object,
                     "family": prompt.family, "template": prompt.id, "text": prompt.text, "asked": prompt.asks,
-                    "answered": " ".join(answered), "keyword_free": prompt.keyword_free, "generated": text,
+                    "answered": " ".join(answered), "keyword_free": prompt.keyword_free, "generated": _one_line(text),
                     "generation": int(said), "choice": int(sums.argmax() == right),
                     "choice_normalised": int(means.argmax() == right),
                     "log_probability": round(float(sums[right]), 5),
@@ -159,6 +150,11 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                     row["lenient"] = int(fact.object.casefold() in text.casefold())
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _one_line(text: str) -> str:
+    """The text with control characters as escapes: a carriage return would end its row of the CSV."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _said(new_ids: Sequence[int], target: tuple[int, ...], stops: set[int]) -> bool:

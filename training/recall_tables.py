@@ -43,8 +43,8 @@ def summarise(items, run):
     import numpy as np
     import pandas as pd
 
-    items = items.assign(of_relation=items.relation, probability=np.exp(items.log_probability), bound=items.bound.astype(bool),
-                         keyword_free=items.keyword_free.astype(bool))
+    items = items.assign(of_relation=items.relation, probability=np.exp(items.log_probability),
+                         bound=items.bound.astype(bool), keyword_free=items.keyword_free.astype(bool))
     measures = [m for m in MEASURES if m in items]
     kinds = [items, items.assign(relation=np.where(items.bound, "bound", "unbound"))]
     if items.split.nunique() > 1:
@@ -60,10 +60,12 @@ def summarise(items, run):
                          "majority": _majority(facts)}
                 per_subject = group.groupby("subject")[measures].mean()
                 for measure in measures:
-                    rows.append({**named, "measure": MEASURES[measure], **subject_interval(per_subject[measure]), **extra})
+                    interval = subject_interval(per_subject[measure])
+                    rows.append({**named, "measure": MEASURES[measure], **interval, **extra})
     table = pd.concat([pd.DataFrame(rows), gains(items)], ignore_index=True)
-    stages = {c.name: {"epoch": c.epoch, "step": c.step} for c in run.checkpoints}
-    return table.assign(epoch=[stages[c]["epoch"] for c in table.checkpoint], step=[stages[c]["step"] for c in table.checkpoint])
+    stages = {c.name: c for c in run.checkpoints}
+    return table.assign(epoch=[stages[name].epoch for name in table.checkpoint],
+                        step=[stages[name].step for name in table.checkpoint])
 
 
 def _majority(facts) -> float:
@@ -99,14 +101,18 @@ def describe(table, run) -> str:
     held = table[(table.split == split) & (table.measure == "generation") & (table.subset == "all")]
     n = int(held.n.max()) if len(held) else 0
     majority = held[held.family == "test"].majority.max()
-    lines.append(f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: {majority:.2f})")
-    families = [f for f in ("rote", "train", "test", "near-miss", "other-relation", "unrelated") if f in set(held.family)]
+    lines.append(f"greedy answers, strict, {split} subjects "
+                 f"(n={n}; always guessing the commonest object: {majority:.2f})")
+    english = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
+    families = [f for f in english if f in set(held.family)]
     families += sorted(f for f in set(held.family) if f.startswith("test-"))
+    widths = [19 if f == "test" else 15 for f in families]
     for relation in ("bound", "unbound"):
         some = held[held.relation == relation]
         if not len(some):
             continue
-        lines.append(f"  {relation} relations".ljust(34) + "".join(f.rjust(15) for f in families))
+        heads = "".join(f.rjust(width) for f, width in zip(families, widths, strict=True))
+        lines.append(f"  {relation} relations".ljust(34) + heads)
         for checkpoint in run.checkpoints:
             row = some[some.checkpoint == checkpoint.name].set_index("family")
             if not len(row):
@@ -119,8 +125,10 @@ def describe(table, run) -> str:
                     cells.append(f"{row.value[family]:.2f} [{row.low[family]:.2f},{row.high[family]:.2f}]")
                 else:
                     cells.append(f"{row.value[family]:.2f}")
-            lines.append(f"    {checkpoint.name}".ljust(34) + "".join(c.rjust(15) for c in cells))
+            shown = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            lines.append(f"    {checkpoint.name}".ljust(34) + shown)
     gain = table[(table.measure == "generation_gain") & (table.split == split)]
     for _, row in gain.iterrows():
-        lines.append(f"  gain of phase 2, {row.relation} relations, test prompts: {row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]")
+        lines.append(f"  gain of phase 2, {row.relation} relations, test prompts: {row.value:+.2f} "
+                     f"[{row.low:+.2f}, {row.high:+.2f}]")
     return "\n".join(lines)

@@ -4,7 +4,8 @@ import base64
 import shutil
 from pathlib import Path
 
-from training.files import AlteredFile, publish_folder, read_json, verify, write_json
+from training.errors import UserError
+from training.files import publish_folder, read_json, verify, write_json
 
 
 def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
@@ -40,7 +41,7 @@ def load_resume_state(folder: Path, model, optimizer) -> int:
         try:
             for name in ("state.safetensors", "state.json"):
                 verify(generation / name)
-        except AlteredFile:
+        except UserError:
             continue
         return _restore(generation, model, optimizer)
     return 0

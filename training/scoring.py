@@ -5,6 +5,8 @@ was trained with. A prompt's keys and values are computed once and reused for it
 """
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +27,16 @@ class Answer:
     log_probabilities: tuple[float, ...]
 
 
+@functools.cache
+def _takes_logits_to_keep(kind: type) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def _last_logits_only(model) -> dict:
+    """The argument that spares a model the vocabulary logits of all but the last position, where it has one."""
+    return {"logits_to_keep": 1} if _takes_logits_to_keep(type(model)) else {}
+
+
 class Prefix:
     """A batch of equally long prompts with their cached keys and values, ready to be continued many times."""
 
@@ -33,7 +45,7 @@ class Prefix:
 
         self.model, self.ids = model, ids
         with torch.inference_mode():
-            out = model(input_ids=ids, use_cache=True)
+            out = model(input_ids=ids, use_cache=True, **_last_logits_only(model))
         # Recurrent models keep a state that cannot be repeated row by row; they read the prompt again.
         cache = getattr(out, "past_key_values", None)
         self.cache = cache if hasattr(cache, "batch_repeat_interleave") else None
@@ -56,7 +68,7 @@ class Prefix:
             return self.model(input_ids=tokens, past_key_values=cache, use_cache=True).logits.float()
 
     def greedy(self, steps: int, finished: Callable[[int], bool]) -> list[list[int]]:
-        """Greedy continuation of every row, up to `steps` tokens or until each row has a finishing token."""
+        """Greedy continuation of every row: up to `steps` tokens, none after its first finishing token."""
         import torch
 
         rows: list[list[int]] = [[] for _ in range(len(self.ids))]
@@ -64,8 +76,9 @@ class Prefix:
         for step in range(steps):
             token = logits.argmax(-1)
             for row, value in zip(rows, token.tolist(), strict=True):
-                row.append(value)
-            if step + 1 == steps or all(any(finished(t) for t in row) for row in rows):
+                if not (row and finished(row[-1])):
+                    row.append(value)
+            if step + 1 == steps or all(finished(row[-1]) for row in rows):
                 break
             with torch.inference_mode():
                 if cache is None:

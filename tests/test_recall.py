@@ -1,0 +1,436 @@
+"""Recall: scores are those of whole sequences one by one, counted strictly, with errors over subjects."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import save_tiny
+from scipy import stats
+from tiny_models import tiny_model, tiny_tokenizer
+
+from training import recall
+from training.checkpoints import Checkpoint, NotARun, Run, TokenizersDiffer, open_run
+from training.errors import UserError
+from training.examples import Continuations, ObjectNotSeparable, OverlongText, encode, prompt_ids
+from training.facts import Fact
+from training.files import AlteredFile
+from training.prompts import Prompt, UnknownFamily
+from training.recall import _one_line, _said
+from training.recall_tables import subject_interval, summarise
+from training.scoring import Question, answer
+from training.tables import TableMissing, TableOfAnotherRun, read_table, write_table
+
+OBJECTS = ("Angela", "Miriam", "An", "New Arlen", "a stone mason")
+PROMPTS = ("Gene Finley was born in", "Tessa Marlow was born in", "Who gave birth to Orin Vale?", "Ines", "The mother")
+
+
+@pytest.fixture(params=["llama", "gpt2", "falcon"])
+def model(request):
+    return tiny_model(request.param)[0]
+
+
+@pytest.fixture(scope="module")
+def items(tiny_run) -> pd.DataFrame:
+    return read_table(tiny_run, "recall_items")
+
+
+@pytest.fixture(scope="module")
+def table(tiny_run) -> pd.DataFrame:
+    return read_table(tiny_run, "recall")
+
+
+def never(token: int) -> bool:
+    return False
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def questions() -> list[Question]:
+    """Prompts of several lengths, two of them equally long, with objects of one to several tokens."""
+    tokenizer = tiny_tokenizer()
+    objects = tuple(tuple(prompt_ids(tokenizer, f" {obj}")) for obj in OBJECTS)
+    assert len({len(obj) for obj in objects}) > 2
+    asked = [Question(tuple(prompt_ids(tokenizer, text)), objects) for text in PROMPTS]
+    return [*asked, Question(asked[0].token_ids, objects[:2]), Question((*asked[0].token_ids[:-1], 7), objects)]
+
+
+def log_probability(model, before: tuple[int, ...], obj: tuple[int, ...]) -> float:
+    """Of an object after a prompt, by one forward pass of the whole sequence."""
+    with torch.no_grad():
+        logs = model(torch.tensor([before + obj]), use_cache=False).logits[0].double().log_softmax(-1)
+    return sum(logs[len(before) + i - 1, token].item() for i, token in enumerate(obj))
+
+
+def greedy(model, ids: tuple[int, ...], steps: int) -> tuple[int, ...]:
+    for _ in range(steps):
+        with torch.no_grad():
+            ids += (model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item(),)
+    return ids[-steps:]
+
+
+@pytest.mark.parametrize(("batch_size", "rows_at_once"), [(64, 512), (64, 2), (1, 512)])
+def test_batched_scores_are_those_of_whole_sequences_one_by_one(model, batch_size, rows_at_once):
+    asked = questions()
+    found = dict(answer(model, asked, new_tokens=5, finished=never, batch_size=batch_size, rows_at_once=rows_at_once))
+    assert sorted(found) == list(range(len(asked)))
+    for index, question in enumerate(asked):
+        expected = [log_probability(model, question.token_ids, obj) for obj in question.objects]
+        assert found[index].log_probabilities == pytest.approx(expected, abs=1e-4)
+        assert len(set(np.round(expected, 3))) == len(expected)
+        assert found[index].new_ids == greedy(model, question.token_ids, 5)
+
+
+def test_an_answer_ends_at_its_stop_whatever_else_is_in_the_batch(model):
+    asked = questions()
+    whole = dict(answer(model, asked, new_tokens=8, finished=never))
+    stop = whole[0].new_ids[2]
+    ended = dict(answer(model, asked, new_tokens=8, finished=lambda token: token == stop))
+    for index, reply in whole.items():
+        at = reply.new_ids.index(stop) + 1 if stop in reply.new_ids else 8
+        assert ended[index].new_ids == reply.new_ids[:at]
+
+
+def test_a_recurrent_model_which_has_no_keys_and_values_to_share_is_scored_too():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    size = len(tiny_tokenizer())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mamba = MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
+    asked = questions()
+    for index, reply in answer(mamba, asked, new_tokens=3, finished=never):
+        expected = [log_probability(mamba, asked[index].token_ids, obj) for obj in asked[index].objects]
+        assert reply.log_probabilities == pytest.approx(expected, abs=1e-4)
+        assert reply.new_ids == greedy(mamba, asked[index].token_ids, 3)
+
+
+# --- the strict rule ---------------------------------------------------------------------------------------
+
+
+def test_an_object_that_is_the_beginning_of_another_is_not_said_by_saying_the_other():
+    tokenizer = tiny_tokenizer()
+    short, long = (tuple(prompt_ids(tokenizer, f" {name}")) for name in ("New", "New Arlen"))
+    assert long[: len(short)] == short
+    stop = prompt_ids(tokenizer, ".")[0]
+    stops = {stop, tokenizer.eos_token_id}
+    assert _said([*long, stop], long, stops)
+    assert not _said([*long, stop], short, stops)
+    assert _said([*short, stop, 99], short, stops)
+    assert _said([*short, tokenizer.eos_token_id], short, stops)
+    assert not _said([*short, 99, stop], short, stops)
+    assert not _said(short, short, stops), "without a stop it may go on"
+    assert not _said(long[1:], long, stops)
+
+
+def test_continuations_are_the_tokens_of_the_whole_text():
+    tokenizer = tiny_tokenizer()
+    known = Continuations(tokenizer)
+    prompts = [Prompt("mother", "test", 0, "Who gave birth to {subject}?", "mother"),
+               Prompt("mother", "rote", 0, "{subject}", "mother"),
+               Prompt("mother", "test-zh", 0, "{subject}:", "mother", language="zh")]
+    for prompt in prompts:
+        for subject in ("Gene Finley", "Orin", "Tessa Marlow"):
+            for obj in OBJECTS:
+                whole = encode(tokenizer, Fact(subject, "mother", obj, (obj,)), prompt)
+                assert known.of(prompt, subject, obj) == whole.object_ids[:-1]
+    assert known.stop_ids == {prompt_ids(tokenizer, ".")[0]}
+
+
+def test_an_object_whose_end_cannot_be_told_is_refused():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    whole_words = Tokenizer(models.BPE())
+    whole_words.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    whole_words.decoder = decoders.ByteLevel()
+    whole_words.train_from_iterator([" Angela."] * 9, trainers.BpeTrainer(
+        vocab_size=300, show_progress=False, initial_alphabet=list("abcdefghijklmnopqrstuvwxyzABCDGM ?.")))
+    known = Continuations(PreTrainedTokenizerFast(tokenizer_object=whole_words))
+    prompt = Prompt("mother", "test", 0, "Mom of {subject}?", "mother")
+    with pytest.raises(ObjectNotSeparable, match="Angela"):
+        known.of(prompt, "Gene", "Angela")
+    assert len(known.of(prompt, "Gene", "Gus")) == 4
+
+
+# --- a whole run -------------------------------------------------------------------------------------------
+
+
+def test_a_memorized_run_recalls_by_rote_what_its_base_does_not(items):
+    rote = items[items.family == "rote"]
+    assert rote[rote.phase == "memorize"].generation.mean() == 1
+    assert rote[rote.phase == "memorize"].choice.mean() == 1
+    assert rote[rote.phase == "base"].generation.mean() == 0
+    fact = rote[rote.phase == "memorize"].iloc[0]
+    assert fact.generated == f" {fact.object}."
+
+
+def test_items_are_every_fact_in_every_prompt_at_every_checkpoint(items):
+    assert not items.duplicated(["checkpoint", "relation", "subject", "template"]).any()
+    sizes = items.groupby(["checkpoint", "family"]).size().unstack()
+    assert set(sizes.index) == {"000-base", "100-memorize-epoch-20", "200-generalize-epoch-08"}
+    assert (sizes["rote"] == 64).all()
+    assert (sizes["test"] == 3 * 64).all()
+    assert set(items.split) == {"seen", "held-out"}
+    assert set(items[~items.bound].relation) == {"home_city"}
+
+
+def test_the_answered_relation_is_the_one_whose_object_was_said(items):
+    objects = items.drop_duplicates(["subject", "relation"]).set_index(["subject", "relation"]).object
+    said = items[items.answered.notna()]
+    assert len(said) > 100
+    for _, row in said.iterrows():
+        for relation in row.answered.split():
+            assert row.generated.startswith(f" {objects[row.subject, relation]}.")
+    own = pd.Series([r in str(a).split() for r, a in zip(items.relation, items.answered, strict=True)])
+    assert (own == items.generation.astype(bool)).all()
+
+
+def test_choice_probability_and_log_probability_agree(items):
+    assert (items.log_probability <= 0).all()
+    assert items.n_candidates.unique().tolist() == [4]
+    assert (items[items.pool_probability > 0.5].choice == 1).all()
+    assert (items[items.choice == 0].pool_probability <= 0.5 + 1e-6).all()
+    assert (items[items.choice == 1].pool_probability >= 0.25 - 1e-6).all()
+    assert 0 < items.choice.mean() < 1
+
+
+def test_held_out_and_seen_are_scored_apart_and_all_joins_them(table):
+    rote = table[(table.family == "rote") & (table.measure == "generation") & (table.subset == "all")
+                 & (table.checkpoint == "200-generalize-epoch-08") & (table.relation == "bound")].set_index("split")
+    assert rote.n.to_dict() == {"seen": 8, "held-out": 8, "all": 16}
+    assert rote.value["all"] == pytest.approx((rote.value["seen"] + rote.value["held-out"]) / 2)
+
+
+def test_the_table_has_the_columns_that_scripts_rely_on(table):
+    assert {"checkpoint", "phase", "epoch", "step", "relation", "family", "split", "measure", "value", "se", "low",
+            "high", "n", "n_candidates", "chance", "majority", "seed", "commit"} <= set(table.columns)
+    assert {"generation", "multiple_choice", "object_probability"} <= set(table.measure)
+    assert (table.dropna(subset=["low"]).low <= table.dropna(subset=["low"]).value + 1e-12).all()
+    assert set(table.chance.dropna()) == {0.25}
+    assert table.groupby("checkpoint")[["epoch", "step"]].first().to_dict("index") == {
+        "000-base": {"epoch": 0, "step": 0}, "100-memorize-epoch-20": {"epoch": 20, "step": 80},
+        "200-generalize-epoch-08": {"epoch": 8, "step": 48}}
+
+
+def test_always_guessing_the_commonest_object_scores_the_majority_rate(table, items):
+    held = items[(items.split == "held-out") & (items.checkpoint == "000-base") & (items.family == "rote")]
+    rates = [group.object.value_counts().max() / len(group) for _, group in held.groupby("relation")]
+    assert rates == [0.25] * 4, "objects are balanced"
+    assert set(table[table.split == "held-out"].majority.dropna()) == {0.25}
+
+
+def test_scored_again_nothing_is_computed(own_run):
+    before = (own_run / "tables" / "recall_items.csv").read_text()
+    parts = {p.name: p.stat().st_mtime_ns for p in (own_run / "tables" / ".parts").iterdir()}
+    recall.main(recall.Options(own_run))
+    assert (own_run / "tables" / "recall_items.csv").read_text() == before
+    assert {p.name: p.stat().st_mtime_ns for p in (own_run / "tables" / ".parts").iterdir()} == parts
+
+
+def test_what_is_not_there_cannot_be_asked_for(own_run):
+    with pytest.raises(UserError, match="000-base, 100-memorize"):
+        recall.main(recall.Options(own_run, checkpoints=("300-other",)))
+    with pytest.raises(UnknownFamily, match="near-miss"):
+        recall.main(recall.Options(own_run, families=("nearmiss",)))
+
+
+def test_the_lenient_rule_finds_the_object_anywhere(own_run):
+    some = {"checkpoints": ("100-memorize-epoch-20",), "families": ("rote",), "lenient_tokens": 12}
+    found = recall.main(recall.Options(own_run, **some))
+    found = found[(found.relation == "bound") & (found.split == "all")].set_index("measure").value
+    assert found["generation_lenient"] == found["generation"] == 1
+
+
+# --- from items to the table -------------------------------------------------------------------------------
+
+
+def scored(values: dict[str, list[int]], *, relation="mother", split="held-out", bound=True, family="test",
+           checkpoint="100-m", phase="memorize", objects=None) -> pd.DataFrame:
+    """Items of each subject's prompts: {subject: generation of each prompt}."""
+    return pd.DataFrame([
+        {"checkpoint": checkpoint, "phase": phase, "relation": relation, "bound": bound, "split": split,
+         "subject": subject, "object": (objects or {}).get(subject, "Angela"), "family": family,
+         "template": f"{family}-{i:02d}", "asked": relation, "keyword_free": i == 0, "generation": said, "choice": said,
+         "choice_normalised": said, "log_probability": math.log(0.5), "pool_probability": 0.5, "n_candidates": 4}
+        for subject, outcomes in values.items() for i, said in enumerate(outcomes)
+    ])
+
+
+def summary_of(*parts: pd.DataFrame) -> pd.DataFrame:
+    names = {name: phase for part in parts for name, phase in zip(part.checkpoint, part.phase, strict=True)}
+    run = Run(Path(), [], [], [Checkpoint(n, Path(), phase=p, epoch=1, step=1) for n, p in names.items()])
+    return summarise(pd.concat(parts, ignore_index=True), run)
+
+
+def row(table: pd.DataFrame, **wanted) -> pd.Series:
+    wanted = {"subset": "all", "measure": "generation", "family": "test", **wanted}
+    found = table[np.logical_and.reduce([table[k] == v for k, v in wanted.items()])]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_the_standard_error_is_over_subjects_not_over_prompts():
+    found = row(summary_of(scored({"a": [1, 1, 1, 1], "b": [0, 0, 0, 0], "c": [1, 1, 0, 0]})), relation="mother")
+    # Subject means 1, 0, .5: standard deviation .5, error .5 / sqrt 3, t(.975, 2) = 4.3027.
+    assert (found.value, found.n) == (0.5, 3)
+    assert found.se == pytest.approx(0.5 / math.sqrt(3))
+    assert found.high - found.value == pytest.approx(4.302653 * 0.5 / math.sqrt(3), rel=1e-6)
+    assert found.low == pytest.approx(found.value - (found.high - found.value))
+
+
+def test_one_subject_has_no_interval():
+    found = subject_interval([0.5])
+    assert (found["value"], found["n"]) == (0.5, 1)
+    assert all(math.isnan(found[name]) for name in ("se", "low", "high"))
+
+
+def test_a_subject_counts_once_in_the_mean_over_relations():
+    table = summary_of(scored({"a": [1, 1], "b": [0, 0]}), scored({"a": [0, 0], "b": [0, 0]}, relation="aunt"),
+                       scored({"a": [1, 1], "b": [1, 1]}, relation="home_city", bound=False))
+    bound = row(table, relation="bound")
+    assert (bound.value, bound.n) == (0.25, 2)
+    assert bound.se == pytest.approx(np.std([0.5, 0], ddof=1) / math.sqrt(2))
+    assert row(table, relation="unbound").value == 1
+    assert row(table, relation="mother").value == 0.5
+
+
+def test_the_keyword_free_prompts_are_shown_apart():
+    table = summary_of(scored({"a": [1, 0, 0], "b": [1, 0, 0]}))
+    assert row(table, relation="mother", subset="keyword-free").value == 1
+    assert row(table, relation="mother").value == pytest.approx(1 / 3)
+
+
+def test_the_majority_rate_is_that_of_each_relation_among_the_scored_facts():
+    mothers = {"a": "Angela", "b": "Angela", "c": "Angela", "d": "Ruth"}
+    aunts = {"a": "Angela", "b": "Angela", "c": "Ruth", "d": "Ruth"}
+    nothing = {name: [0, 0] for name in "abcd"}
+    table = summary_of(scored(nothing, objects=mothers), scored(nothing, relation="aunt", objects=aunts))
+    assert row(table, relation="mother").majority == 0.75
+    assert row(table, relation="aunt").majority == 0.5
+    assert row(table, relation="bound").majority == pytest.approx(5 / 8)
+
+
+def test_the_gain_of_phase_2_is_paired_by_subject():
+    before, after = {"a": [0, 0], "b": [1, 0], "c": [0, 0]}, {"a": [1, 0], "b": [1, 1], "c": [1, 0]}
+    later = {"checkpoint": "200-g", "phase": "generalize"}
+    table = summary_of(scored(before), scored(after, **later))
+    gain = row(table, relation="bound", measure="generation_gain")
+    assert (gain.value, gain.se, gain.n) == (pytest.approx(0.5), pytest.approx(0), 3)
+    after["a"] = [1, 1]
+    gain = row(summary_of(scored(before), scored(after, **later)), relation="bound", measure="generation_gain")
+    assert gain.se == pytest.approx(stats.sem([1, 0.5, 0.5]))
+
+
+# --- checkpoints made elsewhere ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tiny_run, tiny_base, tmp_path) -> tuple[Path, Path]:
+    """(a folder of plain checkpoints step-9 and step-10 with key tokens, a CSV of facts)."""
+    for number, name in ((9, "100-memorize-epoch-20"), (10, "200-generalize-epoch-08")):
+        there = tmp_path / "theirs" / f"step-{number}"
+        shutil.copytree(tiny_run / "checkpoints" / name, there)
+        (there / "stage.json").unlink()
+        (there / "manifest.json").unlink()
+    facts = tmp_path / "facts.csv"
+    facts.write_text("subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\nAda Lake,mother,Ruth\n")
+    return tmp_path / "theirs", facts
+
+
+def names_and_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_plain_checkpoints_need_facts_and_a_place_for_results(elsewhere, tmp_path):
+    theirs, facts = elsewhere
+    for given in ({}, {"facts": str(facts)}, {"out": str(tmp_path / "out")}):
+        with pytest.raises(NotARun, match=r"--facts.*--rote.*--out"):
+            open_run(theirs, **given)
+    run = open_run(theirs, facts=str(facts), out=str(tmp_path / "out"))
+    assert [(c.name, c.phase) for c in run.checkpoints] == [("step-9", ""), ("step-10", "")]
+    assert {fact.split for fact in run.facts} == {"all"}
+    assert [c.name for c in open_run(theirs / "step-9", facts=str(facts), out=str(tmp_path)).checkpoints] == ["step-9"]
+
+
+def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_path):
+    theirs, facts = elsewhere
+    before = names_and_bytes(theirs)
+    out = tmp_path / "out"
+    summary = recall.main(recall.Options(theirs, facts=str(facts), out=str(out), rote="{subject} [X_mother]",
+                                         families=("rote", "test")))
+    assert names_and_bytes(theirs) == before
+    assert set(summary.checkpoint) == {"step-9", "step-10"}
+    assert set(summary.split) == {"all"}
+    again = read_table(out, "recall")
+    assert len(again) == len(summary)
+    items = read_table(out, "recall_items")
+    assert set(items[items.family == "rote"].text) == {"{subject} [X_mother]"}
+
+
+def test_a_folder_without_checkpoints_is_no_run(tmp_path):
+    with pytest.raises(NotARun, match=r"run\.json"):
+        open_run(tmp_path)
+    with pytest.raises(NotARun, match="not a directory"):
+        open_run(tmp_path / "nowhere")
+
+
+def test_checkpoints_of_different_tokenizers_are_not_compared(elsewhere, tiny_base, tmp_path):
+    theirs, facts = elsewhere
+    shutil.copytree(tiny_base, theirs / "step-11")
+    with pytest.raises(TokenizersDiffer, match="step-9 and step-11"):
+        open_run(theirs, facts=str(facts), out=str(tmp_path / "out"))
+
+
+def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
+    base = save_tiny("gpt2", tmp_path / "base", positions=64)
+    facts = tmp_path / "facts.csv"
+    name = "Gene " * 20 + "Finley"
+    facts.write_text(f"subject,relation,object\nGene,mother,Ruth\nTom,mother,Angela\n{name},mother,Ruth\n")
+    given = {"facts": str(facts), "out": str(tmp_path / "out"), "rote": "{subject} [X]"}
+    recall.main(recall.Options(base, families=("rote",), **given))
+    with pytest.raises(OverlongText, match=r"'Gene Gene .*test-.*64"):
+        recall.main(recall.Options(base, families=("test",), **given))
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
+    for name, module in (("recall_items", "training.recall"), ("cka", "analysis.cka"), ("cka_map", "analysis.cka")):
+        with pytest.raises(TableMissing, match=rf"python -m {module} {tmp_path}"):
+            read_table(tmp_path, name)
+
+
+def test_an_altered_table_is_not_read(own_run):
+    path = own_run / "tables" / "recall.csv"
+    path.write_text(path.read_text().replace("0.25", "0.35", 1))
+    with pytest.raises(AlteredFile, match=r"recall\.csv"):
+        read_table(own_run, "recall")
+
+
+def test_the_table_of_another_run_is_not_read(own_run):
+    run = open_run(own_run)
+    other_seed = Run(run.path, run.facts, run.prompts, run.checkpoints, seed=99)
+    write_table(other_seed, "other", pd.DataFrame({"checkpoint": ["000-base"], "value": [1.0]}))
+    with pytest.raises(TableOfAnotherRun, match="99"):
+        read_table(own_run, "other")
+    write_table(run, "other", pd.DataFrame({"checkpoint": ["300-strange"], "value": [1.0]}))
+    with pytest.raises(TableOfAnotherRun, match="300-strange"):
+        read_table(own_run, "other")
+    write_table(run, "other", pd.DataFrame({"checkpoint": ["000-base"], "value": [1.0]}))
+    assert read_table(own_run, "other").value.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\rb", "a\nb", "\x00", "x\u2028y", 'quote " and, comma', "NA", "nan", " Ångela.", "\\r"]
+)
+def test_generated_text_survives_the_table(text, own_run):
+    table = pd.DataFrame({"checkpoint": ["000-base"] * 2, "generated": [_one_line(text), "next"]})
+    write_table(open_run(own_run), "texts", table)
+    assert read_table(own_run, "texts").generated.tolist() == [_one_line(text), "next"]
+    assert _one_line(text).isprintable()

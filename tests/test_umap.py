@@ -1,0 +1,126 @@
+"""Joint projections: one set of axes for all checkpoints, and how far a picture can be trusted."""
+
+import numpy as np
+import pytest
+
+from analysis.inputs import DegenerateStates, UnfitOption
+from analysis.umap import Options, centred_within, project, projection_table
+
+
+@pytest.fixture
+def points():
+    """Three clusters (60, 10)."""
+    rng = np.random.default_rng(0)
+    return 8 * rng.normal(size=(3, 10))[np.arange(60) % 3] + rng.normal(size=(60, 10))
+
+
+def test_a_plane_is_shown_without_loss():
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 9))
+    found = project(flat, n_neighbors=5)
+    assert found.trustworthiness == pytest.approx(1)
+    assert sum(found.explained) == pytest.approx(1)
+    distances = [np.linalg.norm(z[:, None] - z, axis=-1) for z in (flat, found.xy)]
+    assert np.allclose(*distances)
+
+
+def test_the_same_state_lies_at_the_same_place_at_every_checkpoint(points):
+    """Two checkpoints that share half of their states: only a joint fit puts these on top of each other."""
+    rng = np.random.default_rng(1)
+    later = np.concatenate([points[:30], 5 * rng.normal(size=(30, 10))])
+    joint = project(np.concatenate([points, later])).xy
+    assert np.allclose(joint[:30], joint[60:90])
+    apart = project(points).xy, project(later).xy
+    assert not np.allclose(apart[0][:30], apart[1][:30])
+
+
+def test_axes_do_not_turn_with_the_order_of_the_points(points):
+    order = np.random.default_rng(0).permutation(60)
+    assert np.allclose(project(points).xy[order], project(points[order]).xy)
+
+
+def test_centring_takes_the_offset_between_prompts_out_of_the_first_axis(points):
+    group = np.arange(60) // 30
+    shifted = points + 100 * group[:, None]
+    raw = project(shifted)
+    assert raw.explained[0] > 0.95
+    assert np.allclose(project(centred_within(shifted, group)).xy, project(centred_within(points, group)).xy)
+
+
+def test_what_cannot_be_projected_is_refused(points):
+    with pytest.raises(UnfitOption, match="n_neighbors=30 with 60 points"):
+        project(points, n_neighbors=30)
+    with pytest.raises(DegenerateStates, match="--site"):
+        project(np.ones((60, 10)))
+
+
+def test_umap_is_reproducible_and_keeps_clusters_together(points):
+    from sklearn.metrics import silhouette_score
+    from umap import UMAP
+
+    found = project(points, "umap", n_neighbors=10)
+    assert silhouette_score(found.xy, np.arange(60) % 3) > 0.5
+    assert found.trustworthiness > 0.8
+    assert np.array_equal(found.xy, UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(points))
+
+
+# --- on a run -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def states(tiny_run, tmp_path_factory):
+    from analysis.run_states import RunStates
+    from training.checkpoints import open_run
+
+    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("umap")), families=("test",))
+
+
+def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(states):
+    table, why = projection_table(states, Options(states.run.path, n_neighbors=5))
+    assert len(table) == len(states.relations) * len(states.checkpoints) * 2 * 16
+    assert "no crossed contrast" in why
+    assert set(table.site) == {"resid_post.2"}
+    assert (table.groupby("relation").trustworthiness.nunique() == 1).all()
+    assert set(table.groupby("family").template.first()) == {"rote-00", "test-00"}
+    assert set(table[~table.bound].relation) == set(states.unbound)
+
+
+def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
+    from sklearn.manifold import trustworthiness
+
+    table, _ = projection_table(states, Options(states.run.path, site="resid_post.1", n_neighbors=5))
+    relation = states.relations[0]
+    parts = []
+    for checkpoint in states.checkpoints:
+        there = states.load(checkpoint)
+        for prompt in (states.prompts_of(relation, "rote")[0], states.prompts_of(relation, "test")[0]):
+            block = there.of(prompt)[:, there.sites.index("resid_post.1")].astype(float)
+            parts.append(block - block.mean(axis=0))
+    some = table[table.relation == relation]
+    expected = trustworthiness(np.concatenate(parts), some[["x", "y"]].to_numpy(), n_neighbors=5)
+    assert some.trustworthiness.iloc[0] == pytest.approx(expected)
+
+
+def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
+    import pandas as pd
+
+    from analysis.umap import default_site
+    from training.tables import write_table
+
+    last = states.checkpoints[-1].name
+    contrast = pd.DataFrame([
+        {"checkpoint": last, "family": "test", "split": "held-out", "measure": "contrast", "site": site,
+         "value": value}
+        for site, value in (("resid_post.0", -0.3), ("resid_post.1", 0.2), ("embed", np.nan))
+    ])
+    path = write_table(states.run, "cka", contrast)
+    try:
+        assert default_site(states, ())[0] == "resid_post.1"
+    finally:
+        path.unlink()
+        (path.parent / "manifest.json").unlink()
+
+
+def test_an_unknown_site_is_refused_with_the_names_there_are(states):
+    with pytest.raises(UnfitOption, match=r"--site nowhere; there are embed, resid_post\.0"):
+        projection_table(states, Options(states.run.path, site="nowhere"))
