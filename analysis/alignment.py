@@ -62,9 +62,7 @@ def main(options: Options):
     from analysis import cka, probes
     from training.checkpoints import open_run
 
-    run = open_run(
-        options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out
-    )
+    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     transfer = probes.table_for(states, permutations=options.permutations)
@@ -76,8 +74,10 @@ def main(options: Options):
     from figures.alignment import draw
 
     drawn = draw(run.path)
-    print(f"wrote {run.tables('alignment.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
-          f"next: python -m analysis.probes {run.path}")
+    print(
+        f"wrote {run.tables('alignment.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
+        f"next: python -m analysis.probes {run.path}"
+    )
     return table
 
 
@@ -91,8 +91,10 @@ def table_for(states: RunStates, *, permutations: int = 199):
         return pd.DataFrame(rows_of(states.load(checkpoint), permutations))
 
     content = [*states.content, permutations, NEIGHBOURS]
-    parts = [checkpoint_part(states.run, checkpoint, "alignment", content, lambda c=checkpoint: compute(c))
-             for checkpoint in states.checkpoints]
+    parts = [
+        checkpoint_part(states.run, checkpoint, "alignment", content, lambda c=checkpoint: compute(c))
+        for checkpoint in states.checkpoints
+    ]
     table = pd.concat(parts, ignore_index=True)
     write_table(states.run, "alignment", table)
     return table
@@ -158,10 +160,12 @@ def neighbour_scores(
         np.put_along_axis(near_y, near, share, axis=-1)
     rows = np.arange(n)
     values = np.take_along_axis(near_y, near_x, axis=-1).mean(axis=-1)
-    null = np.array([
-        [near[p[rows, None], p[nearest]].mean() for near, nearest in zip(near_y, near_x, strict=True)]
-        for p in permutations(n, draws, seed)
-    ]).reshape(draws, s)
+    null = np.array(
+        [
+            [near[p[rows, None], p[nearest]].mean() for near, nearest in zip(near_y, near_x, strict=True)]
+            for p in permutations(n, draws, seed)
+        ]
+    ).reshape(draws, s)
     return Scores(_without(values, reasons), null, tuple(subjects), tuple(reasons), NEIGHBOURS / (n - 1))
 
 
@@ -190,8 +194,12 @@ def rows_of(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     from training.console import progress
 
     states, checkpoint = there.states, there.checkpoint
-    stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase, "epoch": checkpoint.epoch,
-             "step": checkpoint.step}
+    stage = {
+        "checkpoint": checkpoint.name,
+        "phase": checkpoint.phase,
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+    }
     for family in progress(["rote", *states.families], label=f"alignment {checkpoint.name}"):
         for split in states.splits:
             common = {**stage, "family": family, "split": split}
@@ -211,17 +219,14 @@ def _pair_rows(there: CheckpointStates, common: dict, draws: int) -> Iterator[di
     prompts = max(len(states.prompts_of(r, family)) for r in relations)
     shape = {"d": there.values.shape[-1], "n_prompts": prompts}
     for measure, by_relation in found.items():
-        about = {**common, **shape, "measure": measure,
-                 "estimator": ESTIMATORS[measure.removesuffix("_mismatched")]}
+        about = {**common, **shape, "measure": measure, "estimator": ESTIMATORS[measure.removesuffix("_mismatched")]}
         # Every state is in many mismatched pairs: an interval over subjects would be too narrow.
         without = {"low": np.nan, "high": np.nan} if measure.endswith("_mismatched") else {}
         for row in relation_rows(by_relation, there.sites, bound=states.bound, unbound=states.unbound):
             yield {**about, **row, **without}
 
 
-def _relation_scores(
-    there: CheckpointStates, relation: str, common: dict, draws: int
-) -> dict[str, Scores | str]:
+def _relation_scores(there: CheckpointStates, relation: str, common: dict, draws: int) -> dict[str, Scores | str]:
     """Scores of each measure of one relation, family and split, or the reason why there are none."""
     states = there.states
     rows = states.rows(relation, common["split"])
@@ -240,9 +245,7 @@ def _relation_scores(
     found: dict[str, Scores | str] = {}
     for measure, values in pairs.items():
         values = _without(values, reasons)
-        found[measure] = paired_scores(
-            values, subjects, reasons, draws, seed, chance=chance.get(measure, np.nan)
-        )
+        found[measure] = paired_scores(values, subjects, reasons, draws, seed, chance=chance.get(measure, np.nan))
         if measure in MISMATCHED:
             own = np.diagonal(values, axis1=1, axis2=2)
             others = (values.sum(axis=2) - own) / (len(rows) - 1)
@@ -267,9 +270,15 @@ def _delta_rows(there: CheckpointStates, common: dict) -> Iterator[dict]:
             blocks.append(_sites_first(there.of(prompt)[rows]))
             relations += [relation] * len(rows)
             subjects += list(np.array(states.subjects(relation))[rows])
-    common = {**common, "relation": "all", "measure": "delta_cosine",
-              "estimator": "within - between relations", "n": len(set(subjects)),
-              "d": there.values.shape[-1], "n_prompts": prompts}
+    common = {
+        **common,
+        "relation": "all",
+        "measure": "delta_cosine",
+        "estimator": "within - between relations",
+        "n": len(set(subjects)),
+        "d": there.values.shape[-1],
+        "n_prompts": prompts,
+    }
     for layer, site in enumerate(there.sites):
         row = {**common, "site": site, "layer": layer, "value": np.nan}
         try:
@@ -309,9 +318,11 @@ def alignment_lines(table) -> list[str]:
     columns = [(f"retrieval (chance {two_places(best.chance)})", 25), ("unrelated", 10)]
     for kind in ("centred", "raw"):
         columns += [(f"| cosine {kind}", 22), ("mismatched", 11), ("unrelated", 10)]
-    lines = [f"retrieval and cosine, rote ~ {best.family} prompts at {best.site}, bound relations, {split} "
-             f"subjects (n={int(best.n)}); they mostly say: same name",
-             " " * 30 + "".join(f"{name:<{width}}" for name, width in columns).rstrip()]
+    lines = [
+        f"retrieval and cosine, rote ~ {best.family} prompts at {best.site}, bound relations, {split} "
+        f"subjects (n={int(best.n)}); they mostly say: same name",
+        " " * 30 + "".join(f"{name:<{width}}" for name, width in columns).rstrip(),
+    ]
 
     def cell(here, measure: str, family: str, interval: bool = False) -> str:
         row = here[(here.measure == measure) & (here.family == family)]
@@ -323,8 +334,11 @@ def alignment_lines(table) -> list[str]:
         here = some[(some.checkpoint == checkpoint) & (some.site == best.site)]
         cells = [cell(here, "retrieval_top1", best.family, True), cell(here, "retrieval_top1", "unrelated")]
         for kind in ("cosine_centred", "cosine_raw"):
-            cells += ["| " + cell(here, kind, best.family, True),
-                      cell(here, f"{kind}_mismatched", best.family), cell(here, kind, "unrelated")]
+            cells += [
+                "| " + cell(here, kind, best.family, True),
+                cell(here, f"{kind}_mismatched", best.family),
+                cell(here, kind, "unrelated"),
+            ]
         padded = (f"{text:<{width}}" for text, (_, width) in zip(cells, columns, strict=True))
         lines.append(f"  {checkpoint:<28}" + "".join(padded).rstrip())
     return lines

@@ -20,7 +20,6 @@ from analysis.run_states import CheckpointStates, RunStates
 from training.prompts import Preset
 
 
-
 @dataclass
 class Options:
     """Options of the CKA analysis."""
@@ -61,8 +60,10 @@ def main(options: Options):
     from figures.cka import draw
 
     drawn = draw(run.path)
-    print(f"wrote {run.tables('cka.csv')} ({len(table)} rows), {', '.join(p.name for p in drawn)}    "
-          f"next: python -m analysis.alignment {run.path}")
+    print(
+        f"wrote {run.tables('cka.csv')} ({len(table)} rows), {', '.join(p.name for p in drawn)}    "
+        f"next: python -m analysis.alignment {run.path}"
+    )
     return table
 
 
@@ -83,10 +84,16 @@ def table_for(states: RunStates, *, permutations: int = 199, robust: bool = True
             return loaded[0]
 
         content = [*states.content, permutations, robust]
-        tables.append(checkpoint_part(states.run, checkpoint, "cka", content,
-                                      lambda t=there: pd.DataFrame(rows_of(t(), permutations, robust))))
-        grids.append(checkpoint_part(states.run, checkpoint, "cka_grid", content,
-                                     lambda t=there: pd.DataFrame(grid_rows(t(), permutations))))
+        tables.append(
+            checkpoint_part(
+                states.run, checkpoint, "cka", content, lambda t=there: pd.DataFrame(rows_of(t(), permutations, robust))
+            )
+        )
+        grids.append(
+            checkpoint_part(
+                states.run, checkpoint, "cka_grid", content, lambda t=there: pd.DataFrame(grid_rows(t(), permutations))
+            )
+        )
     table, grid = pd.concat(tables, ignore_index=True), pd.concat(grids, ignore_index=True)
     write_table(states.run, "cka", table)
     write_table(states.run, "cka_grid", grid)
@@ -110,8 +117,10 @@ def contrast_lines(table, states: RunStates) -> list[str]:
         return []
     if contrast.value.isna().all():
         return [f"crossed contrast: {contrast.reason.iloc[0]}"]
-    lines = [f"crossed contrast of CKA (same relation minus other relation), bound relations x test prompts, {split} "
-             f"subjects (n={int(contrast.n.max())}); p corrected for the best of {contrast.site.nunique()} sites"]
+    lines = [
+        f"crossed contrast of CKA (same relation minus other relation), bound relations x test prompts, {split} "
+        f"subjects (n={int(contrast.n.max())}); p corrected for the best of {contrast.site.nunique()} sites"
+    ]
     for checkpoint in states.checkpoints:
         here = contrast[(contrast.checkpoint == checkpoint.name) & contrast.value.notna()]
         if not len(here):
@@ -139,12 +148,17 @@ def cka_lines(table, states: RunStates) -> list[str]:
     if not len(last):
         return []
     site = last.loc[last.value.idxmax()].site
-    lines = [f"raw CKA rote ~ semantic at {site} (it mostly says: same name; n={int(last.n.max())}, d={int(last.d.max())})"]
+    lines = [
+        f"raw CKA rote ~ semantic at {site} (it mostly says: same name; n={int(last.n.max())}, d={int(last.d.max())})"
+    ]
     families = [f for f in ("test", "near-miss", "unrelated") if f in set(some.family)]
     for checkpoint in states.checkpoints:
         at = some[(some.checkpoint == checkpoint.name) & (some.site == site)].set_index("family")
-        cells = [f"{family} {at.value[family]:.2f} [{at.low[family]:.2f}, {at.high[family]:.2f}]"
-                 for family in families if family in at.index]
+        cells = [
+            f"{family} {at.value[family]:.2f} [{at.low[family]:.2f}, {at.high[family]:.2f}]"
+            for family in families
+            if family in at.index
+        ]
         lines.append(f"  {checkpoint.name:<28}" + "   ".join(cells))
     return lines
 

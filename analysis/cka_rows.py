@@ -39,8 +39,15 @@ def rows_of(there: CheckpointStates, permutations: int, robust: bool) -> Iterato
     for split in states.splits:
         fewest = min(len(states.rows(r, split)) for r in states.relations)
         if fewest < FEWEST_SUBJECTS:
-            yield {**_stage(there), "split": split, "measure": "cka", "relation": "bound", "value": np.nan, "n": fewest,
-                   "reason": f"{fewest} {split} subjects of a relation; at least {FEWEST_SUBJECTS} are needed"}
+            yield {
+                **_stage(there),
+                "split": split,
+                "measure": "cka",
+                "relation": "bound",
+                "value": np.nan,
+                "n": fewest,
+                "reason": f"{fewest} {split} subjects of a relation; at least {FEWEST_SUBJECTS} are needed",
+            }
             continue
         for family in states.families:
             yield from _cka_rows(there, family, split, permutations, robust)
@@ -103,8 +110,14 @@ def _kernel_rows(there, family: str, split: str, permutations: int) -> Iterator[
     averaged = {r: _mean_stack(stacks) for r, stacks in other.items()}
     yield from summary_rows(there, averaged, {**common, "object_relation": "other"})
     for relation in reasons.keys() - own.keys():
-        yield {**_stage(there), **common, "object_relation": "same", "relation": relation, "value": np.nan,
-               "reason": reasons[relation]}
+        yield {
+            **_stage(there),
+            **common,
+            "object_relation": "same",
+            "relation": relation,
+            "value": np.nan,
+            "reason": reasons[relation],
+        }
 
 
 def kernel_stack(ys: list[Array], kernel: Array, draws: int, seed: int) -> Stack:
@@ -152,8 +165,13 @@ def _contrast_rows(there, family: str, split: str, permutations: int) -> Iterato
 
     def at_site(function, s: int, **options):
         try:
-            return function({r: x[:, s] for r, x in rote.items()}, {r: y[:, :, s] for r, y in semantic.items()},
-                            n=permutations, rng=states.run.seed, **options), ""
+            return function(
+                {r: x[:, s] for r, x in rote.items()},
+                {r: y[:, :, s] for r, y in semantic.items()},
+                n=permutations,
+                rng=states.run.seed,
+                **options,
+            ), ""
         except (DegenerateStates, DuplicateRows, NotIdentifiable) as error:
             return None, str(error).split(".")[0]
 
@@ -162,8 +180,9 @@ def _contrast_rows(there, family: str, split: str, permutations: int) -> Iterato
     kinds = {"contrast": {}, **({"contrast_partialled": {"partialled": True, "given": given}} if claim else {})}
     wanted: list[tuple[str, str, list]] = []
     for measure, more in kinds.items():
-        wanted.append((measure, "bound", [at_site(crossed_contrast, s, relations=bound, **more)
-                                          for s in range(len(there.sites))]))
+        wanted.append(
+            (measure, "bound", [at_site(crossed_contrast, s, relations=bound, **more) for s in range(len(there.sites))])
+        )
     for loose in (r for r in states.unbound if r in relations and claim):
         found = []
         for s in range(len(there.sites)):
@@ -188,8 +207,9 @@ class _MeanContrast:
 
 def _mean_contrast(contrasts: list) -> _MeanContrast:
     mean = lambda name: np.mean([getattr(c, name) for c in contrasts], axis=0)  # noqa: E731
-    return _MeanContrast(float(mean("value")), mean("null"), mean("per_prompt"), mean("leave_one_out"),
-                         contrasts[0].n, contrasts[0].d)
+    return _MeanContrast(
+        float(mean("value")), mean("null"), mean("per_prompt"), mean("leave_one_out"), contrasts[0].n, contrasts[0].d
+    )
 
 
 def _contrast_site_rows(there, common: dict, found: list) -> Iterator[dict]:
@@ -207,11 +227,20 @@ def _contrast_site_rows(there, common: dict, found: list) -> Iterator[dict]:
             yield {**row, "value": np.nan, "reason": reason}
             continue
         low, high = _interval(contrast.per_prompt, contrast.leave_one_out)
-        yield {**row, "value": contrast.value, "low": low, "high": high, "n": contrast.n, "d": contrast.d,
-               "n_prompts": len(contrast.per_prompt),
-               "null_p": float(permutation_p(contrast.value, contrast.null, "two-sided")) if len(contrast.null) else np.nan,
-               "null_high": float(np.quantile(np.abs(contrast.null), 0.95)) if len(contrast.null) else np.nan,
-               "null_p_max": np.nan if corrected is None else corrected[s]}
+        yield {
+            **row,
+            "value": contrast.value,
+            "low": low,
+            "high": high,
+            "n": contrast.n,
+            "d": contrast.d,
+            "n_prompts": len(contrast.per_prompt),
+            "null_p": float(permutation_p(contrast.value, contrast.null, "two-sided"))
+            if len(contrast.null)
+            else np.nan,
+            "null_high": float(np.quantile(np.abs(contrast.null), 0.95)) if len(contrast.null) else np.nan,
+            "null_p_max": np.nan if corrected is None else corrected[s],
+        }
 
 
 def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
@@ -235,10 +264,23 @@ def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     test = max_statistic_test(grid, null) if permutations and np.isfinite(grid).any() else None
     for i, site in enumerate(there.sites):
         for j, site_y in enumerate(there.sites):
-            yield {**_stage(there), "relation": "bound", "family": family, "split": split, "site": site,
-                   "site_y": site_y, "layer": i, "layer_y": j, "measure": "cka", "value": grid[i, j], "n": len(rows),
-                   "d": x.shape[-1], "estimator": ESTIMATOR, "best": bool(test and test.best == (i, j)),
-                   "null_p_max": test.p[i, j] if test else np.nan}
+            yield {
+                **_stage(there),
+                "relation": "bound",
+                "family": family,
+                "split": split,
+                "site": site,
+                "site_y": site_y,
+                "layer": i,
+                "layer_y": j,
+                "measure": "cka",
+                "value": grid[i, j],
+                "n": len(rows),
+                "d": x.shape[-1],
+                "estimator": ESTIMATOR,
+                "best": bool(test and test.best == (i, j)),
+                "null_p_max": test.p[i, j] if test else np.nan,
+            }
 
 
 # --- shared arithmetic ---------------------------------------------------------------------------------------
@@ -292,9 +334,15 @@ def _mean_stack(stacks: list[Stack]) -> Stack:
     """The mean over relations with the same subjects; prompts beyond the fewest are left out of none: averaged first
     where the numbers of prompts differ."""
     if len({len(s.values) for s in stacks}) > 1:
-        stacks = [Stack(s.values.mean(0, keepdims=True), s.leave_one_out.mean(0, keepdims=True), s.null, s.d) for s in stacks]
-    return Stack(np.mean([s.values for s in stacks], axis=0), np.mean([s.leave_one_out for s in stacks], axis=0),
-                 np.mean([s.null for s in stacks], axis=0), stacks[0].d)
+        stacks = [
+            Stack(s.values.mean(0, keepdims=True), s.leave_one_out.mean(0, keepdims=True), s.null, s.d) for s in stacks
+        ]
+    return Stack(
+        np.mean([s.values for s in stacks], axis=0),
+        np.mean([s.leave_one_out for s in stacks], axis=0),
+        np.mean([s.null for s in stacks], axis=0),
+        stacks[0].d,
+    )
 
 
 def _interval(per_prompt: Array, leave_one_out: Array) -> tuple[float, float]:
@@ -338,11 +386,23 @@ def _stack_rows(there, stack: Stack, common: dict) -> Iterator[dict]:
     for s, site in enumerate(there.sites):
         low, high = _interval(stack.values[:, s], stack.leave_one_out[:, s])
         finite = bool(np.isfinite(values[s]))
-        yield {**_stage(there), **common, "site": site, "layer": s, "value": values[s], "low": low, "high": high,
-               "null_p": p[s], "null_high": float(np.quantile(stack.null[:, s], 0.95)) if len(stack.null) else np.nan,
-               "null_p_max": corrected[s], "n": stack.n, "d": stack.d, "n_prompts": len(stack.values),
-               "estimator": ESTIMATOR,
-               "reason": "" if finite else "no variance left: all subjects have the same state here"}
+        yield {
+            **_stage(there),
+            **common,
+            "site": site,
+            "layer": s,
+            "value": values[s],
+            "low": low,
+            "high": high,
+            "null_p": p[s],
+            "null_high": float(np.quantile(stack.null[:, s], 0.95)) if len(stack.null) else np.nan,
+            "null_p_max": corrected[s],
+            "n": stack.n,
+            "d": stack.d,
+            "n_prompts": len(stack.values),
+            "estimator": ESTIMATOR,
+            "reason": "" if finite else "no variance left: all subjects have the same state here",
+        }
 
 
 def _independent_rows(there, stacks: list[Stack], common: dict) -> Iterator[dict]:
@@ -356,7 +416,17 @@ def _independent_rows(there, stacks: list[Stack], common: dict) -> Iterator[dict
     mean, error = values.mean(axis=0), np.sqrt((errors**2).sum(axis=0)) / len(stacks)
     half = stats.t.ppf(0.975, min(s.n for s in stacks) - 1) * error
     for s, site in enumerate(there.sites):
-        yield {**_stage(there), **common, "site": site, "layer": s, "value": mean[s], "low": mean[s] - half[s],
-               "high": mean[s] + half[s], "n": sum(k.n for k in stacks), "d": stacks[0].d,
-               "n_prompts": len(stacks[0].values), "estimator": ESTIMATOR,
-               "reason": "" if np.isfinite(mean[s]) else "no variance left: all subjects have the same state here"}
+        yield {
+            **_stage(there),
+            **common,
+            "site": site,
+            "layer": s,
+            "value": mean[s],
+            "low": mean[s] - half[s],
+            "high": mean[s] + half[s],
+            "n": sum(k.n for k in stacks),
+            "d": stacks[0].d,
+            "n_prompts": len(stacks[0].values),
+            "estimator": ESTIMATOR,
+            "reason": "" if np.isfinite(mean[s]) else "no variance left: all subjects have the same state here",
+        }

@@ -249,9 +249,7 @@ def _relation_orders(count: int, n: int, r: int, rng: Rng) -> Array:
     return np.random.default_rng(rng).permuted(orders, axis=2).transpose(0, 2, 1)
 
 
-def _null_contrasts(
-    left: Array, semantic: Array, kernels: Array | None, orders: Array, weights: Array
-) -> Array:
+def _null_contrasts(left: Array, semantic: Array, kernels: Array | None, orders: Array, weights: Array) -> Array:
     """Null draws (N,) of the contrast, from U-centred rote Grams (R, n, n) and semantic states (P, R, n, d).
 
     left is U-centred, so <A, U(K)> = <A, K>: only the norms of the permuted Grams need their row sums.
@@ -298,6 +296,4 @@ def _given_kernels(given: Any, n: int) -> Array:
             "partialled=True without given: the answer can be projected out only if the object of "
             "every subject in every relation is known; pass given={relation: objects}"
         )
-    return np.array(
-        [label_kernel(labels, n, f"given[{name!r}]") for name, labels in _by_relation(given).items()]
-    )
+    return np.array([label_kernel(labels, n, f"given[{name!r}]") for name, labels in _by_relation(given).items()])

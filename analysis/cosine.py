@@ -72,9 +72,7 @@ def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Sequence | None = None) -
     x, y = to_pair(x, y, groups)
     n = len(x)
     if not 1 <= k < n - 1:
-        raise UnfitOption(
-            f"k={k} with n={n} rows; expected 1 <= k < n - 1, every row is a neighbour otherwise"
-        )
+        raise UnfitOption(f"k={k} with n={n} rows; expected 1 <= k < n - 1, every row is a neighbour otherwise")
     near = []
     for z in (x, y):
         cosine = (unit := _unit_rows(centre(z), "states")) @ unit.T
@@ -107,9 +105,7 @@ def retrieval(x: Any, y: Any, *, groups: Sequence | None = None) -> Retrieval:
     )
 
 
-def cosine_alignment(
-    x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None
-) -> CosineAlignment:
+def cosine_alignment(x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None) -> CosineAlignment:
     """Mean cosine of paired states, with the mean over mismatched pairs as its baseline.
 
     x, y: (n, d) of one site. centre: remove each side's mean over rows first; raw cosines are inflated by
@@ -124,9 +120,7 @@ def cosine_alignment(
     paired = np.sum(x * y, axis=1)
     mismatched = (x.sum(axis=0) @ y.sum(axis=0) - paired.sum()) / (n * (n - 1))
     interval = mean_interval(paired)
-    return CosineAlignment(
-        float(interval.value), float(interval.low), float(interval.high), float(mismatched), n, d
-    )
+    return CosineAlignment(float(interval.value), float(interval.low), float(interval.high), float(mismatched), n, d)
 
 
 def delta_cosine(states: Any, labels: Sequence | Array, subjects: Sequence | None = None) -> DeltaCosine:
@@ -189,9 +183,7 @@ def rsa(x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None) 
         rank = rankdata(1 - (unit @ unit.T)[upper])
         ranks.append(rank - rank.mean())
         if not np.any(ranks[-1]):
-            raise DegenerateStates(
-                f"{name}: all pairs of rows are equally distant; leave this site or position out"
-            )
+            raise DegenerateStates(f"{name}: all pairs of rows are equally distant; leave this site or position out")
     return float(ranks[0] @ ranks[1] / np.linalg.norm(ranks[0]) / np.linalg.norm(ranks[1]))
 
 

@@ -35,11 +35,7 @@ def hsic1_gram(k_x: Array, k_y: Array) -> float:
     n = len(k_x)
     k_x, k_y = _zero_diagonal(k_x), _zero_diagonal(k_y)
     rows_x, rows_y = k_x.sum(axis=1), k_y.sum(axis=1)
-    total = (
-        np.sum(k_x * k_y)
-        + rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2))
-        - 2 / (n - 2) * (rows_x @ rows_y)
-    )
+    total = np.sum(k_x * k_y) + rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows_x @ rows_y)
     return float(total / (n * (n - 3)))
 
 
@@ -55,9 +51,7 @@ def hsic1_features(x: Array, y: Array) -> float:
     x, y = centre(x), centre(y)
     x_norms, y_norms = np.sum(x * x, axis=1), np.sum(y * y, axis=1)
     total = (
-        np.sum((y.T @ x) ** 2)
-        - n / (n - 2) * (x_norms @ y_norms)
-        + x_norms.sum() * y_norms.sum() / ((n - 1) * (n - 2))
+        np.sum((y.T @ x) ** 2) - n / (n - 2) * (x_norms @ y_norms) + x_norms.sum() * y_norms.sum() / ((n - 1) * (n - 2))
     )
     return float(total / (n * (n - 3)))
 

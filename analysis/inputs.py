@@ -78,8 +78,7 @@ def to_states(x: Any, name: str = "x") -> Array:
     x = to_float64(x, name)
     if x.ndim != 2 or x.shape[1] == 0:
         raise WrongShape(
-            f"{name} has shape {x.shape}; expected (n, d), one row a fact; "
-            "select one site and one prompt first"
+            f"{name} has shape {x.shape}; expected (n, d), one row a fact; select one site and one prompt first"
         )
     if len(x) < LEAST_ROWS:
         raise TooFewRows(f"{name} has n={len(x)} rows; at least {LEAST_ROWS} are needed, give more facts")
@@ -194,9 +193,7 @@ def to_pair(
     return x, y
 
 
-def to_site_pair(
-    xs: Any, ys: Any, groups: Sequence | None = None, *, same_sites: bool
-) -> tuple[Array, Array]:
+def to_site_pair(xs: Any, ys: Any, groups: Sequence | None = None, *, same_sites: bool) -> tuple[Array, Array]:
     """Paired stacks (S, n, d_x), (T, n, d_y); same_sites requires S == T. Degenerate sites are let
     through.
     """
@@ -204,9 +201,7 @@ def to_site_pair(
     check_paired(xs.shape[1], ys.shape[1])
     check_entities(groups, xs.shape[1])
     if same_sites and len(xs) != len(ys):
-        raise WrongShape(
-            f"xs has {len(xs)} sites and ys {len(ys)}; give the same sites, or grid=True for all pairs"
-        )
+        raise WrongShape(f"xs has {len(xs)} sites and ys {len(ys)}; give the same sites, or grid=True for all pairs")
     warn_if_small(xs.shape[1])
     return xs, ys
 

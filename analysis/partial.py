@@ -46,9 +46,7 @@ class Estimate:
     d: int
 
 
-def partial_cka(
-    x: Any, y: Any, given: Any, groups: Sequence | None = None, *, level: float = 0.95
-) -> Estimate:
+def partial_cka(x: Any, y: Any, given: Any, groups: Sequence | None = None, *, level: float = 0.95) -> Estimate:
     """Debiased linear CKA of x and y with the kernels of `given` projected out of both U-centred Grams.
 
     x: (n, d_x), y: (n, d_y); given: labels (n,), states (n, d), or a list of those, orthogonalised jointly
@@ -57,9 +55,7 @@ def partial_cka(
     """
     x, y = to_pair(x, y, groups)
     single = hasattr(given, "ndim") or np.ndim(given[0]) == 0
-    kernels = [
-        _conditioning_kernel(g, len(x), f"given[{k}]") for k, g in enumerate([given] if single else given)
-    ]
+    kernels = [_conditioning_kernel(g, len(x), f"given[{k}]") for k, g in enumerate([given] if single else given)]
     return _estimate(u_centre(linear_gram(x)), u_centre(linear_gram(y)), np.array(kernels), x.shape[1], level)
 
 
@@ -189,9 +185,7 @@ def _estimate(a: Array, b: Array, kernels: Array | None, d: int, level: float) -
     n = len(a)
     if n < 5:
         raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
-    full, left_out = inner_products(
-        np.concatenate([np.array([a, b])] + ([] if kernels is None else [kernels]))
-    )
+    full, left_out = inner_products(np.concatenate([np.array([a, b])] + ([] if kernels is None else [kernels])))
     count = 0 if kernels is None else len(kernels)
     check_something_left(full, count, ("x", "y"))
     value = float(cka_tables(full, count, 1)[0, 0, 0])

@@ -57,9 +57,7 @@ def main(options: Options):
     """Compute or read the table, print the verdict, draw; return the table."""
     from training.checkpoints import open_run
 
-    run = open_run(
-        options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out
-    )
+    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     table = table_for(states, permutations=options.permutations, folds=options.folds)
@@ -68,8 +66,10 @@ def main(options: Options):
     from figures.probes import draw
 
     drawn = draw(run.path)
-    print(f"wrote {run.tables('probes.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
-          f"next: python -m analysis.umap {run.path}")
+    print(
+        f"wrote {run.tables('probes.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
+        f"next: python -m analysis.umap {run.path}"
+    )
     return table
 
 
@@ -83,8 +83,10 @@ def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS)
         return transfer_table(states.load(checkpoint), permutations=permutations, folds=folds)
 
     content = [*states.content, permutations, folds]
-    parts = [checkpoint_part(states.run, checkpoint, "probes", content, lambda c=checkpoint: compute(c))
-             for checkpoint in states.checkpoints]
+    parts = [
+        checkpoint_part(states.run, checkpoint, "probes", content, lambda c=checkpoint: compute(c))
+        for checkpoint in states.checkpoints
+    ]
     table = pd.concat(parts, ignore_index=True)
     write_table(states.run, "probes", table)
     return table
@@ -109,24 +111,33 @@ def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[
 
     states, checkpoint = there.states, there.checkpoint
     answers: dict[tuple[str, str], dict[str, Transfer | str]] = {}
-    with progress(total=len(states.relations) * (1 + len(states.families)),
-                  label=f"object probes {checkpoint.name}") as bar:
+    with progress(
+        total=len(states.relations) * (1 + len(states.families)), label=f"object probes {checkpoint.name}"
+    ) as bar:
         for relation in states.relations:
             for key, answer in _answers(there, relation, folds):
                 answers.setdefault(key, {})[relation] = answer
                 bar.update(key[0] in ("rote->rote", "semantic->semantic"))
-    stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase, "epoch": checkpoint.epoch,
-             "step": checkpoint.step}
+    stage = {
+        "checkpoint": checkpoint.name,
+        "phase": checkpoint.phase,
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+    }
     for (direction, family), by_relation in answers.items():
         for split in states.splits:
-            common = {**stage, "family": family, "direction": direction, "split": split, "measure": MEASURE,
-                      "estimator": ESTIMATOR}
+            common = {
+                **stage,
+                "family": family,
+                "direction": direction,
+                "split": split,
+                "measure": MEASURE,
+                "estimator": ESTIMATOR,
+            }
             yield from _split_rows(there, by_relation, common, permutations)
 
 
-def _answers(
-    there: CheckpointStates, relation: str, folds: int
-) -> Iterator[tuple[tuple[str, str], Transfer | str]]:
+def _answers(there: CheckpointStates, relation: str, folds: int) -> Iterator[tuple[tuple[str, str], Transfer | str]]:
     """((direction, family), what the probes answered about all subjects, or why they cannot)."""
     states = there.states
     families = [f for f in states.families if states.prompts_of(relation, f)]
@@ -168,8 +179,14 @@ def _split_rows(
         except NotIdentifiable as error:
             found[relation] = str(error)
             continue
-        found[relation] = paired_scores(some.pair_scores(), np.array(states.subjects(relation))[rows],
-                                        some.reasons, draws, states.run.seed, chance=some.chance)
+        found[relation] = paired_scores(
+            some.pair_scores(),
+            np.array(states.subjects(relation))[rows],
+            some.reasons,
+            draws,
+            states.run.seed,
+            chance=some.chance,
+        )
         prompts = max(prompts, len(some.predictions))
     shape = {"d": there.values.shape[-1], "n_prompts": prompts}
     for row in relation_rows(found, there.sites, bound=states.bound, unbound=states.unbound):
@@ -198,8 +215,9 @@ def verdict_lines(table) -> list[str]:
         if there.value.isna().all():
             lines.append(f"  {relation} relations: {there.reason.dropna().iloc[0]}")
             continue
-        lines.append(f"  {relation} relations (always guessing the commonest object: "
-                     f"{two_places(there.chance.mean())})")
+        lines.append(
+            f"  {relation} relations (always guessing the commonest object: {two_places(there.chance.mean())})"
+        )
         for checkpoint in dict.fromkeys(there.checkpoint):
             here = there[(there.checkpoint == checkpoint) & there.value.notna()]
             if not len(here):

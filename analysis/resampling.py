@@ -44,9 +44,7 @@ def leave_one_out_cka(
     if n < 5:
         raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
     across = _row_products_grid if grid else _row_products
-    blocks = [
-        (across(a, b), _row_products(a, a), _row_products(b, b)) for _, a, b in u_centred_blocks(xs, ys)
-    ]
+    blocks = [(across(a, b), _row_products(a, a), _row_products(b, b)) for _, a, b in u_centred_blocks(xs, ys)]
     xy, xx, yy = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
     for stack, rows, name in ((xs, xx, "xs"), (ys, yy, "ys")):
         alone = nan_where_degenerate(stack, rows.sum(axis=-1))

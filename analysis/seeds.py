@@ -16,7 +16,18 @@ import tyro
 from training.errors import UserError
 
 RECALL_KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
-SITE_KEY = ["condition", "phase", "relation", "object_relation", "family", "direction", "split", "site", "layer", "measure"]
+SITE_KEY = [
+    "condition",
+    "phase",
+    "relation",
+    "object_relation",
+    "family",
+    "direction",
+    "split",
+    "site",
+    "layer",
+    "measure",
+]
 SITE_TABLES = {
     "probes": ("transfer_accuracy",),
     "cka": ("cka", "contrast", "contrast_partialled", "object_kernel", "interaction"),
@@ -62,10 +73,18 @@ def main(options: Options):
         write_text(folder / f"{name}.csv", table.round(5).assign(commit=commit()).to_csv(index=False))
     seal(folder, [f"{name}.csv" for name in tables])
     records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in options.runs]
-    write_json(options.out / "run.json", {"format": 1, "kind": "summary over seeds", "seeds": sorted({r["seed"] for r in records}),
-                                          "model": records[0]["model"], "inputs": records[0]["inputs"],
-                                          "versions": records[0]["versions"],
-                                          "phases": {k: v for r in records for k, v in r["phases"].items()}})
+    write_json(
+        options.out / "run.json",
+        {
+            "format": 1,
+            "kind": "summary over seeds",
+            "seeds": sorted({r["seed"] for r in records}),
+            "model": records[0]["model"],
+            "inputs": records[0]["inputs"],
+            "versions": records[0]["versions"],
+            "phases": {k: v for r in records for k, v in r["phases"].items()},
+        },
+    )
     print("\n".join(headline(tables["recall"])))
     print(f"wrote {', '.join(str(folder / f'{name}.csv') for name in tables)}")
     return tables["recall"]
@@ -83,8 +102,12 @@ def over_seeds(table, key: Sequence[str]):
         per_seed = group.groupby("seed").value.mean().dropna()
         if not len(per_seed):
             continue
-        row = dict(zip(key, values, strict=True)) | {"n_seeds": len(per_seed), "value": float(per_seed.mean()),
-                                                     "smallest": per_seed.min(), "largest": per_seed.max()}
+        row = dict(zip(key, values, strict=True)) | {
+            "n_seeds": len(per_seed),
+            "value": float(per_seed.mean()),
+            "smallest": per_seed.min(),
+            "largest": per_seed.max(),
+        }
         if len(per_seed) > 1:
             interval = mean_interval(np.asarray(per_seed))
             row |= {"low": float(interval.low), "high": float(interval.high)}
@@ -97,10 +120,15 @@ def over_seeds(table, key: Sequence[str]):
 
 def headline(table) -> list[str]:
     """Held-out people x test prompts and its controls, in words."""
-    some = table[(table.split == "held-out") & table.measure.isin(("generation", "generation_gain"))
-                 & table.relation.isin(("bound", "unbound"))]
-    lines = [f"strict greedy accuracy, held-out subjects, mean and 95% interval over {int(some.n_seeds.max())} seeds "
-             f"(always guessing the commonest object: {some.majority.max():.2f})"]
+    some = table[
+        (table.split == "held-out")
+        & table.measure.isin(("generation", "generation_gain"))
+        & table.relation.isin(("bound", "unbound"))
+    ]
+    lines = [
+        f"strict greedy accuracy, held-out subjects, mean and 95% interval over {int(some.n_seeds.max())} seeds "
+        f"(always guessing the commonest object: {some.majority.max():.2f})"
+    ]
     for _, row in some.iterrows():
         what = f"{row.condition}, {row.phase}, {row.relation}, {row.family}"
         what += "" if row.subset == "all" else f" ({row.subset})"
@@ -115,7 +143,9 @@ def _with_condition(run: Path, table):
     record = read_json(run / "run.json")
     without = record.get("parent", {}).get("checkpoint") == "000-base"
     last = table[table.phase != ""].groupby("phase", dropna=False).step.transform("max")
-    return table[table.step == last].assign(condition="without phase 1" if without else "two phases", seed=record["seed"])
+    return table[table.step == last].assign(
+        condition="without phase 1" if without else "two phases", seed=record["seed"]
+    )
 
 
 def _recall(run: Path):
@@ -134,9 +164,15 @@ def _sites(run: Path) -> list:
             table = read_table(run, name)
         except TableMissing:
             continue
-        keep = table.measure.isin(measures) & (table.split == "held-out") & table.family.isin(("test", "unrelated", "near-miss"))
+        keep = (
+            table.measure.isin(measures)
+            & (table.split == "held-out")
+            & table.family.isin(("test", "unrelated", "near-miss"))
+        )
         keep &= table.relation.isin(("bound", "unbound")) | (table.measure == "interaction")
-        found.append(table[keep].replace({"relation": {r: "unbound" for r in set(table.relation) - {"bound", "unbound"}}}))
+        found.append(
+            table[keep].replace({"relation": dict.fromkeys(set(table.relation) - {"bound", "unbound"}, "unbound")})
+        )
     return found
 
 

@@ -115,9 +115,7 @@ def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
         batch = to_float64(x, "x"), to_float64(y, "y")
         check_paired(len(batch[0]), len(batch[1]))
         if short is not None:
-            raise TooFewRows(
-                f"a batch has n={len(short[0])} rows and is not the last; give batches of at least 4"
-            )
+            raise TooFewRows(f"a batch has n={len(short[0])} rows and is not the last; give batches of at least 4")
         if held is not None and len(batch[0]) < 4:
             short = batch
             continue
@@ -131,18 +129,14 @@ def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
     return float(normalised(*(sums + _hsic1_sums(*held))))
 
 
-def rbf_cka(
-    x: Any, y: Any, *, bandwidth: float = 1.0, debiased: bool = True, groups: Sequence | None = None
-) -> float:
+def rbf_cka(x: Any, y: Any, *, bandwidth: float = 1.0, debiased: bool = True, groups: Sequence | None = None) -> float:
     """CKA with Gaussian kernels exp(-|x_i - x_j|^2 / 2 s^2), s = bandwidth x the median pairwise distance.
 
     x: (n, d_x), y: (n, d_y). Tends to linear CKA as the bandwidth grows (Alvarez 2022, arXiv:2112.10144).
     Raises as `linear_cka`, UnfitOption for a bandwidth that is not positive.
     """
     if not bandwidth > 0:
-        raise UnfitOption(
-            f"bandwidth={bandwidth}; expected a positive multiple of the median distance, such as 1.0"
-        )
+        raise UnfitOption(f"bandwidth={bandwidth}; expected a positive multiple of the median distance, such as 1.0")
     x, y = to_pair(x, y, groups)
     k_x, k_y = _rbf_gram(x, bandwidth), _rbf_gram(y, bandwidth)
     hsic = hsic1_gram if debiased else hsic0
@@ -166,9 +160,7 @@ def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Sequen
     return 2 * float(np.arcsin(min(1.0, distance / 2))) if angular else distance
 
 
-def svcca(
-    x: Any, y: Any, *, variance: float = 0.99, weighted: bool = False, groups: Sequence | None = None
-) -> float:
+def svcca(x: Any, y: Any, *, variance: float = 0.99, weighted: bool = False, groups: Sequence | None = None) -> float:
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017, arXiv:1706.05806).
 
     x: (n, d_x), y: (n, d_y). variance: share of each side's variance to keep; 1.0 keeps every direction
@@ -178,9 +170,7 @@ def svcca(
     give 1.
     """
     if not 0 < variance <= 1:
-        raise UnfitOption(
-            f"variance={variance}; expected the share of variance to keep, above 0 and at most 1"
-        )
+        raise UnfitOption(f"variance={variance}; expected the share of variance to keep, above 0 and at most 1")
     x, y = to_pair(x, y, groups)
     (left, x_kept), (right, _) = (_leading_directions(centre(z), variance) for z in (x, y))
     kept = max(left.shape[1], right.shape[1])
@@ -199,9 +189,7 @@ def svcca(
     return float(weights @ correlations / weights.sum())
 
 
-def linear_cka_grid(
-    xs: Any, ys: Any, groups: Sequence | None = None, *, allow_degenerate: bool = False
-) -> Array:
+def linear_cka_grid(xs: Any, ys: Any, groups: Sequence | None = None, *, allow_degenerate: bool = False) -> Array:
     """Debiased linear CKA (S, T) of every site of xs (S, n, d_x) with every site of ys (T, n, d_y).
 
     One product of stacked U-centred Grams, streamed over row blocks, or of stacked features, whichever costs
@@ -245,9 +233,7 @@ _ONE_SIDED = frozenset({"rotation", "joint rotation", "shift", "scale", "row ord
 _ONE_SPACE = frozenset({"joint rotation", "shift", "scale", "row order"})
 
 MEASURES = (
-    Measure(
-        "linear_cka", linear_cka, (-1, 1), lambda n, d: 0.0, True, _ONE_SIDED, 1.0, 4, "arXiv:1905.00414"
-    ),
+    Measure("linear_cka", linear_cka, (-1, 1), lambda n, d: 0.0, True, _ONE_SIDED, 1.0, 4, "arXiv:1905.00414"),
     Measure(
         "linear_cka_biased",
         lambda x, y: linear_cka(x, y, debiased=False),
@@ -271,9 +257,7 @@ MEASURES = (
         4,
         "arXiv:2108.01661",
     ),
-    Measure(
-        "svcca", svcca, (0, 1), None, True, _ONE_SIDED, 1.0, 4, "arXiv:1706.05806", frozenset({"pairing"})
-    ),
+    Measure("svcca", svcca, (0, 1), None, True, _ONE_SIDED, 1.0, 4, "arXiv:1706.05806", frozenset({"pairing"})),
     Measure(
         "mutual_knn",
         lambda x, y: mutual_knn(x, y, min(10, len(x) // 2)),

@@ -124,9 +124,7 @@ def jackknife_interval(value: Any, leave_one_out: Any, *, level: float = 0.95) -
     n = values.shape[-1] if values.ndim else 0
     if n < 2:
         raise TooFewRows(f"leave_one_out has {n} entries; a jackknife needs at least 2 entities")
-    return _interval(
-        np.asarray(value, dtype=np.float64)[()], np.sqrt(_jackknife_variance(values)), n, n - 1, level
-    )
+    return _interval(np.asarray(value, dtype=np.float64)[()], np.sqrt(_jackknife_variance(values)), n, n - 1, level)
 
 
 def jackknife(
@@ -242,9 +240,7 @@ def permutation_test(
     value = _number(measure(x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallSample)
-        null = np.array(
-            [_number(measure(x[order], y[blocks[p].ravel()])) for p in permutations(len(sizes), n, rng)]
-        )
+        null = np.array([_number(measure(x[order], y[blocks[p].ravel()])) for p in permutations(len(sizes), n, rng)])
     return Permutation(value, null, float(permutation_p(value, null, alternative)), len(sizes))
 
 
@@ -256,14 +252,10 @@ def max_statistic_test(observed: Any, null: Any, *, two_sided: bool = False) -> 
     """
     observed, null = to_float64(observed, "observed"), to_float64(null, "null")
     if null.shape[1:] != observed.shape or len(null) == 0:
-        raise WrongShape(
-            f"null has shape {null.shape}; expected (N, *{observed.shape}): one draw of all sites a row"
-        )
+        raise WrongShape(f"null has shape {null.shape}; expected (N, *{observed.shape}): one draw of all sites a row")
     scored = np.isfinite(observed)
     if not scored.any():
-        raise NotIdentifiable(
-            "no site has a finite value, so there is no best one; look at the reasons per site"
-        )
+        raise NotIdentifiable("no site has a finite value, so there is no best one; look at the reasons per site")
     score = np.abs(observed) if two_sided else observed
     draws = (np.abs(null) if two_sided else null)[:, scored].max(axis=1)
     p = np.full(observed.shape, np.nan)
@@ -279,9 +271,7 @@ def max_statistic_test(observed: Any, null: Any, *, two_sided: bool = False) -> 
     )
 
 
-def paired_difference(
-    a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95
-) -> Difference:
+def paired_difference(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95) -> Difference:
     """Paired t-test of a - b over seeds (or subjects): entry i of both is the same seed.
 
     Two or three pairs give an interval and no claim of significance: p is NaN.
@@ -354,9 +344,7 @@ def _entities(groups: Sequence | None, x: Array, y: Array) -> Array:
         return np.arange(len(x))
     entities = to_labels(groups, len(x), "groups")
     if entities.max() == 0:
-        raise UnpairedRows(
-            "groups names one entity only; at least two are needed to leave one out or exchange them"
-        )
+        raise UnpairedRows("groups names one entity only; at least two are needed to leave one out or exchange them")
     return entities
 
 

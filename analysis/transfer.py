@@ -71,9 +71,7 @@ class Transfer:
         Raises NotIdentifiable unless each object occurs at least twice in them.
         """
         check_objects(self.labels[rows])
-        return Transfer(
-            self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d
-        )
+        return Transfer(self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d)
 
     def pair_scores(self) -> Array:
         """(S, n, n) share of prompts whose answer about subject i is the object of subject j."""
@@ -190,9 +188,7 @@ def fit_probes(
     return FittedProbes(tuple(estimators), fold, codes, majority, tuple(reasons))
 
 
-def subject_folds(
-    labels: Any, subjects: Sequence | None = None, *, folds: int = FOLDS, seed: int = 0
-) -> Array:
+def subject_folds(labels: Any, subjects: Sequence | None = None, *, folds: int = FOLDS, seed: int = 0) -> Array:
     """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as can be.
 
     The same labels, subjects and seed give the same folds. Raises TooFewRows with fewer subjects than folds.
@@ -303,18 +299,22 @@ def summaries(scores: Scores) -> list[dict]:
         p = permutation_p(value, scores.null)
         null_high = np.quantile(scores.null, 0.95, axis=0)
         corrected = max_statistic_test(value, scores.null).p
-    columns = {"value": value, "low": low, "high": high, "null_p": p, "null_high": null_high,
-               "null_p_max": corrected, "chance": np.where(finite, scores.chance, np.nan)}
+    columns = {
+        "value": value,
+        "low": low,
+        "high": high,
+        "null_p": p,
+        "null_high": null_high,
+        "null_p_max": corrected,
+        "chance": np.where(finite, scores.chance, np.nan),
+    }
     return [
-        {**{name: column[s] for name, column in columns.items()}, "n": len(counts),
-         "reason": scores.reasons[s] or ""}
+        {**{name: column[s] for name, column in columns.items()}, "n": len(counts), "reason": scores.reasons[s] or ""}
         for s in range(len(value))
     ]
 
 
-def relation_rows(
-    found: Mapping[str, Scores | str], sites: Sequence[str], **groups: Sequence[str]
-) -> Iterator[dict]:
+def relation_rows(found: Mapping[str, Scores | str], sites: Sequence[str], **groups: Sequence[str]) -> Iterator[dict]:
     """Table rows at every site of every relation, and of groups of relations under the group's name.
 
     found: a relation's scores, or the reason why there are none. groups: e.g. bound=["mother", "aunt"]; a
@@ -331,8 +331,13 @@ def relation_rows(
         else:
             values = [{"value": np.nan, "reason": ""}] * (len(sites) if members else 0)
         for layer, value in enumerate(values):
-            yield {"relation": label, "site": sites[layer], "layer": layer, **value,
-                   "reason": value["reason"] or missing}
+            yield {
+                "relation": label,
+                "site": sites[layer],
+                "layer": layer,
+                **value,
+                "reason": value["reason"] or missing,
+            }
 
 
 def first_reasons(*reasons: Sequence[str | None]) -> tuple[str | None, ...]:
@@ -345,9 +350,7 @@ def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
     states = to_float64(states, name)
     states = states[None] if states.ndim == 3 else states
     if states.ndim != 4 or len(states) == 0:
-        raise WrongShape(
-            f"{name} has shape {states.shape}; expected (n, n_sites, d) or (n_prompts, n, n_sites, d)"
-        )
+        raise WrongShape(f"{name} has shape {states.shape}; expected (n, n_sites, d) or (n_prompts, n, n_sites, d)")
     check_paired(n, states.shape[1])
     if sites not in (None, states.shape[2]):
         raise WrongShape(

@@ -58,15 +58,15 @@ def main(options: Options):
     from training.checkpoints import open_run
     from training.tables import write_table
 
-    run = open_run(
-        options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out
-    )
+    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
     states = RunStates.of(run, preset=options.preset, families=("test",))
     print(states.announce())
     table, why = projection_table(states, options)
     write_table(run, "umap", table)
-    print(f"rote and first test prompt at {table.site.iloc[0]} ({why}); one projection a relation over "
-          f"{table.checkpoint.nunique()} checkpoints")
+    print(
+        f"rote and first test prompt at {table.site.iloc[0]} ({why}); one projection a relation over "
+        f"{table.checkpoint.nunique()} checkpoints"
+    )
     for line in projection_lines(table):
         print(line)
     from figures.projection import draw
@@ -160,9 +160,17 @@ def projection_table(states: RunStates, options: Options):
         about = pd.concat([_points(states, *part) for part in parts], ignore_index=True)
         for method in ("pca", "umap") if options.method == "umap" else ("pca",):
             found = project(x, method, n_neighbors=options.n_neighbors, random_state=options.random_state)
-            tables.append(about.assign(site=site, method=method, x=found.xy[:, 0], y=found.xy[:, 1],
-                                       explained_x=found.explained[0], explained_y=found.explained[1],
-                                       trustworthiness=found.trustworthiness))
+            tables.append(
+                about.assign(
+                    site=site,
+                    method=method,
+                    x=found.xy[:, 0],
+                    y=found.xy[:, 1],
+                    explained_x=found.explained[0],
+                    explained_y=found.explained[1],
+                    trustworthiness=found.trustworthiness,
+                )
+            )
     return pd.concat(tables, ignore_index=True), why
 
 
@@ -171,13 +179,23 @@ def _points(states: RunStates, checkpoint, prompt, block: Array):
     import pandas as pd
 
     facts = [f for f in states.run.facts if f.relation == prompt.relation]
-    return pd.DataFrame({
-        "checkpoint": checkpoint.name, "phase": checkpoint.phase, "epoch": checkpoint.epoch,
-        "step": checkpoint.step, "relation": prompt.relation, "family": prompt.family,
-        "template": prompt.id, "subject": [f.subject for f in facts], "object": [f.object for f in facts],
-        "split": [f.split or "all" for f in facts], "bound": [f.bound for f in facts],
-        "n": len(block), "d": block.shape[1],
-    })
+    return pd.DataFrame(
+        {
+            "checkpoint": checkpoint.name,
+            "phase": checkpoint.phase,
+            "epoch": checkpoint.epoch,
+            "step": checkpoint.step,
+            "relation": prompt.relation,
+            "family": prompt.family,
+            "template": prompt.id,
+            "subject": [f.subject for f in facts],
+            "object": [f.object for f in facts],
+            "split": [f.split or "all" for f in facts],
+            "bound": [f.bound for f in facts],
+            "n": len(block),
+            "d": block.shape[1],
+        }
+    )
 
 
 def default_site(states: RunStates, sites: Sequence[str]) -> tuple[str, str]:
@@ -204,8 +222,10 @@ def projection_lines(table) -> list[str]:
         shown = row.explained_x + row.explained_y
         share = "" if np.isnan(shown) else f"{shown:.0%} of the variance, "
         kind = "bound" if row.bound else "unbound"
-        lines.append(f"  {relation + f' ({kind})':<28}{method:<5} {share}trustworthiness "
-                     f"{row.trustworthiness:.2f} ({len(some)} points)")
+        lines.append(
+            f"  {relation + f' ({kind})':<28}{method:<5} {share}trustworthiness "
+            f"{row.trustworthiness:.2f} ({len(some)} points)"
+        )
     return lines
 
 

@@ -138,9 +138,7 @@ def _mean_interaction(cka):
     if rows.relation.nunique() > 1:
         keys = ["checkpoint", "layer"]
         mean = rows.groupby(keys, as_index=False, sort=False).value.mean()
-        rows = rows.drop_duplicates(keys)[[*keys, "phase", "epoch", "site", "split", "n"]].merge(
-            mean, on=keys
-        )
+        rows = rows.drop_duplicates(keys)[[*keys, "phase", "epoch", "site", "split", "n"]].merge(mean, on=keys)
     return rows.assign(panel="contrast", side="unbound", line="main").reindex(columns=COLUMNS)
 
 
@@ -185,9 +183,7 @@ def picture(data):
 def _panel(axes, rows, name: str, shown, sites: dict[int, str], width: float) -> None:
     """One panel: null, chance, then a line for each checkpoint and kind."""
     if rows.empty:
-        axes.text(
-            0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="#777777"
-        )
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="#777777")
         return
     main = rows[rows.line == "main"]
     level = main.chance.mean() if name == "transfer" else 0.0
@@ -243,9 +239,7 @@ def maps(grid):
     split = headline_split(grid)
     of = count_words(rows, f"{split} subjects" if split != "all" else "subjects")
     title = f"CKA of rote and test-prompt states, every pair of layers (bound relations, {of})"
-    figure, axes_grid = panels(
-        lines, columns, height=0.6 + 3.2 * lines, sharex=True, sharey=True, title=title
-    )
+    figure, axes_grid = panels(lines, columns, height=0.6 + 3.2 * lines, sharex=True, sharey=True, title=title)
     for axes in axes_grid.flat[len(shown) :]:
         axes.set_visible(False)
     scale = {"vmin": min(0.0, rows.value.min()), "vmax": rows.value.max()} if rows.value.notna().any() else {}
@@ -294,9 +288,7 @@ def interactive(cka, probes=None):
     rows = [name for name in ROWS if name in set(data.panel)]
     sides = [side for side in SIDES if side in set(data.side)]
     titles = [f"{ROWS[name][0]} ({side})" if side == sides[0] else side for name in rows for side in sides]
-    figure = make_subplots(
-        len(rows), len(sides), shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.08
-    )
+    figure = make_subplots(len(rows), len(sides), shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     for stage in stages(data):
         for place, name in enumerate(rows, start=1):
             for column, side in enumerate(sides, start=1):
@@ -306,9 +298,7 @@ def interactive(cka, probes=None):
     for place, name in enumerate(rows, start=1):
         figure.update_yaxes(title_text=ROWS[name][1].replace("\n", "<br>"), row=place, col=1)
     figure.update_annotations(font_size=12)
-    figure.update_layout(
-        height=250 * len(rows) + 80, template="plotly_white", margin={"l": 70, "r": 10, "t": 40}
-    )
+    figure.update_layout(height=250 * len(rows) + 80, template="plotly_white", margin={"l": 70, "r": 10, "t": 40})
     return figure
 
 

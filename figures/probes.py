@@ -90,9 +90,7 @@ def panel_data(table):
             own = own if len(own) else pick(ceiling, family="rote")
             parts.append(own.assign(line="home", direction=direction, panel_family=family))
     parts = [part for part in parts if len(part)]
-    rows = require_rows(
-        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), "probes", "transfer_accuracy"
-    )
+    rows = require_rows(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), "probes", "transfer_accuracy")
     return rows.assign(side=rows.relation, family=rows.panel_family).reindex(columns=COLUMNS)
 
 
@@ -134,12 +132,8 @@ def picture(data):
                 axes.set_title(f"{family} prompts")
     for axes in grid[-1]:
         axes.set_xlabel("after block")
-    home = Line2D(
-        [], [], color="black", linewidth=1.2, linestyle=":", label="same probe scored where it was fit"
-    )
-    legend_below(
-        figure, shown, [interval_handle(), home, reference_handle("chance (majority)"), null_handle()]
-    )
+    home = Line2D([], [], color="black", linewidth=1.2, linestyle=":", label="same probe scored where it was fit")
+    legend_below(figure, shown, [interval_handle(), home, reference_handle("chance (majority)"), null_handle()])
     return figure
 
 

@@ -119,13 +119,8 @@ def picture(data, method: str = "pca"):
             axes.set_xlabel(_axis("1", relation.explained_x, method))
         _share_limits(line_of_axes, points)
         kind = "bound" if relation.bound else "unbound"
-        line_of_axes[0].set_ylabel(
-            f"{relation.relation} ({kind})\n{_axis('2', relation.explained_y, method)}"
-        )
-        handles = [
-            Line2D([], [], marker="o", linestyle="", color=c, label=_short(name))
-            for name, c in colours.items()
-        ]
+        line_of_axes[0].set_ylabel(f"{relation.relation} ({kind})\n{_axis('2', relation.explained_y, method)}")
+        handles = [Line2D([], [], marker="o", linestyle="", color=c, label=_short(name)) for name, c in colours.items()]
         if (points.shown_object == "").any():
             handles.append(Line2D([], [], marker="o", linestyle="", color=OTHERS, label="others"))
         line_of_axes[-1].legend(
@@ -189,9 +184,7 @@ def pictures(run_dir: Path) -> dict:
     require_rows(table, "umap", "any point")
     with styled():
         return {
-            "projection" if method == "pca" else f"projection_{method}": picture(
-                panel_data(table, method), method
-            )
+            "projection" if method == "pca" else f"projection_{method}": picture(panel_data(table, method), method)
             for method in dict.fromkeys(table.method)
         }
 

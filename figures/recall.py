@@ -44,8 +44,7 @@ CAPTIONS = {
         "prompts were never trained; hollow: subjects seen in phase 2. Meaning shows as filled points of "
         "the generalized model that rise at test prompts of bound relations and stay low at near-miss and "
         "unrelated prompts.",
-        "A high score at rote prompts is memorisation. Nothing here says where in the model the answer is "
-        "found.",
+        "A high score at rote prompts is memorisation. Nothing here says where in the model the answer is found.",
     )
 }
 
@@ -72,9 +71,7 @@ def panel_data(table):
         "n_prompts",
         "majority",
     ]
-    return require_rows(rows, "recall", "measure generation of bound or unbound relations").reindex(
-        columns=columns
-    )
+    return require_rows(rows, "recall", "measure generation of bound or unbound relations").reindex(columns=columns)
 
 
 def picture(data):
@@ -132,18 +129,14 @@ def picture(data):
         axes.set_xlim(-0.55, len(families) - 0.45)
         axes.set_ylim(-0.035, 1.04)
         axes.grid(axis="x", visible=False)
-        meaning = (
-            "phase 2 gave them a meaning" if side == "bound" else "memorised only, never given a meaning"
-        )
+        meaning = "phase 2 gave them a meaning" if side == "bound" else "memorised only, never given a meaning"
         axes.set_title(f"{side} relations: {meaning}")
     for axes in grid[:, 0]:
         axes.set_ylabel("greedy accuracy, strict")
     extra = []
     if "seen" in set(data.split):
         extra = [
-            Line2D(
-                [], [], marker="o", linestyle="", color="black", markersize=5.5, label="held-out subjects"
-            ),
+            Line2D([], [], marker="o", linestyle="", color="black", markersize=5.5, label="held-out subjects"),
             Line2D(
                 [],
                 [],
@@ -167,9 +160,7 @@ def interactive(table):
     data = pick(data, split=headline_split(data))
     sides = [side for side in SIDES if side in set(data.relation)]
     families = in_order(data.family)
-    figure = make_subplots(
-        1, len(sides), shared_yaxes=True, subplot_titles=[f"{side} relations" for side in sides]
-    )
+    figure = make_subplots(1, len(sides), shared_yaxes=True, subplot_titles=[f"{side} relations" for side in sides])
     for stage in stages(data):
         for column, side in enumerate(sides, start=1):
             rows = pick(data, relation=side, checkpoint=stage.checkpoint).drop_duplicates("family")
@@ -177,9 +168,7 @@ def interactive(table):
             plotly_trace(figure, rows, families, stage, 1, column, marks="markers")
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title_text="greedy accuracy, strict", col=1)
-    figure.update_layout(
-        scattermode="group", height=420, template="plotly_white", margin={"l": 60, "r": 10, "t": 40}
-    )
+    figure.update_layout(scattermode="group", height=420, template="plotly_white", margin={"l": 60, "r": 10, "t": 40})
     return figure
 
 

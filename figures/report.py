@@ -89,9 +89,7 @@ def headline(table) -> list[str]:
     sentences = []
     for side in SIDES:
         test = pick(rows, relation=side, family="test").drop_duplicates("checkpoint").set_index("checkpoint")
-        parts = [
-            f"{s.label} {_cell(test, s.checkpoint)}" for s in stages(table) if s.checkpoint in test.index
-        ]
+        parts = [f"{s.label} {_cell(test, s.checkpoint)}" for s in stages(table) if s.checkpoint in test.index]
         if parts:
             kind = f"{side} relations" + (" (memorised, never given a meaning)" if side == "unbound" else "")
             sentences.append(
@@ -100,14 +98,8 @@ def headline(table) -> list[str]:
                 f"{test.majority.max():.2f})."
             )
     last = stages(table)[-1]
-    at_last = (
-        pick(rows, relation="bound", checkpoint=last.checkpoint).drop_duplicates("family").set_index("family")
-    )
-    controls = [
-        f"{_cell(at_last, family)} at {words}"
-        for family, words in CONTROLS.items()
-        if family in at_last.index
-    ]
+    at_last = pick(rows, relation="bound", checkpoint=last.checkpoint).drop_duplicates("family").set_index("family")
+    controls = [f"{_cell(at_last, family)} at {words}" for family, words in CONTROLS.items() if family in at_last.index]
     if controls:
         sentences.append(
             f"What should stay low: the {last.label} model gives the object of a bound relation at a rate of "
@@ -162,16 +154,10 @@ def verdicts(found: list[Finding]) -> list[str]:
         if last.p == last.p:
             side = "above" if last.value > last.level else "below"
             judged = f"{side} chance" if last.p < 0.05 else "not distinguishable from chance"
-            judged += (
-                f" ({last.level:.2f}), p = {last.p:.3f} corrected for the choice among {last.sites} sites"
-            )
+            judged += f" ({last.level:.2f}), p = {last.p:.3f} corrected for the choice among {last.sites} sites"
         else:
-            judged = (
-                f"chance {last.level:.2f}, the best of {last.sites} sites with no p corrected for that choice"
-            )
-        beside = (
-            [f"the {first.stage.label} model {first.words} at its best site"] if first is not last else []
-        )
+            judged = f"chance {last.level:.2f}, the best of {last.sites} sites with no p corrected for that choice"
+        beside = [f"the {first.stage.label} model {first.words} at its best site"] if first is not last else []
         beside += [
             f"unbound relations of the {f.stage.label} model {f.words} at theirs"
             for f in found
@@ -236,9 +222,7 @@ def run_section(run_dir: Path) -> str:
     rows.append(["commit", record.get("commit", "unknown")])
     details = [f"{k} {v}" for k, v in record.get("versions", {}).items()]
     details += [f"sha256 of {k}: {v}" for k, v in record.get("sha256", {}).items()]
-    return (
-        _table(["", ""], rows) + f"<details><summary>versions and hashes</summary>{_list(details)}</details>"
-    )
+    return _table(["", ""], rows) + f"<details><summary>versions and hashes</summary>{_list(details)}</details>"
 
 
 def recall_section(table) -> str:
@@ -339,9 +323,7 @@ def page(run_dir: Path, paths: list[Path], skipped: list[str]) -> str:
             curves.append(make(*given))
         except NothingToDraw as reason:
             skipped = [*skipped, str(reason)]
-    listed = _table(
-        ["table", "rows"], [[f"tables/{name}.csv", f"{len(table):,}"] for name, table in tables.items()]
-    )
+    listed = _table(["table", "rows"], [[f"tables/{name}.csv", f"{len(table):,}"] for name, table in tables.items()])
     left_out = f"<details><summary>not drawn</summary>{_list(skipped)}</details>" if skipped else ""
     name = escape(run_dir.resolve().name)
     return (
@@ -359,9 +341,7 @@ def main(options: Options) -> Path:
     """Draw all figures whose tables exist, write report.html, say so; returns its path. Raises NoTables."""
     run_dir = options.run_dir
     if not list((run_dir / "tables").glob("*.csv")):
-        raise NoTables(
-            f"{run_dir} holds no tables/*.csv to report on. Measure: python -m training.recall {run_dir}"
-        )
+        raise NoTables(f"{run_dir} holds no tables/*.csv to report on. Measure: python -m training.recall {run_dir}")
     paths, skipped = draw_all(run_dir, run_dir / "figures")
     for line in skipped:
         print(f"skipped {line}")

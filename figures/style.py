@@ -88,9 +88,7 @@ def stages(table) -> list[Stage]:
     rows = table[columns].drop_duplicates("checkpoint").reindex(columns=["checkpoint", "phase", "epoch"])
     rows = rows.assign(phase=rows.phase.fillna(""))
     order = {phase: rank for rank, phase in enumerate(("", *STAGES))}
-    rows = rows.sort_values(
-        "phase", key=lambda phases: phases.map(lambda p: order.get(p, len(order))), kind="stable"
-    )
+    rows = rows.sort_values("phase", key=lambda phases: phases.map(lambda p: order.get(p, len(order))), kind="stable")
     found = []
     for phase, group in rows.groupby("phase", sort=False):
         word, colour = STAGES.get(phase, ("", STAGES["memorize"][1]))
@@ -190,9 +188,7 @@ def panels(rows: int, columns: int, *, height: float, title: str, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def layer_line(
-    axes, line, layers: int, colour: str, *, style="-", width: float = 1.8, band: bool = True
-) -> None:
+def layer_line(axes, line, layers: int, colour: str, *, style="-", width: float = 1.8, band: bool = True) -> None:
     """One measure over sites with its 95% band; a site without a value is a gap.
 
     line: rows with layer, value, low, high; layers: how many sites the axis has.
@@ -229,9 +225,7 @@ def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8
     """Ticks of a site axis: `embed`, block numbers, `final`. sites: index in site order -> name."""
     last = max(sites)
     blocks = {
-        index: name.removeprefix("resid_post.")
-        for index, name in sites.items()
-        if name.startswith("resid_post.")
+        index: name.removeprefix("resid_post.") for index, name in sites.items() if name.startswith("resid_post.")
     }
     step = next(s for s in (1, 2, 3, 4, 5, 8, 10, 15, 20, 40) if len(blocks) <= s * most or s == 40)
     ends = {
@@ -242,9 +236,7 @@ def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8
     # A block number beside an end would be printed over it.
     apart = max(1, round(last / 20))
     ticks = {
-        i: n
-        for i, n in blocks.items()
-        if n.isdigit() and int(n) % step == 0 and all(abs(i - e) >= apart for e in ends)
+        i: n for i, n in blocks.items() if n.isdigit() and int(n) % step == 0 and all(abs(i - e) >= apart for e in ends)
     }
     chosen = dict(sorted({**ticks, **ends}.items()))
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -266,9 +258,7 @@ def legend_below(figure, shown: Iterable[Stage], extra: Iterable = ()) -> None:
 
     handles = [Line2D([], [], color=s.colour, linewidth=3, label=s.label) for s in shown] + list(extra)
     widths = [len(handle.get_label()) + 7 for handle in handles]
-    fits = (
-        c for c in range(len(handles), 1, -1) if sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS
-    )
+    fits = (c for c in range(len(handles), 1, -1) if sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS)
     columns = next(fits, 1)
     # Legends are filled column by column, people read row by row.
     by_row = [handles[i : i + columns] for i in range(0, len(handles), columns)]
@@ -329,9 +319,7 @@ def _write(figure, path: Path, kind: str) -> None:
     # A small one is left as it is: a map of few pixels needs its colours exact.
     if path.stat().st_size > LARGE_PNG:
         with Image.open(path) as image:
-            palette = image.convert("RGB").quantize(
-                256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-            )
+            palette = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         palette.save(path, format="png", optimize=True, dpi=(DPI, DPI))
 
 

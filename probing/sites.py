@@ -125,9 +125,7 @@ def _find_decoder(model: nn.Module) -> Decoder:
     decoder = model.get_decoder()
     n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     stacks = [
-        name
-        for name, child in decoder.named_children()
-        if isinstance(child, ModuleList) and len(child) == n_layers
+        name for name, child in decoder.named_children() if isinstance(child, ModuleList) and len(child) == n_layers
     ]
     if len(stacks) != 1:
         raise UnsupportedModel(

@@ -114,9 +114,7 @@ def encode(
             "load a fast tokenizer (use_fast=True) or give token indices as positions"
         )
     with tokenizer_left_as_found(tokenizer):
-        encoding = tokenizer(
-            texts, padding=False, truncation=False, return_offsets_mapping=by_subject, verbose=False
-        )
+        encoding = tokenizer(texts, padding=False, truncation=False, return_offsets_mapping=by_subject, verbose=False)
     token_ids = [list(ids) for ids in encoding["input_ids"]]
     for index, ids in enumerate(token_ids):
         if not ids:
@@ -240,8 +238,7 @@ def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
         index = operator.index(index)
         if not -length <= index < length:
             raise BadPosition(
-                f"position {index} is outside prompt {row}, which has {length} tokens; "
-                f"give {-length} to {length - 1}"
+                f"position {index} is outside prompt {row}, which has {length} tokens; give {-length} to {length - 1}"
             )
         found.append(index % length)
     return found

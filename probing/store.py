@@ -109,9 +109,7 @@ class StateStore:
 
         path, description_path = self._paths(key)
         if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise BadStore(
-                f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}"
-            )
+            raise BadStore(f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}")
         stored = tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
         described = {**description, "key": key, "shape": list(stored.shape), "stored": self.dtype}
@@ -246,9 +244,7 @@ def file_fingerprint(paths: Iterable[str | Path]) -> str:
     try:
         files = sorted((Path(path).name, _sha256(Path(path))) for path in paths)
     except OSError as problem:
-        raise MissingWeights(
-            f"cannot read {problem.filename}: {problem.strerror}; give existing files"
-        ) from None
+        raise MissingWeights(f"cannot read {problem.filename}: {problem.strerror}; give existing files") from None
     if not files:
         raise MissingWeights("no files were given; give the safetensors files of a checkpoint")
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()

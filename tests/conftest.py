@@ -19,8 +19,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # 16 people in 4 relations (home_city is the unbound one at seed 2); deep enough that every fact is recalled by rote.
 TINY_SEED = 2
-TINY_MEMORIZE = {"subjects": 16, "pool": 4, "epochs": 20, "batch_size": 16, "learning_rate": 5e-3, "loss": "object",
-                 "precision": "float32", "seed": TINY_SEED}
+TINY_MEMORIZE = {
+    "subjects": 16,
+    "pool": 4,
+    "epochs": 20,
+    "batch_size": 16,
+    "learning_rate": 5e-3,
+    "loss": "object",
+    "precision": "float32",
+    "seed": TINY_SEED,
+}
 TINY_GENERALIZE = {"prompts": 4, "epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "precision": "float32"}
 
 
@@ -71,7 +79,12 @@ def command() -> Callable[..., subprocess.CompletedProcess]:
     """command("training.memorize", "--out", ..., env={...}): run a module as a user does, from the checkout."""
 
     def run(module: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                              text=True, env={**os.environ, **(env or {})})
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
 
     return run

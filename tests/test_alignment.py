@@ -53,9 +53,7 @@ def test_chances_are_those_of_the_library(sides):
 
 @pytest.mark.parametrize("measure", ["cosine_raw", "cosine_centred", "retrieval_top1", "retrieval_mrr"])
 def test_related_states_stand_out_from_shuffled_pairs_and_unrelated_ones_do_not(sides, measure):
-    related, unrelated = summaries(
-        paired_scores(alignment.pair_measures(*sides)[measure], range(N), [None, None], 199)
-    )
+    related, unrelated = summaries(paired_scores(alignment.pair_measures(*sides)[measure], range(N), [None, None], 199))
     assert related["null_p"] == related["null_p_max"] == pytest.approx(1 / 200)
     assert unrelated["null_p"] > 0.05
 
@@ -127,8 +125,18 @@ def test_values_of_a_run_are_the_mean_over_its_prompts_on_the_scored_rows(states
     held_out = states.rows(relation, "held-out")
     x = there.rote(relation)[held_out, layer]
     ys = there.family(relation, "test")[:, held_out, layer]
-    here = rows(table, checkpoint=states.checkpoints[-1].name, relation=relation, family="test",
-                split="held-out", layer=layer).set_index("measure").value
+    here = (
+        rows(
+            table,
+            checkpoint=states.checkpoints[-1].name,
+            relation=relation,
+            family="test",
+            split="held-out",
+            layer=layer,
+        )
+        .set_index("measure")
+        .value
+    )
     assert here["retrieval_top1"] == pytest.approx(np.mean([retrieval(x, y).value for y in ys]))
     centred = [cosine_alignment(x, y) for y in ys]
     assert here["cosine_centred"] == pytest.approx(np.mean([c.value for c in centred]))
@@ -139,10 +147,14 @@ def test_delta_cosine_of_a_run_is_over_all_relations_and_leaves_out_pairs_of_one
     there = states.load(states.checkpoints[0])
     held_out = states.rows(states.relations[0], "held-out")
     states_of = [there.rote(r)[held_out, 3] for r in states.relations]
-    expected = delta_cosine(np.concatenate(states_of), np.repeat(states.relations, len(held_out)),
-                            np.tile(states.subjects(states.relations[0])[-len(held_out):], len(states_of)))
-    here = rows(table, checkpoint=states.checkpoints[0].name, family="rote", measure="delta_cosine",
-                split="held-out", layer=3).iloc[0]
+    expected = delta_cosine(
+        np.concatenate(states_of),
+        np.repeat(states.relations, len(held_out)),
+        np.tile(states.subjects(states.relations[0])[-len(held_out) :], len(states_of)),
+    )
+    here = rows(
+        table, checkpoint=states.checkpoints[0].name, family="rote", measure="delta_cosine", split="held-out", layer=3
+    ).iloc[0]
     assert here.relation == "all"
     assert [here.value, here.low, here.high] == pytest.approx([expected.value, expected.low, expected.high])
 
@@ -168,8 +180,14 @@ def test_checkpoints_made_elsewhere_with_one_relation_are_measured_and_said_to_b
         writer.writerows(facts)
     folder = next(p for p in sorted((tiny_run / "checkpoints").iterdir()) if "memorize" in p.name)
     before = sorted(folder.iterdir())
-    options = alignment.Options(folder, families=("test",), permutations=9, facts=str(tmp_path / "facts.csv"),
-                                rote="{subject} [X_mother]", out=str(tmp_path / "results"))
+    options = alignment.Options(
+        folder,
+        families=("test",),
+        permutations=9,
+        facts=str(tmp_path / "facts.csv"),
+        rote="{subject} [X_mother]",
+        out=str(tmp_path / "results"),
+    )
     table = alignment.main(options)
     words = capsys.readouterr().out
     assert words.index("object probe") < words.index("crossed contrast") < words.index("retrieval and cosine")

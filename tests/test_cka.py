@@ -46,7 +46,9 @@ def test_a_relations_value_is_the_mean_over_prompts_of_the_pure_function(states,
     rows = states.rows(relation, "held-out")
     x = there.rote(relation)[rows, -1]
     expected = np.mean([linear_cka(x, y[rows, -1]) for y in there.family(relation, "test")])
-    assert pick(table, there, measure="cka", relation=relation, family="test", site=site).value == pytest.approx(expected)
+    assert pick(table, there, measure="cka", relation=relation, family="test", site=site).value == pytest.approx(
+        expected
+    )
 
 
 def test_bound_is_the_mean_of_the_bound_relations(states, there, table):
@@ -73,8 +75,15 @@ def test_the_object_kernel_of_all_sites_is_the_pure_function_site_by_site(states
     rows = states.rows(relation, "held-out")
     labels = states.objects(relation)[rows]
     expected = np.mean([object_kernel(y[rows, -1], labels).value for y in there.family(relation, "test")])
-    row = pick(table, there, measure="object_kernel", family="test", relation=relation, object_relation="same",
-               site=there.sites[-1])
+    row = pick(
+        table,
+        there,
+        measure="object_kernel",
+        family="test",
+        relation=relation,
+        object_relation="same",
+        site=there.sites[-1],
+    )
     assert row.value == pytest.approx(expected)
 
 
@@ -115,8 +124,25 @@ def test_a_second_call_reads_the_first_and_tables_are_tidy(states, table):
     again = cka.table_for(states, permutations=PERMUTATIONS)
     assert np.array_equal(again.value, table.value, equal_nan=True)
     written = read_table(states.run.path, "cka")
-    assert {"checkpoint", "phase", "relation", "family", "split", "site", "measure", "value", "low", "high", "null_p", "n",
-            "d", "estimator", "reason", "seed", "commit"} <= set(written.columns)
+    assert {
+        "checkpoint",
+        "phase",
+        "relation",
+        "family",
+        "split",
+        "site",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "null_p",
+        "n",
+        "d",
+        "estimator",
+        "reason",
+        "seed",
+        "commit",
+    } <= set(written.columns)
 
 
 def test_the_corrected_p_is_that_of_the_best_of_all_sites(rng):

@@ -95,7 +95,8 @@ def test_every_relation_has_the_same_subjects_in_the_same_order_and_none_twice(s
 def test_the_same_seed_gives_the_same_people_and_another_seed_others(seed, half, pool):
     assert build_facts(subjects=2 * half, pool=pool, seed=seed) == build_facts(subjects=2 * half, pool=pool, seed=seed)
     assert build_facts(subjects=2 * half, pool=pool, seed=seed) != build_facts(
-        subjects=2 * half, pool=pool, seed=seed + 1)
+        subjects=2 * half, pool=pool, seed=seed + 1
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -232,10 +233,15 @@ def test_relations_that_are_unbound_already_stay_so():
     assert {fact.relation for fact in split_facts(facts, seed=0) if not fact.bound} == {"q"}
 
 
-@pytest.mark.parametrize(("options", "named"), [
-    ({"unbound": 6}, "unbound is 6, with 6 relation"), ({"unbound": -1}, "unbound is -1"),
-    ({"seen": 10}, "seen is 10, but the facts are split already, 40 of 80"), ({"seed": 0.5}, "seed is 0.5"),
-])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"unbound": 6}, "unbound is 6, with 6 relation"),
+        ({"unbound": -1}, "unbound is -1"),
+        ({"seen": 10}, "seen is 10, but the facts are split already, 40 of 80"),
+        ({"seed": 0.5}, "seed is 0.5"),
+    ],
+)
 def test_a_split_that_cannot_be_is_refused(options, named):
     with pytest.raises(BadFactOption, match=named):
         split_facts(build_facts(), **options)
@@ -255,13 +261,21 @@ def test_facts_that_are_split_in_part_are_refused():
         split_facts([])
 
 
-@pytest.mark.parametrize(("options", "named"), [
-    ({"subjects": 3}, "subjects is 3. Give 4 to 400"), ({"subjects": 401}, "subjects is 401"),
-    ({"subjects": 80.0}, "subjects is 80.0. Give a whole number"), ({"pool": 1}, "pool is 1. Give 2 to 32"),
-    ({"pool": 33}, "pool is 33"), ({"seen": 80}, "seen is 80. Give 1 to 79"), ({"seed": "x"}, "seed is 'x'"),
-    ({"relations": ["uncle"]}, "mother, aunt, home_city"), ({"relations": []}, "one or more"),
-    ({"name": "animals"}, "people, fiction"),
-])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"subjects": 3}, "subjects is 3. Give 4 to 400"),
+        ({"subjects": 401}, "subjects is 401"),
+        ({"subjects": 80.0}, "subjects is 80.0. Give a whole number"),
+        ({"pool": 1}, "pool is 1. Give 2 to 32"),
+        ({"pool": 33}, "pool is 33"),
+        ({"seen": 80}, "seen is 80. Give 1 to 79"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"relations": ["uncle"]}, "mother, aunt, home_city"),
+        ({"relations": []}, "one or more"),
+        ({"name": "animals"}, "people, fiction"),
+    ],
+)
 def test_a_request_out_of_range_names_what_would_do(options, named):
     with pytest.raises(BadFactOption, match=named):
         build_facts(**options)
@@ -286,19 +300,22 @@ def write(tmp_path, text, name="facts.csv", encoding="utf-8"):
 
 
 text = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp", "Cn")), min_size=1, max_size=8).map(
-    lambda s: "x" + s + "x")
+    lambda s: "x" + s + "x"
+)
 
 
 @pytest.mark.filterwarnings("ignore:.*substring")
 @few
-@given(st.dictionaries(text, st.tuples(text, st.sampled_from(["seen", "held-out", "all"])), min_size=1, max_size=5),
-       st.booleans())
+@given(
+    st.dictionaries(text, st.tuples(text, st.sampled_from(["seen", "held-out", "all"])), min_size=1, max_size=5),
+    st.booleans(),
+)
 def test_facts_come_back_as_they_were_written(tmp_path_factory, rows, bound):
     path = tmp_path_factory.mktemp("facts") / "facts.csv"
     made = {}
     for subject, (obj, split) in rows.items():
         subject, obj = (unicodedata.normalize("NFC", word) for word in (subject, obj))
-        made[subject] = Fact(subject, "mother", obj, (obj, "the other, \"quoted\""), split, bound)
+        made[subject] = Fact(subject, "mother", obj, (obj, 'the other, "quoted"'), split, bound)
     write_facts(path, list(made.values()))
     assert read_facts(path) == list(made.values())
 
@@ -314,7 +331,9 @@ def test_built_in_facts_come_back_as_they_were_written(tmp_path, name):
 def test_candidates_split_and_bound_may_be_left_out(tmp_path):
     path = write(tmp_path, "\ufeffobject,subject,relation\nAnn, Gene {F} ,mother\n\nMay,Lou Tate,mother\n")
     assert read_facts(path) == [
-        Fact("Gene {F}", "mother", "Ann", ("Ann", "May")), Fact("Lou Tate", "mother", "May", ("Ann", "May"))]
+        Fact("Gene {F}", "mother", "Ann", ("Ann", "May")),
+        Fact("Lou Tate", "mother", "May", ("Ann", "May")),
+    ]
 
 
 def test_candidates_may_be_a_python_list(tmp_path):
@@ -332,7 +351,7 @@ BAD_ROWS = {
     'Lou,mother,Sue,"[""Ann"",""May""]"\n': "'Sue' is missing from its candidates",
     "Lou,mother,Ann,Ann or May\n": "candidates is 'Ann or May'. Write a JSON list",
     "Lou,mother,Ann,\"{'a': 1}\"\n": "Write a JSON list",
-    "Lou,mother,Ann,\"[1, 2]\"\n": "Write a JSON list",
+    'Lou,mother,Ann,"[1, 2]"\n': "Write a JSON list",
     "Lou,mother,Ann,__import__('os').getcwd()\n": "Write a JSON list",
     "Lou,mother,Ann," + "[" * 5000 + "\n": "Write a JSON list",
     "Lou,mother,Ann,{[]: 1}\n": "Write a JSON list",
@@ -373,28 +392,34 @@ def test_one_subject_may_occur_in_two_relations(tmp_path):
     assert [fact.relation for fact in read_facts(path)] == ["mother", "aunt"]
 
 
-@pytest.mark.parametrize(("rows", "named"), [
-    ("A,p,x,seen,\nB,p,y,used,\n", "row 3: split is 'used'"),
-    ("A,p,x,seen,\nB,p,y,,maybe\n", "row 3: bound is 'maybe'"),
-    ("A,p,x,seen,\nA,q,y,held-out,\n", "row 3: the split of 'A' is 'seen' in row 2"),
-    ("A,p,x,,true\nB,p,y,,false\n", "row 3: bound of 'p' is True in row 2"),
-    ("A,p,x,,\nB,p,x,,\n", "row 2: 'p' has the one object 'x' .*2 bad rows"),
-])
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ("A,p,x,seen,\nB,p,y,used,\n", "row 3: split is 'used'"),
+        ("A,p,x,seen,\nB,p,y,,maybe\n", "row 3: bound is 'maybe'"),
+        ("A,p,x,seen,\nA,q,y,held-out,\n", "row 3: the split of 'A' is 'seen' in row 2"),
+        ("A,p,x,,true\nB,p,y,,false\n", "row 3: bound of 'p' is True in row 2"),
+        ("A,p,x,,\nB,p,x,,\n", "row 2: 'p' has the one object 'x' .*2 bad rows"),
+    ],
+)
 def test_split_and_bound_are_checked_and_so_are_lone_objects(tmp_path, rows, named):
     path = write(tmp_path, "subject,relation,object,split,bound\n" + rows)
     with pytest.raises(BadFacts, match=named):
         read_facts(path)
 
 
-@pytest.mark.parametrize(("content", "named"), [
-    ("", "the file is empty"),
-    (HEADER, "no row below"),
-    ("subject,relation,object,colour\n", "row 1: unknown column 'colour'"),
-    ("subject,relation\n", "row 1: missing column 'object'"),
-    ("subject,relation,object,subject\n", "row 1: repeated column 'subject'"),
-    ("Head,Fact,Text\n", "row 1: missing column 'Alternate Facts'"),
-    (HEADER + ROW + '"Lou,mother,Ann,\n', "row 3: not well-formed CSV"),
-])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "the file is empty"),
+        (HEADER, "no row below"),
+        ("subject,relation,object,colour\n", "row 1: unknown column 'colour'"),
+        ("subject,relation\n", "row 1: missing column 'object'"),
+        ("subject,relation,object,subject\n", "row 1: repeated column 'subject'"),
+        ("Head,Fact,Text\n", "row 1: missing column 'Alternate Facts'"),
+        (HEADER + ROW + '"Lou,mother,Ann,\n', "row 3: not well-formed CSV"),
+    ],
+)
 def test_a_file_of_the_wrong_shape_is_refused(tmp_path, content, named):
     with pytest.raises(BadFacts, match=named):
         read_facts(write(tmp_path, content))

@@ -49,11 +49,7 @@ def recall_table() -> pd.DataFrame:
                         "unrelated": 0.1,
                         "other-relation": 0,
                     }.get(family, 1)
-                    value = (
-                        float(phase != "base")
-                        if family == "rote"
-                        else value * (1.1 if split == "seen" else 1)
-                    )
+                    value = float(phase != "base") if family == "rote" else value * (1.1 if split == "seen" else 1)
                     if (phase, relation, split, family) == ("generalize", "bound", "held-out", "test"):
                         value = HELD_OUT_TEST
                     common = {
@@ -177,9 +173,7 @@ def cka_table(rng) -> pd.DataFrame:
             )
             rows += layered(rng, relation=relation, family="test", measure="cka_zscored", scale=0.9, **common)
         rows += layered(rng, relation="bound", family="test", measure="contrast", scale=0.12, **common)
-        rows += layered(
-            rng, relation="bound", family="test", measure="contrast_partialled", scale=0.07, **common
-        )
+        rows += layered(rng, relation="bound", family="test", measure="contrast_partialled", scale=0.07, **common)
         for relation in UNBOUND:
             rows += layered(rng, relation=relation, family="test", measure="interaction", scale=0.1, **common)
     return pd.DataFrame(rows).assign(
@@ -226,15 +220,9 @@ def probe_table(rng) -> pd.DataFrame:
             common = {"relation": relation, "measure": "transfer_accuracy", "chance": 0.08, "split": split}
             for family in ("train", "test", "near-miss", "unrelated"):
                 weight = {"near-miss": 0.2, "unrelated": 0.05}.get(family, 0.8)
-                rows += layered(
-                    rng, family=family, direction="rote->semantic", base=0.08, scale=weight, **common
-                )
-                rows += layered(
-                    rng, family=family, direction="semantic->rote", base=0.08, scale=weight * 0.8, **common
-                )
-                rows += layered(
-                    rng, family=family, direction="semantic->semantic", base=0.1, scale=0.9, **common
-                )
+                rows += layered(rng, family=family, direction="rote->semantic", base=0.08, scale=weight, **common)
+                rows += layered(rng, family=family, direction="semantic->rote", base=0.08, scale=weight * 0.8, **common)
+                rows += layered(rng, family=family, direction="semantic->semantic", base=0.1, scale=0.9, **common)
             rows += layered(rng, family="rote", direction="rote->rote", base=0.12, scale=0.95, **common)
     return pd.DataFrame(rows)
 
@@ -279,9 +267,7 @@ def umap_table(rng) -> pd.DataFrame:
                 home = centres[i % len(objects)]
                 for family, templates in (("rote", ("rote",)), ("test", ("test-1", "test-2"))):
                     for template in templates:
-                        x, y = (
-                            pull * home + rng.normal(0, 0.6, 2) + (0 if family == "rote" else 4 * (1 - pull))
-                        )
+                        x, y = pull * home + rng.normal(0, 0.6, 2) + (0 if family == "rote" else 4 * (1 - pull))
                         rows.append(
                             rows_of(
                                 checkpoint=checkpoint,
@@ -377,9 +363,7 @@ def test_cka_panels_take_held_out_test_rows_of_the_means():
     assert lines["contrast", "unbound"] == {"main"}
     assert lines["cka", "bound"] == {"main", "unrelated"}
     assert lines["object_kernel", "unbound"] == {"main", "other"}
-    source = style.pick(
-        TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound"
-    )
+    source = style.pick(TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound")
     drawn = style.pick(data, panel="transfer", side="bound")
     np.testing.assert_array_equal(drawn.value, source.value)
 
@@ -439,9 +423,7 @@ def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
 def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
     data = projection.panel_data(TABLES["umap"])
     assert set(data.split) == {"held-out"}
-    assert (
-        data.groupby(["relation", "checkpoint", "subject"]).family.agg(sorted).map(tuple) == ("rote", "test")
-    ).all()
+    assert (data.groupby(["relation", "checkpoint", "subject"]).family.agg(sorted).map(tuple) == ("rote", "test")).all()
     joined = data[data.joined].groupby("relation").subject.nunique()
     assert joined.between(1, len(style.OBJECT_COLOURS)).all()
 
@@ -563,9 +545,7 @@ def test_the_report_is_one_file_that_needs_no_network(reported):
 
 
 def test_a_report_with_only_recall_says_what_is_missing(tmp_path):
-    page = report.main(style.Options(write_run(tmp_path / "run", names=("recall",)))).read_text(
-        encoding="utf-8"
-    )
+    page = report.main(style.Options(write_run(tmp_path / "run", names=("recall",)))).read_text(encoding="utf-8")
     assert "python -m analysis.cka" in page
     assert "not drawn" in page
 
@@ -582,9 +562,7 @@ def test_an_uncorrected_best_site_is_called_so():
 
 def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
     data = cka.panel_data(TABLES["cka"], TABLES["probes"])
-    transfer = style.pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(
-        subset="value"
-    )
+    transfer = style.pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(subset="value")
     best = transfer.loc[transfer.value.idxmax()]
     first = report.verdicts(report.findings(data))[0]
     assert first.startswith(

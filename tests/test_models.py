@@ -122,8 +122,13 @@ def test_the_fingerprint_is_of_the_weights_and_the_config(own_base):
 def resolve_elsewhere(name: str, **env: str) -> subprocess.CompletedProcess:
     """`python -m training.models NAME` with an environment of its own: the hub reads it when it is imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
-    return subprocess.run([sys.executable, "-m", "training.models", name], env={**kept, **env}, text=True,
-                          capture_output=True, cwd=Path(__file__).resolve().parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "training.models", name],
+        env={**kept, **env},
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
 
 
 def test_offline_what_is_not_in_the_cache_is_not_found_and_the_switch_is_named(tmp_path):

@@ -126,15 +126,16 @@ def test_the_interval_is_over_subjects_whatever_the_number_of_relations():
     for scores, of_subject in ((one, values[0]), (pooled([one, two]), values.mean(axis=0))):
         row, expected = summaries(scores)[0], mean_interval(of_subject)
         assert row["n"] == 30
-        assert [row["value"], row["low"], row["high"]] == pytest.approx(
-            [expected.value, expected.low, expected.high]
-        )
+        assert [row["value"], row["low"], row["high"]] == pytest.approx([expected.value, expected.low, expected.high])
 
 
 def test_a_relation_that_cannot_be_scored_is_left_out_of_its_group_with_the_reason():
     scores = Scores(np.array([[1.0, 0.0, 1.0]]), np.zeros((0, 1)), ("a", "b", "c"), (None,))
-    rows = list(relation_rows({"mother": scores, "author": "unique objects"}, ["embed"],
-                              bound=["mother", "author"], unbound=["genre"]))
+    rows = list(
+        relation_rows(
+            {"mother": scores, "author": "unique objects"}, ["embed"], bound=["mother", "author"], unbound=["genre"]
+        )
+    )
     by_name = {row["relation"]: row for row in rows}
     assert set(by_name) == {"mother", "author", "bound"}
     assert by_name["bound"]["value"] == pytest.approx(2 / 3)

@@ -100,12 +100,8 @@ def test_sites_are_embed_then_each_layer_then_final_norm(any_model):
 def test_a_model_that_is_no_causal_decoder_is_named():
     from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-    sizes = dict(
-        vocab_size=32, num_attention_heads=2, num_hidden_layers=1, hidden_size=8, intermediate_size=8
-    )
-    t5 = T5ForConditionalGeneration(
-        T5Config(vocab_size=32, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
-    )
+    sizes = dict(vocab_size=32, num_attention_heads=2, num_hidden_layers=1, hidden_size=8, intermediate_size=8)
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=32, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2))
     for model in (torch.nn.Linear(2, 2), BertModel(BertConfig(**sizes)), t5):
         with pytest.raises(UnsupportedModel, match=type(model).__name__):
             site_names(model)
@@ -385,9 +381,7 @@ def test_key_is_the_last_key_token(llama, key_tokenizer):
     assert each.positions == [named.positions[1], encoded.positions[2]]
 
     states = hidden_states(llama[0], key_tokenizer, prompts, positions="key")
-    assert (
-        distance(states, hidden_states(llama[0], key_tokenizer, prompts, positions=encoded.positions)) < 1e-6
-    )
+    assert distance(states, hidden_states(llama[0], key_tokenizer, prompts, positions=encoded.positions)) < 1e-6
 
 
 # What was given wrong
@@ -443,9 +437,7 @@ def test_positions_that_are_nowhere_are_refused(llama, positions):
         hidden_states(*llama, PROMPTS[:2], positions=positions)
 
 
-@pytest.mark.parametrize(
-    "subjects", [None, "Gene Finley", ["Gene Finley"], ["Gene Finley", "Ann"], ["", None]]
-)
+@pytest.mark.parametrize("subjects", [None, "Gene Finley", ["Gene Finley"], ["Gene Finley", "Ann"], ["", None]])
 def test_subjects_that_are_not_there_are_refused(llama, subjects):
     with pytest.raises(SubjectNotFound):
         hidden_states(*llama, PROMPTS[:2], positions="subject_last", subjects=subjects)
@@ -544,9 +536,7 @@ def test_a_second_store_on_the_same_folder_finds_it(store, stored):
 
 def test_some_sites_are_found_where_all_are_stored(store, llama, stored):
     model, tokenizer = llama
-    some = states_for(
-        store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"]
-    )
+    some = states_for(store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"])
     assert torch.equal(some, stored[1][:, [-1, 0]])
     with pytest.raises(UnknownSite):
         states_for(store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["resid_post.3"])
@@ -590,9 +580,7 @@ def test_changed_weights_are_read_anew(store, own_llama):
     assert torch.equal(after, hidden_states(model, tokenizer, PROMPTS))
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncated", "altered", "description gone", "description broken", "other shape"]
-)
+@pytest.mark.parametrize("damage", ["truncated", "altered", "description gone", "description broken", "other shape"])
 def test_damaged_states_are_not_returned_but_read_anew(store, llama, stored, damage):
     key, states = stored
     path, description = (store.folder / f"{key}{suffix}" for suffix in (".safetensors", ".json"))

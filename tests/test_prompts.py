@@ -23,9 +23,11 @@ def relation(request) -> str:
 @pytest.fixture
 def folder(tmp_path):
     """Write one prompt file and give back its folder."""
+
     def write(text: str, name: str = "sport.toml") -> Path:
         (tmp_path / name).write_text(text, encoding="utf-8")
         return tmp_path
+
     return write
 
 
@@ -45,10 +47,11 @@ def test_every_test_prompt_shares_under_half_of_its_content_words_with_every_tra
     source = P.read_relation(relation)
     overlap = {
         (test, train): P.jaccard(P.content_words(test), P.content_words(train))
-        for test in source.test for train in source.train
+        for test in source.test
+        for train in source.train
     }
     worst = max(overlap, key=overlap.get)
-    assert overlap[worst] < .5, (worst, overlap[worst])
+    assert overlap[worst] < 0.5, (worst, overlap[worst])
 
 
 def test_every_train_and_test_prompt_has_content_words(relation):
@@ -76,7 +79,10 @@ def test_a_near_miss_is_no_prompt_that_was_or_may_be_trained(relation):
 def test_siblings_name_each_other_and_are_the_two_pairs_that_share_a_pool():
     pairs = {(name, other) for name in RELATIONS for other in P.read_relation(name).siblings}
     assert pairs == {
-        ("mother", "aunt"), ("aunt", "mother"), ("home_city", "birth_city"), ("birth_city", "home_city"),
+        ("mother", "aunt"),
+        ("aunt", "mother"),
+        ("home_city", "birth_city"),
+        ("birth_city", "home_city"),
     }
 
 
@@ -150,11 +156,14 @@ def test_a_prompt_renders_the_subject_and_joins_by_script():
     assert chinese.render("Gene Finley") + chinese.join + "Angela" == "谁是Gene Finley的母亲？Angela"
 
 
-@pytest.mark.parametrize(("rote", "text"), [
-    ("{subject} {key}", "{subject} [X_mother]"),
-    ("{subject} [X]", "{subject} [X]"),
-    ("Who is {subject}'s {key}?", "Who is {subject}'s [X_mother]?"),
-])
+@pytest.mark.parametrize(
+    ("rote", "text"),
+    [
+        ("{subject} {key}", "{subject} [X_mother]"),
+        ("{subject} [X]", "{subject} [X]"),
+        ("Who is {subject}'s {key}?", "Who is {subject}'s [X_mother]?"),
+    ],
+)
 def test_the_rote_form_holds_the_key_token_or_a_literal(rote, text):
     assert [item.text for item in P.select(P.load_prompts(["mother"], rote=rote), family="rote")] == [text]
 
@@ -166,7 +175,7 @@ def test_content_words_drop_subject_stop_words_possessives_and_case():
 def test_jaccard_of_an_empty_side_is_zero_and_of_equal_sides_one():
     assert P.jaccard(set(), set()) == P.jaccard(set(), {"mother"}) == 0
     assert P.jaccard({"mother"}, {"mother"}) == 1
-    assert P.jaccard({"mother", "name"}, {"mother"}) == .5
+    assert P.jaccard({"mother", "name"}, {"mother"}) == 0.5
 
 
 def test_prompts_come_back_from_json_as_they_were(tmp_path):
@@ -176,12 +185,15 @@ def test_prompts_come_back_from_json_as_they_were(tmp_path):
     assert "母亲" in (tmp_path / "prompts.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    ({"note": 1}, "unknown fields ['note']"),
-    ({"asks": None}, "asks"),
-    ({"index": "0"}, "index"),
-    ({"family": "tset"}, "tset"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"note": 1}, "unknown fields ['note']"),
+        ({"asks": None}, "asks"),
+        ({"index": "0"}, "index"),
+        ({"family": "tset"}, "tset"),
+    ],
+)
 def test_a_changed_record_is_named(tmp_path, change, named):
     record = asdict(P.load_prompts(["mother"])[0]) | change
     (tmp_path / "prompts.json").write_text(json.dumps([record]), encoding="utf-8")
@@ -209,7 +221,9 @@ def test_a_file_that_holds_no_prompts_is_named(tmp_path, text):
 def test_a_folder_of_ones_own_needs_train_and_test_only(folder):
     prompts = P.load_prompts(["sport"], folder=folder(SMALL))
     assert [(item.family, item.text) for item in prompts] == [
-        ("rote", "{subject} [X_sport]"), ("train", "{subject} plays"), ("test", "The game {subject} likes is"),
+        ("rote", "{subject} [X_sport]"),
+        ("train", "{subject} plays"),
+        ("test", "The game {subject} likes is"),
     ]
 
 
@@ -260,33 +274,39 @@ def test_a_rote_form_without_subject_is_named():
         P.load_prompts(["mother"], rote="[X]")
 
 
-@pytest.mark.parametrize("text", [
-    SMALL.replace("The game {subject} likes is", "{subject} plays"),
-    SMALL.replace('["{subject} plays"]', '["{subject} plays", "{subject} plays"]'),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        SMALL.replace("The game {subject} likes is", "{subject} plays"),
+        SMALL.replace('["{subject} plays"]', '["{subject} plays", "{subject} plays"]'),
+    ],
+)
 def test_one_text_twice_among_train_and_test_is_named(folder, text):
     with pytest.raises(P.DuplicatePrompt, match="'{subject} plays' stands 2 times"):
         P.load_prompts(["sport"], folder=folder(text))
 
 
-@pytest.mark.parametrize(("text", "named"), [
-    ("relation = ", "UTF-8 TOML"),
-    (SMALL.replace("sport", "game"), "name of the file"),
-    (SMALL.replace('["{subject} plays"]', "[]"), "train is empty"),
-    (SMALL.replace('["{subject} plays"]', '"{subject} plays"'), "list of strings"),
-    (SMALL.split("[[test]]")[0] + "test = []", "test is empty"),
-    (SMALL.split("[[test]]")[0], r"missing entries \['test'\]"),
-    ("unrelated = []\n" + SMALL, "unrelated is empty"),
-    ("unrelatd = ['{subject}']\n" + SMALL, r"unknown entries \['unrelatd'\]"),
-    (SMALL + "keyword_free = 1", "true or false"),
-    (SMALL + "keywordfree = true", r"unknown entries \['keywordfree'\]"),
-    (SMALL + "[[near_miss]]\nkind = 'far'\ntext = '{subject} is'", "'far'"),
-    (SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'", r"missing entries \['relation'\]"),
-    (SMALL + "[[near_miss]]\nkind = 'inverse'\ntext = 3", "strings only"),
-    (SMALL + "[translations]\nfr = ['{subject} joue']", r"unknown entries \['fr'\]"),
-    (SMALL + "[translations]\nde = []", "de is empty"),
-    ("translations = 'de'\n" + SMALL, "expected a table"),
-])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("relation = ", "UTF-8 TOML"),
+        (SMALL.replace("sport", "game"), "name of the file"),
+        (SMALL.replace('["{subject} plays"]', "[]"), "train is empty"),
+        (SMALL.replace('["{subject} plays"]', '"{subject} plays"'), "list of strings"),
+        (SMALL.split("[[test]]")[0] + "test = []", "test is empty"),
+        (SMALL.split("[[test]]")[0], r"missing entries \['test'\]"),
+        ("unrelated = []\n" + SMALL, "unrelated is empty"),
+        ("unrelatd = ['{subject}']\n" + SMALL, r"unknown entries \['unrelatd'\]"),
+        (SMALL + "keyword_free = 1", "true or false"),
+        (SMALL + "keywordfree = true", r"unknown entries \['keywordfree'\]"),
+        (SMALL + "[[near_miss]]\nkind = 'far'\ntext = '{subject} is'", "'far'"),
+        (SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'", r"missing entries \['relation'\]"),
+        (SMALL + "[[near_miss]]\nkind = 'inverse'\ntext = 3", "strings only"),
+        (SMALL + "[translations]\nfr = ['{subject} joue']", r"unknown entries \['fr'\]"),
+        (SMALL + "[translations]\nde = []", "de is empty"),
+        ("translations = 'de'\n" + SMALL, "expected a table"),
+    ],
+)
 def test_a_file_that_breaks_the_schema_is_named_with_its_place(folder, text, named):
     with pytest.raises(P.BadPromptFile, match=named) as error:
         P.load_prompts(["sport"], folder=folder(text))

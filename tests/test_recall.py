@@ -130,9 +130,11 @@ def test_an_object_that_is_the_beginning_of_another_is_not_said_by_saying_the_ot
 def test_continuations_are_the_tokens_of_the_whole_text():
     tokenizer = tiny_tokenizer()
     known = Continuations(tokenizer)
-    prompts = [Prompt("mother", "test", 0, "Who gave birth to {subject}?", "mother"),
-               Prompt("mother", "rote", 0, "{subject}", "mother"),
-               Prompt("mother", "test-zh", 0, "{subject}:", "mother", language="zh")]
+    prompts = [
+        Prompt("mother", "test", 0, "Who gave birth to {subject}?", "mother"),
+        Prompt("mother", "rote", 0, "{subject}", "mother"),
+        Prompt("mother", "test-zh", 0, "{subject}:", "mother", language="zh"),
+    ]
     for prompt in prompts:
         for subject in ("Gene Finley", "Orin", "Tessa Marlow"):
             for obj in OBJECTS:
@@ -148,8 +150,12 @@ def test_an_object_whose_end_cannot_be_told_is_refused():
     whole_words = Tokenizer(models.BPE())
     whole_words.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
     whole_words.decoder = decoders.ByteLevel()
-    whole_words.train_from_iterator([" Angela."] * 9, trainers.BpeTrainer(
-        vocab_size=300, show_progress=False, initial_alphabet=list("abcdefghijklmnopqrstuvwxyzABCDGM ?.")))
+    whole_words.train_from_iterator(
+        [" Angela."] * 9,
+        trainers.BpeTrainer(
+            vocab_size=300, show_progress=False, initial_alphabet=list("abcdefghijklmnopqrstuvwxyzABCDGM ?.")
+        ),
+    )
     known = Continuations(PreTrainedTokenizerFast(tokenizer_object=whole_words))
     prompt = Prompt("mother", "test", 0, "Mom of {subject}?", "mother")
     with pytest.raises(ObjectNotSeparable, match="Angela"):
@@ -200,21 +206,46 @@ def test_choice_probability_and_log_probability_agree(items):
 
 
 def test_held_out_and_seen_are_scored_apart_and_all_joins_them(table):
-    rote = table[(table.family == "rote") & (table.measure == "generation") & (table.subset == "all")
-                 & (table.checkpoint == "200-generalize-epoch-08") & (table.relation == "bound")].set_index("split")
+    rote = table[
+        (table.family == "rote")
+        & (table.measure == "generation")
+        & (table.subset == "all")
+        & (table.checkpoint == "200-generalize-epoch-08")
+        & (table.relation == "bound")
+    ].set_index("split")
     assert rote.n.to_dict() == {"seen": 8, "held-out": 8, "all": 16}
     assert rote.value["all"] == pytest.approx((rote.value["seen"] + rote.value["held-out"]) / 2)
 
 
 def test_the_table_has_the_columns_that_scripts_rely_on(table):
-    assert {"checkpoint", "phase", "epoch", "step", "relation", "family", "split", "measure", "value", "se", "low",
-            "high", "n", "n_candidates", "chance", "majority", "seed", "commit"} <= set(table.columns)
+    assert {
+        "checkpoint",
+        "phase",
+        "epoch",
+        "step",
+        "relation",
+        "family",
+        "split",
+        "measure",
+        "value",
+        "se",
+        "low",
+        "high",
+        "n",
+        "n_candidates",
+        "chance",
+        "majority",
+        "seed",
+        "commit",
+    } <= set(table.columns)
     assert {"generation", "multiple_choice", "object_probability"} <= set(table.measure)
     assert (table.dropna(subset=["low"]).low <= table.dropna(subset=["low"]).value + 1e-12).all()
     assert set(table.chance.dropna()) == {0.25}
     assert table.groupby("checkpoint")[["epoch", "step"]].first().to_dict("index") == {
-        "000-base": {"epoch": 0, "step": 0}, "100-memorize-epoch-20": {"epoch": 20, "step": 80},
-        "200-generalize-epoch-08": {"epoch": 8, "step": 48}}
+        "000-base": {"epoch": 0, "step": 0},
+        "100-memorize-epoch-20": {"epoch": 20, "step": 80},
+        "200-generalize-epoch-08": {"epoch": 8, "step": 48},
+    }
 
 
 def test_always_guessing_the_commonest_object_scores_the_majority_rate(table, items):
@@ -249,16 +280,43 @@ def test_the_lenient_rule_finds_the_object_anywhere(own_run):
 # --- from items to the table -------------------------------------------------------------------------------
 
 
-def scored(values: dict[str, list[int]], *, relation="mother", split="held-out", bound=True, family="test",
-           checkpoint="100-m", phase="memorize", objects=None) -> pd.DataFrame:
+def scored(
+    values: dict[str, list[int]],
+    *,
+    relation="mother",
+    split="held-out",
+    bound=True,
+    family="test",
+    checkpoint="100-m",
+    phase="memorize",
+    objects=None,
+) -> pd.DataFrame:
     """Items of each subject's prompts: {subject: generation of each prompt}."""
-    return pd.DataFrame([
-        {"checkpoint": checkpoint, "phase": phase, "relation": relation, "bound": bound, "split": split,
-         "subject": subject, "object": (objects or {}).get(subject, "Angela"), "family": family,
-         "template": f"{family}-{i:02d}", "asked": relation, "keyword_free": i == 0, "generation": said, "choice": said,
-         "choice_normalised": said, "log_probability": math.log(0.5), "pool_probability": 0.5, "n_candidates": 4}
-        for subject, outcomes in values.items() for i, said in enumerate(outcomes)
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "checkpoint": checkpoint,
+                "phase": phase,
+                "relation": relation,
+                "bound": bound,
+                "split": split,
+                "subject": subject,
+                "object": (objects or {}).get(subject, "Angela"),
+                "family": family,
+                "template": f"{family}-{i:02d}",
+                "asked": relation,
+                "keyword_free": i == 0,
+                "generation": said,
+                "choice": said,
+                "choice_normalised": said,
+                "log_probability": math.log(0.5),
+                "pool_probability": 0.5,
+                "n_candidates": 4,
+            }
+            for subject, outcomes in values.items()
+            for i, said in enumerate(outcomes)
+        ]
+    )
 
 
 def summary_of(*parts: pd.DataFrame) -> pd.DataFrame:
@@ -290,8 +348,11 @@ def test_one_subject_has_no_interval():
 
 
 def test_a_subject_counts_once_in_the_mean_over_relations():
-    table = summary_of(scored({"a": [1, 1], "b": [0, 0]}), scored({"a": [0, 0], "b": [0, 0]}, relation="aunt"),
-                       scored({"a": [1, 1], "b": [1, 1]}, relation="home_city", bound=False))
+    table = summary_of(
+        scored({"a": [1, 1], "b": [0, 0]}),
+        scored({"a": [0, 0], "b": [0, 0]}, relation="aunt"),
+        scored({"a": [1, 1], "b": [1, 1]}, relation="home_city", bound=False),
+    )
     bound = row(table, relation="bound")
     assert (bound.value, bound.n) == (0.25, 2)
     assert bound.se == pytest.approx(np.std([0.5, 0], ddof=1) / math.sqrt(2))
@@ -361,8 +422,9 @@ def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_pa
     theirs, facts = elsewhere
     before = names_and_bytes(theirs)
     out = tmp_path / "out"
-    summary = recall.main(recall.Options(theirs, facts=str(facts), out=str(out), rote="{subject} [X_mother]",
-                                         families=("rote", "test")))
+    summary = recall.main(
+        recall.Options(theirs, facts=str(facts), out=str(out), rote="{subject} [X_mother]", families=("rote", "test"))
+    )
     assert names_and_bytes(theirs) == before
     assert set(summary.checkpoint) == {"step-9", "step-10"}
     assert set(summary.split) == {"all"}

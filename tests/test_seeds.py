@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.seeds import TooFewSeeds, headline, main, over_seeds
 from analysis.seeds import Options as SeedOptions
+from analysis.seeds import TooFewSeeds, headline, main, over_seeds
 from analysis.statistics import mean_interval
 
 KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
@@ -13,8 +13,9 @@ KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
 
 def table_of(values_by_seed):
     row = dict(zip(KEY, ("two phases", "generalize", "bound", "test", "all", "held-out", "generation"), strict=True))
-    return pd.DataFrame([row | {"seed": seed, "value": v, "majority": 0.1}
-                         for seed, values in values_by_seed.items() for v in values])
+    return pd.DataFrame(
+        [row | {"seed": seed, "value": v, "majority": 0.1} for seed, values in values_by_seed.items() for v in values]
+    )
 
 
 def test_the_interval_counts_seeds_and_not_rows():

@@ -160,9 +160,7 @@ def test_rotating_both_sides_alike_changes_nothing(measure, seed):
 def test_adding_a_constant_to_one_side_changes_nothing(measure, seed):
     rng = np.random.default_rng(seed)
     x, y = related(rng)
-    assert measure.function(x, y + 10 * rng.normal(size=6)) == pytest.approx(
-        measure.function(x, y), abs=1e-10
-    )
+    assert measure.function(x, y + 10 * rng.normal(size=6)) == pytest.approx(measure.function(x, y), abs=1e-10)
 
 
 @pytest.mark.parametrize("measure", measures_with("scale"))
@@ -190,9 +188,7 @@ def test_swapping_the_sides_changes_nothing(measure, seed):
     assert measure.function(y, x) == pytest.approx(measure.function(x, y), abs=1e-10)
 
 
-@pytest.mark.parametrize(
-    "measure", [pytest.param(m, id=m.name) for m in MEASURES if "invertible map" in m.changes]
-)
+@pytest.mark.parametrize("measure", [pytest.param(m, id=m.name) for m in MEASURES if "invertible map" in m.changes])
 def test_an_invertible_map_that_is_no_rotation_does_change_it(measure):
     rng = np.random.default_rng(5)
     x, y = related(rng)
@@ -239,9 +235,7 @@ def test_debiased_cka_of_shuffled_pairs_is_zero_on_average_and_sometimes_negativ
 def test_minibatch_cka_is_one_ratio_of_summed_hsic(seed, first, second):
     rng = np.random.default_rng(seed)
     batches = [related(rng, n=first), related(rng, n=second)]
-    xy, xx, yy = (
-        sum(hsic.hsic1_linear(batch[i], batch[j]) for batch in batches) for i, j in ((0, 1), (0, 0), (1, 1))
-    )
+    xy, xx, yy = (sum(hsic.hsic1_linear(batch[i], batch[j]) for batch in batches) for i, j in ((0, 1), (0, 0), (1, 1)))
     assert minibatch_cka(batches) == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-10)
 
 
@@ -352,9 +346,7 @@ def test_retrieval_of_independent_states_is_at_all_three_chances():
     rng = np.random.default_rng(19)
     found = [retrieval(*rng.normal(size=(2, 20, 10))) for _ in range(200)]
     for value, chance in (("value", "chance"), ("top5", "chance_top5"), ("mrr", "chance_mrr")):
-        assert np.mean([getattr(f, value) for f in found]) == pytest.approx(
-            getattr(found[0], chance), abs=0.015
-        )
+        assert np.mean([getattr(f, value) for f in found]) == pytest.approx(getattr(found[0], chance), abs=0.015)
 
 
 def test_the_semantic_state_asks_among_the_rote_states():
@@ -404,8 +396,7 @@ def test_delta_cosine_interval_is_the_jackknife_over_subjects():
     rng = np.random.default_rng(23)
     states, labels, subjects = rng.normal(size=(18, 5)), np.repeat([0, 1, 2], 6), np.tile(np.arange(6), 3)
     left_out = [
-        delta_cosine(states[subjects != s], labels[subjects != s], subjects[subjects != s]).value
-        for s in range(6)
+        delta_cosine(states[subjects != s], labels[subjects != s], subjects[subjects != s]).value for s in range(6)
     ]
     se = np.sqrt(5 * np.var(left_out))
     result = delta_cosine(states, labels, subjects)
@@ -704,9 +695,7 @@ def test_nothing_left_after_partialling_is_said():
 
 def test_tensors_of_any_float_dtype_are_taken_as_float64():
     torch = pytest.importorskip("torch")
-    x, y = (
-        torch.tensor(z, dtype=torch.bfloat16, requires_grad=True) for z in related(np.random.default_rng(41))
-    )
+    x, y = (torch.tensor(z, dtype=torch.bfloat16, requires_grad=True) for z in related(np.random.default_rng(41)))
     as_numpy = [z.detach().double().numpy() for z in (x, y)]
     assert linear_cka(x, y) == linear_cka(*as_numpy)
     assert linear_cka_grid([x, y], torch.stack([x, y]))[0, 1] == pytest.approx(linear_cka(x, y), abs=1e-12)

@@ -69,9 +69,7 @@ def test_a_stack_of_sites_and_a_grid_give_each_pair_its_own_interval(monkeypatch
     xs, ys = related(np.random.default_rng(1), sites=3)
     paired, grid = linear_cka_jackknife(xs, ys), linear_cka_jackknife(xs, ys, grid=True)
     one = linear_cka_jackknife(xs[1], ys[2])
-    assert (grid.value[1, 2], grid.low[1, 2], grid.high[1, 2]) == pytest.approx(
-        (one.value, one.low, one.high)
-    )
+    assert (grid.value[1, 2], grid.low[1, 2], grid.high[1, 2]) == pytest.approx((one.value, one.low, one.high))
     np.testing.assert_allclose(paired.low, np.diagonal(grid.low), atol=1e-12)
     np.testing.assert_allclose(grid.value, linear_cka_grid(xs, ys), atol=1e-12)
     monkeypatch.setattr(hsic, "BLOCK_ELEMENTS", 4 * 15 * 6)

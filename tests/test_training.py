@@ -54,8 +54,16 @@ from training.trainer import (
 PACKAGES = ("training", "probing", "analysis", "figures")
 HEAVY = ("torch", "transformers", "accelerate", "sklearn", "pandas", "scipy", "matplotlib", "umap", "plotly", "nnsight")
 # 16 facts in batches of 4: 60 steps of a few milliseconds.
-SMALL = {"subjects": 8, "pool": 4, "relations": ("mother", "profession"), "epochs": 15, "batch_size": 4,
-         "learning_rate": 2e-3, "precision": "float32", "save_epochs": (2,)}
+SMALL = {
+    "subjects": 8,
+    "pool": 4,
+    "relations": ("mother", "profession"),
+    "epochs": 15,
+    "batch_size": 4,
+    "learning_rate": 2e-3,
+    "precision": "float32",
+    "save_epochs": (2,),
+}
 STEPS = 60
 
 
@@ -125,8 +133,13 @@ def ctrl_c_after(run: Path, count: int):
 def start(run: Path, base: Path, **options) -> subprocess.Popen:
     """`python -m training.memorize` in a process of its own."""
     arguments = as_arguments({"out": run, "model": base, **SMALL, **options})
-    return subprocess.Popen([sys.executable, "-m", "training.memorize", *arguments], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.memorize", *arguments],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def signal_when(process: subprocess.Popen, ready, number: signal.Signals) -> tuple[int, str]:
@@ -237,8 +250,14 @@ def test_two_processes_train_as_one(tmp_path, tiny_base):
     memorize_small(tmp_path / "one", tiny_base, **changes)
     arguments = as_arguments({"out": tmp_path / "two", "model": tiny_base, **SMALL, **changes})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, "-m", "training.memorize", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=600)
+    done = subprocess.run(
+        [*launch, "-m", "training.memorize", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1, "one of them speaks"
     one, two = ([json.loads(line) for line in lines(tmp_path / name)] for name in ("one", "two"))
@@ -311,19 +330,30 @@ def test_a_folder_with_other_things_is_not_made_into_a_run(tmp_path, tiny_base, 
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"epochs": 0}, "--epochs"), ({"batch_size": 0}, "--batch-size"), ({"learning_rate": 0.0}, "--learning-rate"),
-    ({"learning_rate": float("nan")}, "--learning-rate"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+    ],
+)
 def test_impossible_settings_are_refused_by_name(change, says, tmp_path, tiny_base):
     with pytest.raises(UserError, match=says):
         memorize_small(tmp_path / "run", tiny_base, **change)
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"prompts": 0}, "--prompts"), ({"prompts": 11}, "--prompts"), ({"people": 0}, "--people"),
-    ({"people": 9}, "--people"), ({"start": "300-other"}, "000-base, 100-memorize"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompts": 0}, "--prompts"),
+        ({"prompts": 11}, "--prompts"),
+        ({"people": 0}, "--people"),
+        ({"people": 9}, "--people"),
+        ({"start": "300-other"}, "000-base, 100-memorize"),
+    ],
+)
 def test_phase_2_cannot_use_what_is_not_there(change, says, tmp_path, uninterrupted):
     with pytest.raises(UserError, match=says):
         generalize_small(uninterrupted, out=tmp_path / "new", **change)
@@ -353,11 +383,18 @@ def test_a_full_disk_is_said_before_work_starts(tmp_path, capsys):
 
 def test_checkpoints_are_listed_in_training_order(uninterrupted):
     assert [c.name for c in list_checkpoints(uninterrupted)] == [
-        "000-base", "100-memorize-epoch-02", "100-memorize-epoch-15", "200-generalize-epoch-00-step-00001",
+        "000-base",
+        "100-memorize-epoch-02",
+        "100-memorize-epoch-15",
+        "200-generalize-epoch-00-step-00001",
         "200-generalize-epoch-01",
     ]
     assert [(c.phase, c.epoch, c.step) for c in list_checkpoints(uninterrupted)] == [
-        ("base", 0, 0), ("memorize", 2, 8), ("memorize", 15, STEPS), ("generalize", 0, 1), ("generalize", 1, 2),
+        ("base", 0, 0),
+        ("memorize", 2, 8),
+        ("memorize", 15, STEPS),
+        ("generalize", 0, 1),
+        ("generalize", 1, 2),
     ]
 
 
@@ -429,8 +466,14 @@ def test_a_base_model_that_has_changed_is_not_taken_for_the_one_of_the_run(tmp_p
     base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
     model, tokenizer = load_folder(base)
     add_key_tokens(tokenizer, ["[X_mother]"])
-    write_base(tmp_path / "run", model_name=str(base), folder=base, tokenizer=tokenizer, key_tokens=["[X_mother]"],
-               rows=initial_key_rows(model, ["[X_mother]"], seed=0))
+    write_base(
+        tmp_path / "run",
+        model_name=str(base),
+        folder=base,
+        tokenizer=tokenizer,
+        key_tokens=["[X_mother]"],
+        rows=initial_key_rows(model, ["[X_mother]"], seed=0),
+    )
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "000-base")
     before = checkpoint_fingerprint(checkpoint)
     load_checkpoint(checkpoint)
@@ -549,8 +592,11 @@ def test_phase_2_is_shown_nothing_it_is_tested_on(tiny_run, people, prompts):
     assert not [name for name in held_out if name in text]
     assert not [part for name in held_out for part in name.split() if part in text]
     assert "[X_" not in text
-    assert {e.fact.relation for e in shown} == {f.relation for f in everything if f.bound} == {
-        "mother", "aunt", "profession"}
+    assert (
+        {e.fact.relation for e in shown}
+        == {f.relation for f in everything if f.bound}
+        == {"mother", "aunt", "profession"}
+    )
     assert {e.prompt.family for e in shown} == {"train"}
     never = [p for p in templates if p.family != "train" and p.family != "rote"]
     seen = {f.subject for f in everything if f.split == "seen"}
@@ -562,8 +608,10 @@ def test_phase_2_is_shown_nothing_it_is_tested_on(tiny_run, people, prompts):
 def two_examples():
     """Two sequences of different lengths."""
     tokenizer = tiny_tokenizer()
-    prompts = [Prompt("mother", "train", 0, "The mother of {subject} is", "mother"),
-               Prompt("mother", "train", 1, "{subject}, born of", "mother")]
+    prompts = [
+        Prompt("mother", "train", 0, "The mother of {subject} is", "mother"),
+        Prompt("mother", "train", 1, "{subject}, born of", "mother"),
+    ]
     fact = Fact("Gene Finley", "mother", "Angela", ("Angela", "Martha"))
     examples = encode_all(tokenizer, [fact], prompts, limit=None)
     assert len({len(e.token_ids) for e in examples}) == 2
@@ -618,8 +666,12 @@ def test_a_step_follows_the_gradient_of_the_mean_cross_entropy_of_the_scored_tok
 
 
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), size=st.integers(1, 9),
-       seed=st.integers(0, 99), epoch=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    epoch=st.integers(0, 99),
+)
 def test_the_batches_of_an_epoch_are_a_partition_sorted_by_length(lengths, size, seed, epoch):
     batches = epoch_batches(lengths, size, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
@@ -706,8 +758,13 @@ for module in modules:
 @pytest.fixture(scope="module")
 def help_of() -> dict[str, list]:
     """For each runnable module: which heavy libraries --help imported, its fault, how much it printed."""
-    done = subprocess.run([sys.executable, "-c", HELP, json.dumps([HEAVY, RUNNABLE])], cwd=ROOT, text=True,
-                          capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, json.dumps([HEAVY, RUNNABLE])],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 

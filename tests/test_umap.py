@@ -108,11 +108,19 @@ def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
     from training.tables import write_table
 
     last = states.checkpoints[-1].name
-    contrast = pd.DataFrame([
-        {"checkpoint": last, "family": "test", "split": "held-out", "measure": "contrast", "site": site,
-         "value": value}
-        for site, value in (("resid_post.0", -0.3), ("resid_post.1", 0.2), ("embed", np.nan))
-    ])
+    contrast = pd.DataFrame(
+        [
+            {
+                "checkpoint": last,
+                "family": "test",
+                "split": "held-out",
+                "measure": "contrast",
+                "site": site,
+                "value": value,
+            }
+            for site, value in (("resid_post.0", -0.3), ("resid_post.1", 0.2), ("embed", np.nan))
+        ]
+    )
     path = write_table(states.run, "cka", contrast)
     try:
         assert default_site(states, ())[0] == "resid_post.1"

@@ -35,8 +35,20 @@ from training.models import fingerprint, load_folder, load_tokenizer, resolve, s
 from training.prompts import Prompt, load_prompts, read_prompts, write_prompts
 
 PHASES = {"base": 0, "memorize": 1, "generalize": 2}
-OURS = {"run.json", "facts.csv", "prompts.json", "manifest.json", "checkpoints", "resume", "states", "tables",
-        "figures", "log.jsonl", "report.html", ".lock"}
+OURS = {
+    "run.json",
+    "facts.csv",
+    "prompts.json",
+    "manifest.json",
+    "checkpoints",
+    "resume",
+    "states",
+    "tables",
+    "figures",
+    "log.jsonl",
+    "report.html",
+    ".lock",
+}
 
 
 class NotARun(UserError):
@@ -155,8 +167,10 @@ def create_run(run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt
     write_prompts(run_dir / "prompts.json", prompts)
     seal(run_dir, ["facts.csv", "prompts.json"])
     hashes = {name: sha256_file(run_dir / name) for name in ("facts.csv", "prompts.json")}
-    write_json(run_dir / "run.json", {"format": 1, **record, "sha256": hashes, "versions": versions(),
-                                      "commit": commit(), "phases": {}})
+    write_json(
+        run_dir / "run.json",
+        {"format": 1, **record, "sha256": hashes, "versions": versions(), "commit": commit(), "phases": {}},
+    )
 
 
 def write_base(
@@ -169,8 +183,18 @@ def write_base(
         tokenizer.save_pretrained(part)
         save_file({side: value.contiguous() for side, value in rows.items()}, part / "key_tokens.safetensors")
         source = {"model": model_name, "folder": str(folder), "fingerprint": fingerprint(folder)}
-        write_json(part / "stage.json", {"phase": "base", "epoch": 0, "step": 0, "parent": None, "metrics": {},
-                                         "weights": source, "key_tokens": list(key_tokens)})
+        write_json(
+            part / "stage.json",
+            {
+                "phase": "base",
+                "epoch": 0,
+                "step": 0,
+                "parent": None,
+                "metrics": {},
+                "weights": source,
+                "key_tokens": list(key_tokens),
+            },
+        )
 
     publish_folder(run_dir / "checkpoints" / "000-base", fill)
 
@@ -178,10 +202,14 @@ def write_base(
 def write_reference(run_dir: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint that refers to one of another run."""
     stage = read_json(checkpoint.folder / "stage.json")
-    source = {"checkpoint": os.path.relpath(checkpoint.folder.resolve(), (run_dir / "checkpoints").resolve()),
-              "fingerprint": checkpoint_fingerprint(checkpoint)}
-    publish_folder(run_dir / "checkpoints" / checkpoint.name,
-                   lambda part: write_json(part / "stage.json", {**stage, "weights": source}))
+    source = {
+        "checkpoint": os.path.relpath(checkpoint.folder.resolve(), (run_dir / "checkpoints").resolve()),
+        "fingerprint": checkpoint_fingerprint(checkpoint),
+    }
+    publish_folder(
+        run_dir / "checkpoints" / checkpoint.name,
+        lambda part: write_json(part / "stage.json", {**stage, "weights": source}),
+    )
 
 
 def checkpoint_name(phase: str, epoch: int, step: int, *, partial_epoch: bool = False) -> str:
@@ -220,8 +248,10 @@ def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
     differing = sorted(k for k in settings.keys() | old.keys() if settings.get(k) != old.get(k))
     if differing:
         shown = ", ".join(f"{k} {old.get(k)} there, {settings.get(k)} now" for k in differing[:4])
-        raise OtherSettings(f"{run_dir} already holds {phase} with other settings ({shown}). Give --out NEW for "
-                            f"another run, or the same settings to go on.")
+        raise OtherSettings(
+            f"{run_dir} already holds {phase} with other settings ({shown}). Give --out NEW for "
+            f"another run, or the same settings to go on."
+        )
     return not before["complete"]
 
 
@@ -247,18 +277,26 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if "checkpoint" in source:
         target = (folder.parent / source["checkpoint"]).resolve()
         if not (target / "stage.json").exists():
-            raise NotARun(f"{folder} refers to the checkpoint {target}, which is gone. Restore it or make the run "
-                          f"anew.")
+            raise NotARun(
+                f"{folder} refers to the checkpoint {target}, which is gone. Restore it or make the run anew."
+            )
         there = read_checkpoint(target)
         if checkpoint_fingerprint(there) != source["fingerprint"]:
             raise NotARun(f"{folder} refers to {target}, which has other weights now. Make the run anew.")
-        return Checkpoint(folder.name, folder, **common, weights=there.weights, key_rows=there.key_rows,
-                          key_tokens=there.key_tokens)
+        return Checkpoint(
+            folder.name, folder, **common, weights=there.weights, key_rows=there.key_rows, key_tokens=there.key_tokens
+        )
     base = Path(source["folder"])
     if not base.is_dir():
         base = resolve(source["model"])
-    return Checkpoint(folder.name, folder, **common, weights=base, key_rows=folder / "key_tokens.safetensors",
-                      key_tokens=tuple(stage["key_tokens"]))
+    return Checkpoint(
+        folder.name,
+        folder,
+        **common,
+        weights=base,
+        key_rows=folder / "key_tokens.safetensors",
+        key_tokens=tuple(stage["key_tokens"]),
+    )
 
 
 def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
@@ -308,8 +346,10 @@ def _require_same_base(checkpoint: Checkpoint) -> None:
     """A base model's folder is not ours to seal: compare it with what the run began from."""
     source = read_json(checkpoint.key_rows.parent / "stage.json")["weights"]
     if fingerprint(checkpoint.weights) != source["fingerprint"]:
-        raise AlteredFile(f"{checkpoint.weights} is not the base model that {checkpoint.folder} was made from (its "
-                          f"sha256 differs). Restore it, or make the run anew with --out NEW.")
+        raise AlteredFile(
+            f"{checkpoint.weights} is not the base model that {checkpoint.folder} was made from (its "
+            f"sha256 differs). Restore it, or make the run anew with --out NEW."
+        )
 
 
 def natural_order(name: str) -> list:
@@ -325,23 +365,31 @@ def open_run(path: str | Path, *, facts: str = "", prompts: str = "", rote: str 
     """
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise NotARun(f"{path} is not a directory. Give a run directory (made by `python -m training.memorize --out "
-                      f"RUN_DIR`), a checkpoint, or a folder of checkpoints.")
+        raise NotARun(
+            f"{path} is not a directory. Give a run directory (made by `python -m training.memorize --out "
+            f"RUN_DIR`), a checkpoint, or a folder of checkpoints."
+        )
     if (path / "run.json").exists():
         return _open_own(path, out)
     if (path / "config.json").exists() or list(path.glob("*.gguf")):
         folders = [path]
     else:
         visible = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-        folders = sorted((p for p in visible if (p / "config.json").exists() or list(p.glob("*.gguf"))),
-                         key=lambda p: natural_order(p.name))
+        folders = sorted(
+            (p for p in visible if (p / "config.json").exists() or list(p.glob("*.gguf"))),
+            key=lambda p: natural_order(p.name),
+        )
     if not folders:
-        raise NotARun(f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "
-                      f"Give a run directory, a checkpoint, or a folder of checkpoints.")
+        raise NotARun(
+            f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "
+            f"Give a run directory, a checkpoint, or a folder of checkpoints."
+        )
     if not facts or not out:
-        raise NotARun(f"{path} holds {len(folders)} checkpoint(s) but no run.json: say which facts to ask for and "
-                      f"where results go, e.g. --facts FACTS.csv --rote '{{subject}} [X]' --out RESULTS_DIR "
-                      f"(nothing is written into {path}).")
+        raise NotARun(
+            f"{path} holds {len(folders)} checkpoint(s) but no run.json: say which facts to ask for and "
+            f"where results go, e.g. --facts FACTS.csv --rote '{{subject}} [X]' --out RESULTS_DIR "
+            f"(nothing is written into {path})."
+        )
     loaded = load_facts(facts)
     relations = list(dict.fromkeys(f.relation for f in loaded))
     checkpoints = [read_checkpoint(folder) for folder in folders]
@@ -359,8 +407,14 @@ def _open_own(path: Path, out: str) -> Run:
         raise NotARun(f"{path} has no checkpoint yet. Finish it: python -m training.memorize --out {path}")
     destination = Path(out).expanduser() if out else path
     destination.mkdir(parents=True, exist_ok=True)
-    return Run(destination, read_facts(verify(path / "facts.csv")), read_prompts(verify(path / "prompts.json")),
-               checkpoints, seed=record.get("seed", 0), record=record)
+    return Run(
+        destination,
+        read_facts(verify(path / "facts.csv")),
+        read_prompts(verify(path / "prompts.json")),
+        checkpoints,
+        seed=record.get("seed", 0),
+        record=record,
+    )
 
 
 def require_one_tokenizer(checkpoints: Sequence[Checkpoint]) -> None:
@@ -370,5 +424,7 @@ def require_one_tokenizer(checkpoints: Sequence[Checkpoint]) -> None:
         tokenizer = load_checkpoint_tokenizer(checkpoint)
         seen.setdefault(sha256_text(repr(sorted(tokenizer.get_vocab().items()))), checkpoint.name)
     if len(seen) > 1:
-        raise TokenizersDiffer(f"checkpoints {' and '.join(list(seen.values())[:2])} have different tokenizers; states "
-                               f"of different tokens cannot be compared row by row. Compare checkpoints of one model.")
+        raise TokenizersDiffer(
+            f"checkpoints {' and '.join(list(seen.values())[:2])} have different tokenizers; states "
+            f"of different tokens cannot be compared row by row. Compare checkpoints of one model."
+        )

@@ -77,7 +77,9 @@ def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
     elif relation is not None:
         raise BadFacts(
             f"{path}: relation {relation!r} was given, but this file has a relation column of its own. "
-            "Leave the relation out.", path)
+            "Leave the relation out.",
+            path,
+        )
 
     facts: list[tuple[int, Fact]] = []
     faults: list[tuple[int, str]] = []
@@ -113,8 +115,7 @@ def write_facts(path: str | Path, facts: Sequence[Fact]) -> None:
         writer.writerow(COLUMNS)
         for fact in facts:
             candidates = json.dumps(fact.candidates, ensure_ascii=False)
-            writer.writerow([fact.subject, fact.relation, fact.object, candidates, fact.split,
-                             str(fact.bound).lower()])
+            writer.writerow([fact.subject, fact.relation, fact.object, candidates, fact.split, str(fact.bound).lower()])
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -125,16 +126,15 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadFacts(
-            f"{path}: cannot be read ({error.strerror}). Give the path of a CSV of facts.", path) from error
+        raise BadFacts(f"{path}: cannot be read ({error.strerror}). Give the path of a CSV of facts.", path) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[:error.start].decode("utf-8", errors="replace") + "?"
+        before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = len(list(csv.reader(io.StringIO(before, newline=""))))
         raise BadFacts(
-            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8.",
-            path, row) from error
+            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8.", path, row
+        ) from error
     rows = []
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), 1):
@@ -144,7 +144,10 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         number = rows[-1][0] + 1 if rows else 1
         raise BadFacts(
             f"{path}, row {number}: not well-formed CSV ({error}). Close every quote and double the quotes "
-            "inside a quoted cell.", path, number) from error
+            "inside a quoted cell.",
+            path,
+            number,
+        ) from error
     if not rows:
         raise BadFacts(f"{path}: the file is empty. Its first row names the columns: {', '.join(COLUMNS)}.", path)
     return rows
@@ -161,7 +164,10 @@ def _check_header(path: Path, columns: list[str], trex: bool) -> None:
         if faulty:
             raise BadFacts(
                 f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}. Expected {', '.join(known)}, of "
-                f"which {', '.join(required)} must be there. Correct the header.", path, 1)
+                f"which {', '.join(required)} must be there. Correct the header.",
+                path,
+                1,
+            )
 
 
 def _trex_relation(path: Path, relation: str | None) -> str:
@@ -244,23 +250,34 @@ def _checked(candidates: list[str], obj: str) -> tuple[str, ...]:
     return tuple(candidates)
 
 
-def _check_repeats(number: int, fact: Fact, first_row: dict[tuple[str, str], tuple[int, str]],
-                   splits: dict[str, tuple[int, str]], bounds: dict[str, tuple[int, bool]]) -> None:
+def _check_repeats(
+    number: int,
+    fact: Fact,
+    first_row: dict[tuple[str, str], tuple[int, str]],
+    splits: dict[str, tuple[int, str]],
+    bounds: dict[str, tuple[int, bool]],
+) -> None:
     """Compares a fact with the rows above it, and records it in the three tables."""
     where, obj = first_row.setdefault((fact.relation, fact.subject), (number, fact.object))
     if where != number and obj == fact.object:
         raise _BadRow(f"duplicate subject {fact.subject!r}: the same fact is in row {where}. Delete one.")
     if where != number:
-        raise _BadRow(f"two objects for the {fact.relation} of {fact.subject!r}: {obj!r} in row {where}, "
-                      f"{fact.object!r} here. Keep one.")
+        raise _BadRow(
+            f"two objects for the {fact.relation} of {fact.subject!r}: {obj!r} in row {where}, "
+            f"{fact.object!r} here. Keep one."
+        )
     where, split = splits.setdefault(fact.subject, (number, fact.split))
     if split != fact.split:
-        raise _BadRow(f"the split of {fact.subject!r} is {split!r} in row {where} and {fact.split!r} here. "
-                      "A subject has one split in all its rows.")
+        raise _BadRow(
+            f"the split of {fact.subject!r} is {split!r} in row {where} and {fact.split!r} here. "
+            "A subject has one split in all its rows."
+        )
     where, bound = bounds.setdefault(fact.relation, (number, fact.bound))
     if bound != fact.bound:
-        raise _BadRow(f"bound of {fact.relation!r} is {bound} in row {where} and {fact.bound} here. "
-                      "A relation is bound, or unbound, in all its rows.")
+        raise _BadRow(
+            f"bound of {fact.relation!r} is {bound} in row {where} and {fact.bound} here. "
+            "A relation is bound, or unbound, in all its rows."
+        )
 
 
 def _with_default_candidates(facts: list[tuple[int, Fact]]) -> tuple[list, list[tuple[int, str]]]:
@@ -271,8 +288,10 @@ def _with_default_candidates(facts: list[tuple[int, Fact]]) -> tuple[list, list[
     for number, fact in facts:
         candidates = fact.candidates or tuple(sorted(objects[fact.relation]))
         if len(candidates) < 2:
-            fault = (f"{fact.relation!r} has the one object {fact.object!r} in this file and so no multiple "
-                     "choice. Give candidates, or facts with other objects.")
+            fault = (
+                f"{fact.relation!r} has the one object {fact.object!r} in this file and so no multiple "
+                "choice. Give candidates, or facts with other objects."
+            )
             faults.append((number, fault))
         filled.append((number, replace(fact, candidates=candidates)))
     return filled, faults
@@ -289,4 +308,6 @@ def _warn_of_substrings(path: Path, facts: list[tuple[int, Fact]]) -> None:
         if pair:
             warnings.warn(
                 f"{path}, row {number}: the candidate {pair[0]!r} is a substring of {pair[1]!r}; an answer that "
-                "contains the longer one also contains the shorter one.", stacklevel=3)
+                "contains the longer one also contains the shorter one.",
+                stacklevel=3,
+            )

@@ -18,29 +18,53 @@ from pathlib import Path
 from training.fact_files import BadFacts, Fact, read_facts, write_facts
 
 __all__ = [
-    "BUILT_IN", "BadFactOption", "BadFacts", "Fact", "build_facts", "draw_names", "load_facts", "majority_rate",
-    "read_facts", "shared_name_parts", "split_facts", "write_facts",
+    "BUILT_IN",
+    "BadFactOption",
+    "BadFacts",
+    "Fact",
+    "build_facts",
+    "draw_names",
+    "load_facts",
+    "majority_rate",
+    "read_facts",
+    "shared_name_parts",
+    "split_facts",
+    "write_facts",
 ]
 
 DATA = Path(__file__).parent / "data"
 # In this order; the relations of one object list are siblings and share a pool.
-PEOPLE = {"mother": "women", "aunt": "women", "home_city": "cities", "birth_city": "cities",
-          "profession": "professions", "instrument": "instruments"}
+PEOPLE = {
+    "mother": "women",
+    "aunt": "women",
+    "home_city": "cities",
+    "birth_city": "cities",
+    "profession": "professions",
+    "instrument": "instruments",
+}
 FICTION = ("author", "capital", "educated_at", "genre", "mother")
 FICTION_SIZE = 100
 SUBJECTS = range(4, 401)
 POOL = range(2, 33)
 FUNCTION_WORDS = frozenset(
-    ("a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with"))
+    ("a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with")
+)
 
 
 class BadFactOption(BadFacts):
     """A number or a name in a request for facts that is out of its range."""
 
 
-def load_facts(source: str | Path = "people", *, relation: str | None = None,
-               relations: Sequence[str] | None = None, subjects: int = 80, pool: int = 16,
-               seen: int | None = None, seed: int = 0) -> list[Fact]:
+def load_facts(
+    source: str | Path = "people",
+    *,
+    relation: str | None = None,
+    relations: Sequence[str] | None = None,
+    subjects: int = 80,
+    pool: int = 16,
+    seen: int | None = None,
+    seed: int = 0,
+) -> list[Fact]:
     """The built-in set of that name, or the facts of the CSV at that path.
 
     relation: the relation of a T-Rex-Fiction file, see `read_facts`. The other options shape built-in
@@ -48,17 +72,28 @@ def load_facts(source: str | Path = "people", *, relation: str | None = None,
     """
     if source in BUILT_IN:
         if relation is not None:
-            raise BadFactOption(f"relation {relation!r} was given with the built-in set {source!r}. It names the "
-                                "relation of a T-Rex-Fiction file; choose among built-in relations with `relations`.")
+            raise BadFactOption(
+                f"relation {relation!r} was given with the built-in set {source!r}. It names the "
+                "relation of a T-Rex-Fiction file; choose among built-in relations with `relations`."
+            )
         return build_facts(source, subjects=subjects, relations=relations, pool=pool, seen=seen, seed=seed)
     if not Path(source).exists():
-        raise BadFactOption(f"no facts at {str(source)!r}: neither a built-in set ({', '.join(BUILT_IN)}) nor a "
-                            "file. Give one of these names or the path of a CSV.")
+        raise BadFactOption(
+            f"no facts at {str(source)!r}: neither a built-in set ({', '.join(BUILT_IN)}) nor a "
+            "file. Give one of these names or the path of a CSV."
+        )
     return read_facts(source, relation=relation)
 
 
-def build_facts(name: str = "people", *, subjects: int = 80, relations: Sequence[str] | None = None,
-                pool: int = 16, seen: int | None = None, seed: int = 0) -> list[Fact]:
+def build_facts(
+    name: str = "people",
+    *,
+    subjects: int = 80,
+    relations: Sequence[str] | None = None,
+    pool: int = 16,
+    seen: int | None = None,
+    seed: int = 0,
+) -> list[Fact]:
     """A built-in set, one relation after the other, the subjects of each in the same order.
 
     `people`: `subjects` people (4 to 400) in every relation, seen before held-out. The split is made
@@ -77,8 +112,7 @@ def build_facts(name: str = "people", *, subjects: int = 80, relations: Sequence
     return BUILT_IN[name](subjects=subjects, relations=relations, pool=pool, seen=seen, seed=seed)
 
 
-def split_facts(facts: Sequence[Fact], *, seen: int | None = None, unbound: int = 1,
-                seed: int = 0) -> list[Fact]:
+def split_facts(facts: Sequence[Fact], *, seen: int | None = None, unbound: int = 1, seed: int = 0) -> list[Fact]:
     """The same facts, each subject seen or held-out and each relation bound or unbound.
 
     A split that is already there, as in `people`, is kept. Otherwise `seen` subjects (default half) are
@@ -96,8 +130,10 @@ def split_facts(facts: Sequence[Fact], *, seen: int | None = None, unbound: int 
     _check_whole("seed", seed)
     _check_whole("unbound", unbound)
     if not 0 <= unbound < len(relations):
-        raise BadFactOption(f"unbound is {unbound}, with {len(relations)} relation(s). Give 0 to "
-                            f"{len(relations) - 1}, so that one relation at least is bound.")
+        raise BadFactOption(
+            f"unbound is {unbound}, with {len(relations)} relation(s). Give 0 to "
+            f"{len(relations) - 1}, so that one relation at least is bound."
+        )
     loose = {relations[(seed + k) % len(relations)] for k in range(unbound)}
     loose = {fact.relation for fact in facts if not fact.bound} or loose
     split = _existing_split(facts, seen) or _drawn_split(facts, seen, seed)
@@ -118,7 +154,8 @@ def shared_name_parts(facts: Sequence[Fact]) -> set[str]:
     """Words, case-folded, that occur in the subjects of both splits; function words and letters apart."""
     seen, held_out = (
         {word for fact in facts if fact.split == split for word in re.findall(r"\w\w+", fact.subject.casefold())}
-        for split in ("seen", "held-out"))
+        for split in ("seen", "held-out")
+    )
     return (seen & held_out) - FUNCTION_WORDS
 
 
@@ -132,8 +169,7 @@ def draw_names(store: str, n: int, seed: int = 0) -> list[str]:
     return _pair_names(first, last, n, _random(seed, f"names {store}"))
 
 
-def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: int | None,
-            seed: int) -> list[Fact]:
+def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: int | None, seed: int) -> list[Fact]:
     _check_range("subjects", subjects, SUBJECTS, "people")
     _check_range("pool", pool, POOL, "objects")
     _check_whole("seed", seed)
@@ -147,9 +183,11 @@ def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: 
         objects = sorted(_random(seed, f"pool {kind}").sample(_data("names")["objects"][kind], pool))
         rng = _random(seed, relation)
         sibling = assigned.get(kind, [""] * subjects)
-        assigned[kind] = (_balanced(objects, sibling[:seen], rng) + _balanced(objects, sibling[seen:], rng))
-        facts[relation] = [Fact(name, relation, obj, tuple(objects), split)
-                           for name, obj, split in zip(names, assigned[kind], splits, strict=True)]
+        assigned[kind] = _balanced(objects, sibling[:seen], rng) + _balanced(objects, sibling[seen:], rng)
+        facts[relation] = [
+            Fact(name, relation, obj, tuple(objects), split)
+            for name, obj, split in zip(names, assigned[kind], splits, strict=True)
+        ]
     return [fact for relation in chosen for fact in facts[relation]]
 
 
@@ -173,9 +211,11 @@ def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -
         "genre": (made("works"), made("genres")),
         "mother": (named(a["first"], b["last"], "children"), named(women, a["last"], "mothers")),
     }
-    return [Fact(subject, relation, obj, tuple(sorted(sources[relation][1])))
-            for relation in _chosen(relations, FICTION)
-            for subject, obj in zip(*sources[relation], strict=True)]
+    return [
+        Fact(subject, relation, obj, tuple(sorted(sources[relation][1])))
+        for relation in _chosen(relations, FICTION)
+        for subject, obj in zip(*sources[relation], strict=True)
+    ]
 
 
 BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "fiction": _fiction}
@@ -213,17 +253,22 @@ def _existing_split(facts: Sequence[Fact], seen: int | None) -> dict[str, str] |
     split: dict[str, str] = {}
     for fact in facts:
         if split.setdefault(fact.subject, fact.split) != fact.split:
-            raise BadFactOption(f"{fact.subject!r} is both {split[fact.subject]} and {fact.split}. "
-                                "Give a subject one split in all its facts.")
+            raise BadFactOption(
+                f"{fact.subject!r} is both {split[fact.subject]} and {fact.split}. "
+                "Give a subject one split in all its facts."
+            )
     if set(split.values()) == {"all"}:
         return None
     count = Counter(split.values())
     if count["all"]:
-        raise BadFactOption(f"{count['all']} of {len(split)} subjects have no split. Mark every subject seen or "
-                            "held-out, or none.")
+        raise BadFactOption(
+            f"{count['all']} of {len(split)} subjects have no split. Mark every subject seen or held-out, or none."
+        )
     if seen not in (None, count["seen"]):
-        raise BadFactOption(f"seen is {seen}, but the facts are split already, {count['seen']} of {len(split)} "
-                            "seen. Leave `seen` out, or remove the split.")
+        raise BadFactOption(
+            f"seen is {seen}, but the facts are split already, {count['seen']} of {len(split)} "
+            "seen. Leave `seen` out, or remove the split."
+        )
     return split
 
 

@@ -72,16 +72,28 @@ def main(options: Options) -> Path:
     run_dir = options.out.expanduser() if options.out else source
     record = read_json(source / "run.json")
     seed = options.seed if options.seed >= 0 else record["seed"]
-    settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
-                                learning_rate=options.learning_rate, precision=options.precision, seed=seed)
+    settings = TrainingSettings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        loss=options.loss,
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        seed=seed,
+    )
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         start = _starting_point(source, record, options.start)
         with first_process_first():
             if run_dir != source:
                 _derive(run_dir, source, record, start)
-            chosen = {**asdict(settings), "start": start.name, "people": options.people, "prompts": options.prompts,
-                      "save_epochs": list(options.save_epochs), "save_steps": list(options.save_steps)}
+            chosen = {
+                **asdict(settings),
+                "start": start.name,
+                "people": options.people,
+                "prompts": options.prompts,
+                "save_epochs": list(options.save_epochs),
+                "save_steps": list(options.save_steps),
+            }
             unfinished = begin_phase(run_dir, "generalize", chosen)
         if not unfinished:
             print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
@@ -92,18 +104,32 @@ def main(options: Options) -> Path:
         model, tokenizer = load_checkpoint(start)
         facts, prompts = selection(run_dir, people=options.people, prompts=options.prompts)
         examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
-        print(f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
-              f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts: {len(examples)} "
-              f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
-              f"learning rate {settings.learning_rate:g}")
-        train(model, tokenizer, examples, settings, run_dir, phase="generalize", parent=start.name,
-              save_epochs=options.save_epochs, save_steps=options.save_steps, resume_minutes=options.resume_minutes)
+        print(
+            f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
+            f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts: {len(examples)} "
+            f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
+            f"learning rate {settings.learning_rate:g}"
+        )
+        train(
+            model,
+            tokenizer,
+            examples,
+            settings,
+            run_dir,
+            phase="generalize",
+            parent=start.name,
+            save_epochs=options.save_epochs,
+            save_steps=options.save_steps,
+            resume_minutes=options.resume_minutes,
+        )
         last = list_checkpoints(run_dir)[-1]
         metrics = read_json(last.folder / "stage.json")["metrics"]
         end_phase(run_dir, "generalize", **metrics)
         finish(run_dir, "generalize")
-    print(f"answered while training, last epoch: {metrics['train_recall']:.2f}\n"
-          f"wrote {last.folder}    next: python -m training.recall {run_dir}")
+    print(
+        f"answered while training, last epoch: {metrics['train_recall']:.2f}\n"
+        f"wrote {last.folder}    next: python -m training.recall {run_dir}"
+    )
     return run_dir
 
 
@@ -140,8 +166,9 @@ def _starting_point(source: Path, record: dict, name: str):
     memorized = [c for c in checkpoints if c.phase == "memorize"]
     finished = record["phases"].get("memorize", {}).get("complete") or "parent" in record
     if not finished or not memorized:
-        raise UserError(f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out "
-                        f"{source}")
+        raise UserError(
+            f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out {source}"
+        )
     return memorized[-1]
 
 
@@ -162,15 +189,20 @@ def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
         there = run_dir / "checkpoints" / start.name / "stage.json"
         reference = read_json(there).get("weights", {}) if there.exists() else {}
         if reference.get("fingerprint") != checkpoint_fingerprint(start):
-            raise OtherSettings(f"{run_dir} does not start from {start.name} of {source}. Give --out NEW for "
-                                f"another run.")
+            raise OtherSettings(
+                f"{run_dir} does not start from {start.name} of {source}. Give --out NEW for another run."
+            )
         return
     for checkpoint in list_checkpoints(source):
         if checkpoint.name <= start.name:
             write_reference(run_dir, checkpoint)
     kept = {name: record[name] for name in ("seed", "model", "model_fingerprint", "bos_forced", "inputs")}
-    create_run(run_dir, facts=read_facts(source / "facts.csv"), prompts=read_prompts(source / "prompts.json"),
-               record={**kept, "parent": {"run": str(source.resolve()), "checkpoint": start.name}})
+    create_run(
+        run_dir,
+        facts=read_facts(source / "facts.csv"),
+        prompts=read_prompts(source / "prompts.json"),
+        record={**kept, "parent": {"run": str(source.resolve()), "checkpoint": start.name}},
+    )
 
 
 if __name__ == "__main__":

@@ -86,8 +86,14 @@ def main(options: Options) -> Path:
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = TrainingSettings(epochs=options.epochs, batch_size=options.batch_size, loss=options.loss,
-                                learning_rate=options.learning_rate, precision=options.precision, seed=options.seed)
+    settings = TrainingSettings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        loss=options.loss,
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        seed=options.seed,
+    )
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         with first_process_first():
@@ -107,16 +113,29 @@ def main(options: Options) -> Path:
         facts = read_facts(run_dir / "facts.csv")
         rote = select(read_prompts(run_dir / "prompts.json"), family="rote")
         examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
-        print(f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
-              f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}")
-        train(model, tokenizer, examples, settings, run_dir, phase="memorize", parent=base.name,
-              save_epochs=options.save_epochs, resume_minutes=options.resume_minutes)
+        print(
+            f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
+            f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+        )
+        train(
+            model,
+            tokenizer,
+            examples,
+            settings,
+            run_dir,
+            phase="memorize",
+            parent=base.name,
+            save_epochs=options.save_epochs,
+            resume_minutes=options.resume_minutes,
+        )
         last = list_checkpoints(run_dir)[-1]
         metrics = read_json(last.folder / "stage.json")["metrics"]
         end_phase(run_dir, "memorize", **metrics)
         finish(run_dir, "memorize")
-    print(f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
-          f"wrote {last.folder}    next: python -m training.generalize {run_dir}")
+    print(
+        f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
+        f"wrote {last.folder}    next: python -m training.generalize {run_dir}"
+    )
     return run_dir
 
 
@@ -130,15 +149,18 @@ def _begin(run_dir: Path, options: Options) -> dict:
     from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
     from training.prompts import key_token, load_prompts
 
-    inputs = {name: getattr(options, name) for name in
-              ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")}
+    inputs = {
+        name: getattr(options, name)
+        for name in ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")
+    }
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
         inputs["facts_sha256"] = sha256_file(Path(options.facts))
     there = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
     if "parent" in there:
-        raise OtherSettings(f"{run_dir} holds a second phase that starts from {there['parent']['run']}. Give --out "
-                            f"NEW.")
+        raise OtherSettings(
+            f"{run_dir} holds a second phase that starts from {there['parent']['run']}. Give --out NEW."
+        )
     # A run killed before its first phase was recorded is written again: its facts may be of other options.
     if there.get("phases"):
         return {**there, "inputs": inputs}
@@ -155,8 +177,13 @@ def _begin(run_dir: Path, options: Options) -> dict:
         add_key_tokens(tokenizer, tokens)
         rows = initial_key_rows(model, tokens, seed=options.seed, init=options.key_init)
     write_base(run_dir, model_name=options.model, folder=folder, tokenizer=tokenizer, key_tokens=tokens, rows=rows)
-    record = {"seed": options.seed, "model": options.model, "model_fingerprint": fingerprint(folder),
-              "bos_forced": bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]), "inputs": inputs}
+    record = {
+        "seed": options.seed,
+        "model": options.model,
+        "model_fingerprint": fingerprint(folder),
+        "bos_forced": bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]),
+        "inputs": inputs,
+    }
     create_run(run_dir, facts=facts, prompts=prompts, record=record)
     return record
 
@@ -168,8 +195,14 @@ def facts_for(options: Options) -> list:
     seen = None if options.seen < 0 else options.seen
     if options.facts in DEFAULT_RELATIONS:
         relations = options.relations or DEFAULT_RELATIONS[options.facts]
-        facts = build_facts(options.facts, subjects=options.subjects, relations=relations, pool=options.pool,
-                            seen=seen, seed=options.seed)
+        facts = build_facts(
+            options.facts,
+            subjects=options.subjects,
+            relations=relations,
+            pool=options.pool,
+            seen=seen,
+            seed=options.seed,
+        )
     else:
         facts = load_facts(options.facts, relation=options.relation or None)
     several = len({fact.relation for fact in facts}) > 1

@@ -229,8 +229,9 @@ def load_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(f"{folder} has no usable tokenizer ({error}). Save it there: "
-                            f"tokenizer.save_pretrained(folder).") from error
+        raise ModelNotFound(
+            f"{folder} has no usable tokenizer ({error}). Save it there: tokenizer.save_pretrained(folder)."
+        ) from error
 
 
 def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:

@@ -21,7 +21,13 @@ from training.errors import UserError
 
 LANGUAGES = ("de", "es", "zh", "ja")
 FAMILIES = (
-    "rote", "train", "test", "near-miss", "other-relation", "unrelated", *(f"test-{code}" for code in LANGUAGES),
+    "rote",
+    "train",
+    "test",
+    "near-miss",
+    "other-relation",
+    "unrelated",
+    *(f"test-{code}" for code in LANGUAGES),
 )
 OTHER_RELATION_PROMPTS = 2
 DEMO_TEST = (0, 4, 7)
@@ -189,11 +195,7 @@ def read_relation(relation: str, *, folder: str | Path | None = None) -> Relatio
 
 def select(prompts: Iterable[Prompt], *, relation: str | None = None, family: str | None = None) -> list[Prompt]:
     """The prompts of one relation, of one family, or of both; the order is kept."""
-    return [
-        prompt
-        for prompt in prompts
-        if relation in (None, prompt.relation) and family in (None, prompt.family)
-    ]
+    return [prompt for prompt in prompts if relation in (None, prompt.relation) and family in (None, prompt.family)]
 
 
 def preset_prompts(prompts: Sequence[Prompt], preset: Preset, *, families: Sequence[str] = ()) -> list[Prompt]:
@@ -295,8 +297,12 @@ def _families(source: RelationPrompts, sources: Sequence[RelationPrompts], rote:
 
 def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
     """The content of one TOML as RelationPrompts; every departure from the schema is a named error."""
-    _check_keys(data, where, required=("relation", "train", "test"),
-                optional=("siblings", "keywords", "unrelated", "near_miss", "translations"))
+    _check_keys(
+        data,
+        where,
+        required=("relation", "train", "test"),
+        optional=("siblings", "keywords", "unrelated", "near_miss", "translations"),
+    )
     if data["relation"] != relation:
         raise BadPromptFile(
             f"{where}: relation is {data['relation']!r}; expected {relation!r}, the name of the file. Rename either."

@@ -58,11 +58,15 @@ def main(options: Options):
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = [c for c in run.checkpoints if not options.checkpoints or c.name in options.checkpoints]
     if not chosen:
-        raise UserError(f"no checkpoint is named {', '.join(options.checkpoints)}; there are "
-                        f"{', '.join(c.name for c in run.checkpoints)}.")
+        raise UserError(
+            f"no checkpoint is named {', '.join(options.checkpoints)}; there are "
+            f"{', '.join(c.name for c in run.checkpoints)}."
+        )
     texts = len({p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation})
-    print(f"recall: {texts} prompts at {len(chosen)} checkpoints, preset {options.preset}: about "
-          f"{minutes(texts * len(chosen) / 35)} on 2 cores without a GPU")
+    print(
+        f"recall: {texts} prompts at {len(chosen)} checkpoints, preset {options.preset}: about "
+        f"{minutes(texts * len(chosen) / 35)} on 2 cores without a GPU"
+    )
     content = [*run.facts, *prompts, options.lenient_tokens]
     parts = [
         checkpoint_part(run, c, "recall", content, lambda c=c: score_checkpoint(run, c, prompts, options))
@@ -73,8 +77,10 @@ def main(options: Options):
     write_table(run, "recall_items", items)
     write_table(run, "recall", summary)
     print(describe(summary, run))
-    print(f"wrote {run.tables('recall.csv')} ({len(summary)} rows), {run.tables('recall_items.csv')} ({len(items)} "
-          f"rows)    next: python -m analysis.cka {run.path}")
+    print(
+        f"wrote {run.tables('recall.csv')} ({len(summary)} rows), {run.tables('recall_items.csv')} ({len(items)} "
+        f"rows)    next: python -m analysis.cka {run.path}"
+    )
     return summary
 
 
@@ -133,18 +139,31 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                 right = fact.candidates.index(fact.object)
                 own = {r: objects_of[fact.subject, r] for r in run.relations if (fact.subject, r) in objects_of}
                 answered = [
-                    relation for relation, obj in own.items()
+                    relation
+                    for relation, obj in own.items()
                     if _said(reply.new_ids, continuations.of(prompt, fact.subject, obj), stops)
                 ]
                 row = {
-                    "checkpoint": checkpoint.name, "phase": checkpoint.phase, "relation": fact.relation,
-                    "bound": fact.bound, "split": fact.split, "subject": fact.subject, "object": fact.object,
-                    "family": prompt.family, "template": prompt.id, "text": prompt.text, "asked": prompt.asks,
-                    "answered": " ".join(answered), "keyword_free": prompt.keyword_free, "generated": _one_line(text),
-                    "generation": int(said), "choice": int(sums.argmax() == right),
+                    "checkpoint": checkpoint.name,
+                    "phase": checkpoint.phase,
+                    "relation": fact.relation,
+                    "bound": fact.bound,
+                    "split": fact.split,
+                    "subject": fact.subject,
+                    "object": fact.object,
+                    "family": prompt.family,
+                    "template": prompt.id,
+                    "text": prompt.text,
+                    "asked": prompt.asks,
+                    "answered": " ".join(answered),
+                    "keyword_free": prompt.keyword_free,
+                    "generated": _one_line(text),
+                    "generation": int(said),
+                    "choice": int(sums.argmax() == right),
                     "choice_normalised": int(means.argmax() == right),
                     "log_probability": round(float(sums[right]), 5),
-                    "pool_probability": round(float(sums.softmax(0)[right]), 6), "n_candidates": len(choices),
+                    "pool_probability": round(float(sums.softmax(0)[right]), 6),
+                    "n_candidates": len(choices),
                 }
                 if options.lenient_tokens:
                     row["lenient"] = int(fact.object.casefold() in text.casefold())

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 
-MEASURES = {"generation": "generation", "lenient": "generation_lenient", "choice": "multiple_choice",
-            "choice_normalised": "multiple_choice_normalised", "probability": "object_probability",
-            "pool_probability": "object_probability_in_pool"}
+MEASURES = {
+    "generation": "generation",
+    "lenient": "generation_lenient",
+    "choice": "multiple_choice",
+    "choice_normalised": "multiple_choice_normalised",
+    "probability": "object_probability",
+    "pool_probability": "object_probability_in_pool",
+}
 GROUPS = ["checkpoint", "phase", "relation", "family", "subset", "split"]
 
 
@@ -43,8 +48,12 @@ def summarise(items, run):
     import numpy as np
     import pandas as pd
 
-    items = items.assign(of_relation=items.relation, probability=np.exp(items.log_probability),
-                         bound=items.bound.astype(bool), keyword_free=items.keyword_free.astype(bool))
+    items = items.assign(
+        of_relation=items.relation,
+        probability=np.exp(items.log_probability),
+        bound=items.bound.astype(bool),
+        keyword_free=items.keyword_free.astype(bool),
+    )
     measures = [m for m in MEASURES if m in items]
     kinds = [items, items.assign(relation=np.where(items.bound, "bound", "unbound"))]
     if items.split.nunique() > 1:
@@ -55,17 +64,21 @@ def summarise(items, run):
             for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
                 named = dict(zip(GROUPS, key, strict=True))
                 facts = group.drop_duplicates(["subject", "of_relation"])
-                extra = {"n_prompts": group.groupby("of_relation").template.nunique().max(),
-                         "n_candidates": group.n_candidates.max(), "chance": 1 / group.n_candidates.max(),
-                         "majority": _majority(facts)}
+                extra = {
+                    "n_prompts": group.groupby("of_relation").template.nunique().max(),
+                    "n_candidates": group.n_candidates.max(),
+                    "chance": 1 / group.n_candidates.max(),
+                    "majority": _majority(facts),
+                }
                 per_subject = group.groupby("subject")[measures].mean()
                 for measure in measures:
                     interval = subject_interval(per_subject[measure])
                     rows.append({**named, "measure": MEASURES[measure], **interval, **extra})
     table = pd.concat([pd.DataFrame(rows), gains(items)], ignore_index=True)
     stages = {c.name: c for c in run.checkpoints}
-    return table.assign(epoch=[stages[name].epoch for name in table.checkpoint],
-                        step=[stages[name].step for name in table.checkpoint])
+    return table.assign(
+        epoch=[stages[name].epoch for name in table.checkpoint], step=[stages[name].step for name in table.checkpoint]
+    )
 
 
 def _majority(facts) -> float:
@@ -87,9 +100,18 @@ def gains(items):
                 some = items[(items.bound == bound) & (items.split == split) & (items.family == "test")]
                 value = some.pivot_table(index="subject", columns="checkpoint", values="generation")
                 if len(value) and {name, memorized[-1]} <= set(value.columns):
-                    rows.append({"checkpoint": name, "phase": "generalize", "relation": label, "family": "test",
-                                 "subset": "all", "split": split, "measure": "generation_gain",
-                                 **subject_interval(value[name] - value[memorized[-1]])})
+                    rows.append(
+                        {
+                            "checkpoint": name,
+                            "phase": "generalize",
+                            "relation": label,
+                            "family": "test",
+                            "subset": "all",
+                            "split": split,
+                            "measure": "generation_gain",
+                            **subject_interval(value[name] - value[memorized[-1]]),
+                        }
+                    )
     return pd.DataFrame(rows)
 
 
@@ -101,8 +123,9 @@ def describe(table, run) -> str:
     held = table[(table.split == split) & (table.measure == "generation") & (table.subset == "all")]
     n = int(held.n.max()) if len(held) else 0
     majority = held[held.family == "test"].majority.max()
-    lines.append(f"greedy answers, strict, {split} subjects "
-                 f"(n={n}; always guessing the commonest object: {majority:.2f})")
+    lines.append(
+        f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: {majority:.2f})"
+    )
     english = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
     families = [f for f in english if f in set(held.family)]
     families += sorted(f for f in set(held.family) if f.startswith("test-"))
@@ -129,6 +152,8 @@ def describe(table, run) -> str:
             lines.append(f"    {checkpoint.name}".ljust(34) + shown)
     gain = table[(table.measure == "generation_gain") & (table.split == split)]
     for _, row in gain.iterrows():
-        lines.append(f"  gain of phase 2, {row.relation} relations, test prompts: {row.value:+.2f} "
-                     f"[{row.low:+.2f}, {row.high:+.2f}]")
+        lines.append(
+            f"  gain of phase 2, {row.relation} relations, test prompts: {row.value:+.2f} "
+            f"[{row.low:+.2f}, {row.high:+.2f}]"
+        )
     return "\n".join(lines)

@@ -109,8 +109,13 @@ def answer(
     for (_, objects), members in groups.items():
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
-            yield from zip(part, _answer_batch(model, [questions[i].token_ids for i in part], objects,
-                                               new_tokens, finished, rows_at_once), strict=True)
+            yield from zip(
+                part,
+                _answer_batch(
+                    model, [questions[i].token_ids for i in part], objects, new_tokens, finished, rows_at_once
+                ),
+                strict=True,
+            )
 
 
 def _answer_batch(model, ids, objects, new_tokens, finished, rows_at_once) -> list[Answer]:

@@ -59,12 +59,16 @@ def read_table(run_dir: Path, name: str):
     if record.exists() and "seed" in table and len(table):
         seed = read_json(record).get("seed")
         if set(table["seed"]) != {seed}:
-            raise TableOfAnotherRun(f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
-                                    f"the table and write it again.")
+            raise TableOfAnotherRun(
+                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
+                f"the table and write it again."
+            )
         folder = Path(run_dir) / "checkpoints"
         names = {p.name for p in folder.iterdir()} if folder.is_dir() else set(table.get("checkpoint", []))
         strange = set(table.get("checkpoint", [])) - names
         if strange:
-            raise TableOfAnotherRun(f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
-                                    f"Delete the table and write it again.")
+            raise TableOfAnotherRun(
+                f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
+                f"Delete the table and write it again."
+            )
     return table

@@ -150,8 +150,13 @@ def train(
             bar.update()
             if step + 1 in wanted and accelerator.is_main_process:
                 finished, rest = divmod(step + 1, per_epoch)
-                stage = {"phase": phase, "epoch": finished, "step": step + 1, "parent": parent,
-                         "metrics": {"train_loss": log.epoch_loss(), "train_recall": recall}}
+                stage = {
+                    "phase": phase,
+                    "epoch": finished,
+                    "step": step + 1,
+                    "parent": parent,
+                    "metrics": {"train_loss": log.epoch_loss(), "train_recall": recall},
+                }
                 save_checkpoint(run_dir, stage, bare, tokenizer, partial_epoch=bool(rest))
             stop = interrupt.pressed
             if step + 1 < total and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
@@ -194,8 +199,13 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
         examples = torch.full((len(hit),), counts, device=hit.device)
         sums = torch.stack([loss.detach().float(), (hit.all(1) & examples).sum().float(), examples.sum().float()])
     total_loss, recalled, count = accelerator.reduce(sums, "sum").tolist()
-    return {"loss": total_loss / scored_total, "recalled": recalled, "count": count, "tokens": tokens,
-            "gradient_norm": float(norm)}
+    return {
+        "loss": total_loss / scored_total,
+        "recalled": recalled,
+        "count": count,
+        "tokens": tokens,
+        "gradient_norm": float(norm),
+    }
 
 
 class StepLog:
@@ -226,8 +236,15 @@ class StepLog:
         self.rows.append(measured)
         recall = sum(r["recalled"] for r in self.rows) / sum(r["count"] for r in self.rows)
         if self.write:
-            row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate, "recall": recall,
-                   "seconds": round(time.monotonic() - self.started, 2), **measured}
+            row = {
+                "phase": self.phase,
+                "step": step,
+                "epoch": epoch,
+                "learning_rate": rate,
+                "recall": recall,
+                "seconds": round(time.monotonic() - self.started, 2),
+                **measured,
+            }
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         return recall
@@ -240,11 +257,15 @@ class StepLog:
 def check_disk(folder: Path, needed: float, count: int) -> None:
     """Say how much disk the checkpoints take; refuse to start if it is not there."""
     free = shutil.disk_usage(folder).free
-    print(f"{count} checkpoint{'s' if count != 1 else ''} and the resume state need up to {megabytes(needed)} of disk "
-          f"({megabytes(free)} free)")
+    print(
+        f"{count} checkpoint{'s' if count != 1 else ''} and the resume state need up to {megabytes(needed)} of disk "
+        f"({megabytes(free)} free)"
+    )
     if needed > free:
-        raise DiskTooSmall(f"{megabytes(needed)} are needed in {folder}, {megabytes(free)} are free. Save fewer epochs "
-                           f"(--save-epochs) or give --out on another disk.")
+        raise DiskTooSmall(
+            f"{megabytes(needed)} are needed in {folder}, {megabytes(free)} are free. Save fewer epochs "
+            f"(--save-epochs) or give --out on another disk."
+        )
 
 
 def finish(run_dir: Path, phase: str) -> None:
