@@ -25,7 +25,7 @@ def test_the_interval_counts_seeds_and_not_rows():
     assert table.n_seeds[0] == 3
     assert table.value[0] == pytest.approx(0.5)
     assert (table.low[0], table.high[0]) == pytest.approx((expected.low, expected.high))
-    assert (table.smallest[0], table.largest[0]) == (0.2, 0.9)
+    assert (table.smallest[0], table.largest[0]) == pytest.approx((0.2, 0.9))
 
 
 def test_the_headline_names_the_majority_guess_beside_the_value():

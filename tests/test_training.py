@@ -452,7 +452,7 @@ def test_the_base_checkpoint_is_the_base_model_with_exactly_the_starting_rows(ti
     model, tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])
     base, plain = load_folder(tiny_base)
     tokens = ["[X_mother]", "[X_aunt]", "[X_home_city]", "[X_profession]"]
-    rows = initial_key_rows(base, tokens, seed=TINY_MEMORIZE["seed"])
+    rows = initial_key_rows(base, tokens, seed=TINY_MEMORIZE["seed"], init=memorize.Options().key_init)
     ids = tokenizer.convert_tokens_to_ids(tokens)
     assert min(ids) >= len(plain)
     for side, layer in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
