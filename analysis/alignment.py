@@ -84,11 +84,15 @@ def main(options: Options):
 def table_for(states: RunStates, *, permutations: int = 199):
     """tables/alignment.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
     import pandas as pd
+    from threadpoolctl import threadpool_limits
 
     from training.tables import checkpoint_part, write_table
 
     def compute(checkpoint):
-        return pd.DataFrame(rows_of(states.load(checkpoint), permutations))
+        there = states.load(checkpoint)
+        # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
+        with threadpool_limits(1):
+            return pd.DataFrame(list(rows_of(there, permutations)))
 
     content = [*states.content, permutations, NEIGHBOURS]
     parts = [

@@ -101,8 +101,11 @@ def transfer_table(there: CheckpointStates, *, permutations: int = 199, folds: i
     value is NaN, with a reason.
     """
     import pandas as pd
+    from threadpoolctl import threadpool_limits
 
-    return pd.DataFrame(rows_of(there, permutations, folds))
+    # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
+    with threadpool_limits(1):
+        return pd.DataFrame(list(rows_of(there, permutations, folds)))
 
 
 def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[dict]:

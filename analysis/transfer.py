@@ -101,23 +101,21 @@ class FittedProbes:
         labels: a constant offset or scale between two prompts does not decide.
         """
         from sklearn.preprocessing import StandardScaler
-        from threadpoolctl import threadpool_limits
 
         y = _prompts(y, "y", len(self.labels), len(self.reasons))
         own = [_site_reasons(prompt, "y", allow_degenerate) for prompt in y]
         reasons = first_reasons(self.reasons, *own)
         predictions = np.full(y.shape[:3], NO_PREDICTION)
-        with threadpool_limits(1):
-            for s, probes in enumerate(self.estimators):
-                if reasons[s] is not None:
-                    continue
-                # Prompts side by side as features: each has its own mean and spread.
-                states = np.concatenate(y[:, :, s], axis=1)
-                for k, probe in enumerate(probes):
-                    test = self.fold == k
-                    scaled = StandardScaler().fit(states[~test]).transform(states[test])
-                    answers = probe.predict(scaled.reshape(-1, y.shape[3]))
-                    predictions[:, test, s] = answers.reshape(-1, len(y)).T
+        for s, probes in enumerate(self.estimators):
+            if reasons[s] is not None:
+                continue
+            # Prompts side by side as features: each has its own mean and spread.
+            states = np.concatenate(y[:, :, s], axis=1)
+            for k, probe in enumerate(probes):
+                test = self.fold == k
+                scaled = StandardScaler().fit(states[~test]).transform(states[test])
+                answers = probe.predict(scaled.reshape(-1, y.shape[3]))
+                predictions[:, test, s] = answers.reshape(-1, len(y)).T
         return Transfer(predictions, self.labels, self.majority, reasons, y.shape[3])
 
 
@@ -159,7 +157,6 @@ def fit_probes(
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     x = _prompts(x, "x", len(labels))[0]
     codes = to_labels(labels, len(x))
@@ -176,15 +173,13 @@ def fit_probes(
         majority[fold == k] = counts.argmax()
     reasons = _site_reasons(x, "x", allow_degenerate)
     estimators = []
-    # The matrices are small: more threads only wait for each other, ten times as long on a busy machine.
-    with threadpool_limits(1):
-        for s, reason in enumerate(reasons):
-            probes = []
-            for k in range(folds if reason is None else 0):
-                fit = fold != k
-                pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS, class_weight="balanced"))
-                probes.append(pipeline.fit(x[fit, s], codes[fit])[-1])
-            estimators.append(tuple(probes))
+    for s, reason in enumerate(reasons):
+        probes = []
+        for k in range(folds if reason is None else 0):
+            fit = fold != k
+            pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS, class_weight="balanced"))
+            probes.append(pipeline.fit(x[fit, s], codes[fit])[-1])
+        estimators.append(tuple(probes))
     return FittedProbes(tuple(estimators), fold, codes, majority, tuple(reasons))
 
 
