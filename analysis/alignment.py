@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from analysis.inputs import LEAST_ROWS, NotIdentifiable, UserError, site_reasons
-from analysis.run_states import CheckpointStates, RunStates
+from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import Scores, first_reasons, paired_scores, relation_rows
 from training.prompts import Preset
 
@@ -83,24 +83,9 @@ def main(options: Options):
 
 def table_for(states: RunStates, *, permutations: int = 199):
     """tables/alignment.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
-    import pandas as pd
-    from threadpoolctl import threadpool_limits
-
-    from training.tables import checkpoint_part, write_table
-
-    def compute(checkpoint):
-        there = states.load(checkpoint)
-        # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
-        with threadpool_limits(1):
-            return pd.DataFrame(list(rows_of(there, permutations)))
-
-    content = [*states.content, permutations, NEIGHBOURS]
-    parts = [
-        checkpoint_part(states.run, checkpoint, "alignment", content, lambda c=checkpoint: compute(c))
-        for checkpoint in states.checkpoints
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    write_table(states.run, "alignment", table)
+    (table,) = scored_tables(
+        states, {"alignment": lambda there: rows_of(there, permutations)}, [permutations, NEIGHBOURS]
+    )
     return table
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from analysis.cka_rows import grid_rows, rows_of
-from analysis.run_states import CheckpointStates, RunStates
+from analysis.run_states import RunStates, scored_tables
 from training.prompts import Preset
 
 
@@ -69,34 +69,14 @@ def main(options: Options):
 
 def table_for(states: RunStates, *, permutations: int = 199, robust: bool = True):
     """tables/cka.csv and tables/cka_grid.csv of a run: checkpoints scored before with the same inputs are read."""
-    import pandas as pd
-
-    from training.console import progress
-    from training.tables import checkpoint_part, write_table
-
-    tables, grids = [], []
-    for checkpoint in progress(states.checkpoints, label="cka"):
-        loaded: list[CheckpointStates] = []
-
-        def there(checkpoint=checkpoint, loaded=loaded) -> CheckpointStates:
-            if not loaded:
-                loaded.append(states.load(checkpoint))
-            return loaded[0]
-
-        content = [*states.content, permutations, robust]
-        tables.append(
-            checkpoint_part(
-                states.run, checkpoint, "cka", content, lambda t=there: pd.DataFrame(rows_of(t(), permutations, robust))
-            )
-        )
-        grids.append(
-            checkpoint_part(
-                states.run, checkpoint, "cka_grid", content, lambda t=there: pd.DataFrame(grid_rows(t(), permutations))
-            )
-        )
-    table, grid = pd.concat(tables, ignore_index=True), pd.concat(grids, ignore_index=True)
-    write_table(states.run, "cka", table)
-    write_table(states.run, "cka_grid", grid)
+    table, _ = scored_tables(
+        states,
+        {
+            "cka": lambda there: rows_of(there, permutations, robust),
+            "cka_grid": lambda there: grid_rows(there, permutations),
+        },
+        [permutations, robust],
+    )
     return table
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import tyro
 
 from analysis.inputs import NotIdentifiable, TooFewRows
-from analysis.run_states import CheckpointStates, RunStates
+from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import FOLDS, Scores, Transfer, fit_probes, paired_scores, relation_rows, transfer
 from training.prompts import Preset
 
-__all__ = ["Options", "main", "table_for", "transfer", "transfer_table", "verdict_lines"]
+__all__ = ["Options", "main", "table_for", "transfer", "verdict_lines"]
 
 Array = np.ndarray
 ESTIMATOR = "ridge classifier, entity folds"
@@ -75,41 +75,20 @@ def main(options: Options):
 
 def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS):
     """tables/probes.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
-    import pandas as pd
-
-    from training.tables import checkpoint_part, write_table
-
-    def compute(checkpoint):
-        return transfer_table(states.load(checkpoint), permutations=permutations, folds=folds)
-
-    content = [*states.content, permutations, folds]
-    parts = [
-        checkpoint_part(states.run, checkpoint, "probes", content, lambda c=checkpoint: compute(c))
-        for checkpoint in states.checkpoints
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    write_table(states.run, "probes", table)
+    (table,) = scored_tables(
+        states, {"probes": lambda there: rows_of(there, permutations, folds)}, [permutations, folds]
+    )
     return table
 
 
-def transfer_table(there: CheckpointStates, *, permutations: int = 199, folds: int = FOLDS):
-    """The rows of one checkpoint: relation (also bound, unbound) x family x split x site x direction.
+def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[dict]:
+    """All rows of probes.csv of one checkpoint: relation (also bound, unbound) x family x split x site x direction.
 
     rote->semantic is fitted on the rote states and scored on every prompt of the family; semantic->rote and
     semantic->semantic are fitted on the family's first prompt. Fitting uses the subjects of all splits
     outside the fold; `split` is that of the scored ones. Where a relation's objects cannot be probed the
     value is NaN, with a reason.
     """
-    import pandas as pd
-    from threadpoolctl import threadpool_limits
-
-    # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
-    with threadpool_limits(1):
-        return pd.DataFrame(list(rows_of(there, permutations, folds)))
-
-
-def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[dict]:
-    """All rows of probes.csv of one checkpoint."""
     from training.console import progress
 
     states, checkpoint = there.states, there.checkpoint

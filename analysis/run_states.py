@@ -9,7 +9,7 @@
 Row i is the same subject in every array of a relation, and in every relation if they share subjects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,9 +159,21 @@ class RunStates:
         rows: dict[str, int] = {}
         parts = []
         for family in ("rote", *self.families):
+            prompts = [p for p in self.prompts if p.family == family]
+            # A text may come from two prompts; the first one says which subject it is about.
+            about = {p.render(s): s for p in reversed(prompts) for s in reversed(self.subjects(p.relation))}
             texts = self.texts(family)
             note = {"checkpoint": checkpoint.name, "family": family}
-            part = states_for(store, fingerprint, tokenizer, texts, model, self.position, description=note).numpy()
+            part = states_for(
+                store,
+                fingerprint,
+                tokenizer,
+                texts,
+                model,
+                self.position,
+                subjects=[about[text] for text in texts] if self.position == "subject_last" else None,
+                description=note,
+            ).numpy()
             for text in texts:
                 rows.setdefault(text, len(rows))
             # A text that an earlier family had already keeps its first row.
@@ -169,3 +181,35 @@ class RunStates:
             parts.append(part[fresh])
         values = np.concatenate(parts)
         return CheckpointStates(self, checkpoint, tuple(names_of(values.shape[1] - 2)), rows, values)
+
+
+def scored_tables(
+    states: RunStates, rows: Mapping[str, Callable[[CheckpointStates], Iterable[dict]]], options: Sequence[object]
+) -> list:
+    """tables/NAME.csv for each NAME of `rows`, over all checkpoints; written and returned as DataFrames, in order.
+
+    rows: states of a checkpoint -> rows of the table. options: what the rows depend on besides states. A checkpoint
+    that was scored before from the same content is read; its states are loaded only if a table lacks its rows.
+    """
+    import pandas as pd
+    from threadpoolctl import threadpool_limits
+
+    from training.tables import checkpoint_part, write_table
+
+    parts: dict[str, list] = {name: [] for name in rows}
+    for checkpoint in states.checkpoints:
+        loaded: list[CheckpointStates] = []
+        for name, rows_of in rows.items():
+
+            def compute(checkpoint=checkpoint, loaded=loaded, rows_of=rows_of):
+                if not loaded:
+                    loaded.append(states.load(checkpoint))
+                # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
+                with threadpool_limits(1):
+                    return pd.DataFrame(list(rows_of(loaded[0])))
+
+            parts[name].append(checkpoint_part(states.run, checkpoint, name, [*states.content, *options], compute))
+    tables = [pd.concat(tables, ignore_index=True) for tables in parts.values()]
+    for name, table in zip(rows, tables, strict=True):
+        write_table(states.run, name, table)
+    return tables

@@ -193,7 +193,7 @@ def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_t
     assert (table[table.value.isna()].site == "embed").all()
     assert table[table.value.isna()].reason.str.contains("same state").all()
 
-    monkeypatch.setattr(probes, "transfer_table", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(probes, "rows_of", lambda *_, **__: pytest.fail("scored again"))
     again = probes.table_for(states, permutations=19)
     assert again.equals(table)
 
