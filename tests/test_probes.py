@@ -224,3 +224,22 @@ def test_a_verdict_without_an_answer_says_why(states):
 
     table = probes.table_for(states, permutations=19).assign(value=np.nan, reason="not identifiable: why")
     assert "  bound relations: not identifiable: why" in probes.verdict_lines(table)
+
+
+def test_states_at_the_subject_are_those_of_a_direct_call(tiny_run, tmp_path):
+    from analysis.run_states import RunStates
+    from probing.states import hidden_states
+    from training.checkpoints import load_checkpoint, open_run
+
+    run = open_run(tiny_run, out=tmp_path)
+    states = RunStates.of(run, families=("test",), position="subject_last")
+    there = states.load(states.checkpoints[0])
+    relation = states.relations[0]
+    prompt = states.prompts_of(relation, "test")[1]
+    subjects = states.subjects(relation)
+    model, tokenizer = load_checkpoint(states.checkpoints[0])
+    texts = [prompt.render(s) for s in subjects]
+    expected = hidden_states(model, tokenizer, texts, positions="subject_last", subjects=subjects)
+    assert np.allclose(there.of(prompt), expected.numpy(), rtol=1e-4, atol=1e-4)
+    last = RunStates.of(run, families=("test",)).load(states.checkpoints[0]).of(prompt)
+    assert not np.allclose(there.of(prompt), last, rtol=1e-2, atol=1e-2)
