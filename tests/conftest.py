@@ -24,6 +24,7 @@ TINY_MEMORIZE = {
     "pool": 4,
     "epochs": 20,
     "batch_size": 16,
+    "facts_per_sequence": 1,
     "learning_rate": 5e-3,
     "loss": "object",
     "precision": "float32",

@@ -36,11 +36,20 @@ from training.checkpoints import (
 )
 from training.console import Interrupted
 from training.errors import UserError
-from training.examples import ObjectNotSeparable, OverlongText, collate, encode, encode_all, epoch_batches
-from training.facts import Fact, read_facts
+from training.examples import (
+    ObjectNotSeparable,
+    OverlongText,
+    collate,
+    encode,
+    encode_all,
+    epoch_batches,
+    epoch_passages,
+    passage,
+)
+from training.facts import Fact, build_facts, read_facts
 from training.files import AlteredFile, read_json
 from training.models import add_key_tokens, initial_key_rows, load_folder
-from training.prompts import Prompt, read_prompts, select
+from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
 from training.trainer import (
     DiskTooSmall,
@@ -60,6 +69,7 @@ SMALL = {
     "relations": ("mother", "profession"),
     "epochs": 15,
     "batch_size": 4,
+    "facts_per_sequence": 2,
     "learning_rate": 2e-3,
     "precision": "float32",
     "save_epochs": (2,),
@@ -246,7 +256,7 @@ def test_the_resume_state_holds_weights_and_both_moments(twice_interrupted, tiny
 
 def test_two_processes_train_as_one(tmp_path, tiny_base):
     """Batches of 5 leave one process without a row at the end of each epoch of 16 facts."""
-    changes = {"batch_size": 5, "epochs": 2, "save_epochs": (2,)}
+    changes = {"batch_size": 5, "facts_per_sequence": 1, "epochs": 2, "save_epochs": (2,)}
     memorize_small(tmp_path / "one", tiny_base, **changes)
     arguments = as_arguments({"out": tmp_path / "two", "model": tiny_base, **SMALL, **changes})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -335,6 +345,8 @@ def test_a_folder_with_other_things_is_not_made_into_a_run(tmp_path, tiny_base, 
     [
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch-size"),
+        ({"facts_per_sequence": 0}, "--facts-per-sequence"),
+        ({"facts_per_sequence": 5}, "--facts-per-sequence is 5 and --batch-size 4"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
     ],
@@ -621,7 +633,7 @@ def two_examples():
 
 def test_the_loss_on_the_object_scores_its_tokens_and_the_stop_alone(two_examples):
     batch = collate(two_examples, loss="object", pad_id=0)
-    assert torch.equal(batch["scored"], batch["object"])
+    assert torch.equal(batch["scored"], batch["object"] > 0)
     for row, example in enumerate(two_examples):
         targets = batch["input_ids"][row, 1:][batch["scored"][row]].tolist()
         assert targets == list(example.object_ids)
@@ -632,7 +644,7 @@ def test_the_loss_on_all_scores_every_token_but_the_first(two_examples):
     batch = collate(two_examples, loss="all", pad_id=0)
     for row, example in enumerate(two_examples):
         assert batch["input_ids"][row, 1:][batch["scored"][row]].tolist() == list(example.token_ids[1:])
-        assert tiny_tokenizer().decode(batch["input_ids"][row, 1:][batch["object"][row]]) == " Angela."
+        assert tiny_tokenizer().decode(batch["input_ids"][row, 1:][batch["object"][row] > 0]) == " Angela."
     assert batch["attention_mask"].sum() == sum(len(e.token_ids) for e in two_examples)
 
 
@@ -663,6 +675,84 @@ def test_a_step_follows_the_gradient_of_the_mean_cross_entropy_of_the_scored_tok
         torch.testing.assert_close(before - after, before.grad, atol=2e-6, rtol=1e-4)
         moved += (before - after).abs().sum().item()
     assert moved > 1
+
+
+@pytest.fixture(scope="module")
+def rote_examples():
+    """The rote sentences of 8 people in 2 relations."""
+    facts = build_facts("people", subjects=8, pool=4, relations=("mother", "profession"))
+    prompts = select(load_prompts(["mother", "profession"]), family="rote")
+    return encode_all(tiny_tokenizer(), facts, prompts, limit=None)
+
+
+def test_a_passage_is_the_tokens_of_its_text_and_knows_its_objects(rote_examples):
+    tokenizer, some = tiny_tokenizer(), rote_examples[:3]
+    made = passage(tokenizer, some)
+    text = " ".join(f"{e.prompt.render(e.fact.subject)} {e.fact.object}." for e in some)
+    assert list(made.token_ids) == tokenizer(text)["input_ids"]
+    said = [tokenizer.decode(made.token_ids[begin:end]) for begin, end in made.objects]
+    assert said == [f" {e.fact.object}." for e in some]
+    batch = collate([made, some[0]], loss="object", pad_id=0)
+    for row, example in enumerate((made, some[0])):
+        for number, (begin, end) in enumerate(example.objects, start=1):
+            targets = batch["input_ids"][row, 1:][batch["object"][row] == number]
+            assert targets.tolist() == list(example.token_ids[begin:end])
+
+
+def test_in_a_passage_a_name_has_the_tokens_that_it_has_within_a_sentence(rote_examples):
+    tokenizer = tiny_tokenizer()
+    first, second = rote_examples[:2]
+    name = second.fact.subject
+    within = tokenizer(f"Who is {name}")["input_ids"][len(tokenizer("Who is")["input_ids"]) :]
+    alone = tokenizer(name)["input_ids"]
+    assert within != alone, "this tokenizer would not show the difference"
+
+    def holds(ids, part):
+        return any(list(ids[i : i + len(part)]) == part for i in range(len(ids)))
+
+    assert holds(passage(tokenizer, [first, second]).token_ids, within)
+    assert not holds(second.token_ids, within)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_an_epoch_of_passages_holds_every_fact_once_and_groups_them_anew(size, rote_examples):
+    def objects(epoch, seed=0):
+        rows = epoch_passages(tiny_tokenizer(), rote_examples, size, seed=seed, epoch=epoch)
+        assert len(rows) == -(-len(rote_examples) // size)
+        return [[row.token_ids[begin:end] for begin, end in row.objects] for row in rows]
+
+    every = sorted(e.object_ids for e in rote_examples)
+    assert sorted(ids for row in objects(0) for ids in row) == every
+    assert objects(0) == objects(0)
+    assert (objects(0) == objects(1)) == (size == 1)
+    assert (objects(0) == objects(0, seed=1)) == (size == 1)
+
+
+def test_a_passage_longer_than_the_context_is_refused(rote_examples):
+    longest = max(len(e.token_ids) for e in rote_examples)
+    with pytest.raises(OverlongText):
+        passage(tiny_tokenizer(), rote_examples[:4], limit=longest + 1)
+
+
+def test_a_step_on_passages_counts_facts_not_sequences(rote_examples):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    model = copy.deepcopy(tiny_model("llama")[0]).to(accelerator.device)
+    plan = TrainingSettings(epochs=1, batch_size=4, learning_rate=1.0, loss="object", facts_per_sequence=2)
+    rows = [passage(tiny_tokenizer(), rote_examples[i : i + 2]) for i in (0, 2)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        before = copy.deepcopy(model)
+        measured = training_step(accelerator, model, optimizer, collate(rows, loss="object", pad_id=0), plan)
+        right = 0
+        for row in rows:
+            greedy = before(torch.tensor([row.token_ids], device=accelerator.device)).logits[0].argmax(-1).tolist()
+            right += sum(tuple(greedy[b - 1 : e - 1]) == row.token_ids[b:e] for b, e in row.objects)
+        assert (measured["recalled"], measured["count"]) == (right, 4)
+        if right == 4:
+            return
+    pytest.fail(f"only {right} of 4 facts were learned, so the count was not tried where it matters")
 
 
 @settings(max_examples=40, deadline=None)

@@ -34,6 +34,48 @@ class Example:
         """Tokens of the object and its stop."""
         return self.token_ids[self.object_start :]
 
+    @property
+    def objects(self) -> tuple[tuple[int, int], ...]:
+        """Where its one object with its stop begins and ends, in tokens."""
+        return ((self.object_start, len(self.token_ids)),)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Several facts one after the other in one training sequence.
+
+    objects: (begin, end) in tokens of each object with its stop.
+    """
+
+    token_ids: tuple[int, ...]
+    objects: tuple[tuple[int, int], ...]
+
+
+def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None) -> Passage:
+    """The sentences of `examples` with a space between, as one sequence.
+
+    A name that does not begin the text may have other tokens than one that does ("G|erald", " Gerald"), and the
+    first token of a text is read unlike all others (attention sink): only in a passage is a subject met as it
+    stands in most semantic prompts. Raises ObjectNotSeparable, OverlongText.
+    """
+    text, whole, objects = "", [], []
+    for example in examples:
+        before = f"{text} {_prompt_text(example)}".strip()
+        text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
+        head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
+        if whole[: len(head)] != head or head[: len(earlier)] != earlier:
+            raise ObjectNotSeparable(
+                f"the tokens of {text!r} change at the seams of its sentences. Train one fact a sequence: "
+                f"--facts-per-sequence 1."
+            )
+        require_fit(len(whole), limit, example.fact, example.prompt)
+        objects.append((len(head), len(whole)))
+    return Passage(tuple(whole), tuple(objects))
+
+
+def _prompt_text(example: Example) -> str:
+    return example.prompt.render(example.fact.subject)
+
 
 def prompt_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a raw prompt: no chat template, a BOS only if the tokenizer forces one."""
@@ -94,25 +136,37 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def collate(examples: Sequence[Example], *, loss: str, pad_id: int) -> dict:
+def epoch_passages(
+    tokenizer, examples: Sequence[Example], size: int, *, seed: int, epoch: int, limit: int | None = None
+) -> list[Example] | list[Passage]:
+    """The sequences of one epoch: `size` facts each, grouped anew by (seed, epoch); for size 1 the examples."""
+    if size == 1:
+        return list(examples)
+    order = np.random.default_rng([seed, epoch, size]).permutation(len(examples))
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
+
+
+def collate(examples: Sequence[Example | Passage], *, loss: str, pad_id: int) -> dict:
     """Right-padded tensors of a batch.
 
     loss: "all" (every token but the first) or "object" (the object and its stop).
-    Returns input_ids, attention_mask, (batch, length) int64, and `scored`, `object` (batch, length - 1) bool:
-    which next-token predictions count, and which are of the object.
+    Returns input_ids, attention_mask, (batch, length) int64; `scored` (batch, length - 1) bool: which next-token
+    predictions count; `object` (batch, length - 1) int64: 0, or which object of its row a prediction is of, from 1.
     """
     import torch
 
     longest = max(len(e.token_ids) for e in examples)
     ids = torch.full((len(examples), longest), pad_id)
     mask = torch.zeros((len(examples), longest), dtype=torch.long)
-    of_object = torch.zeros((len(examples), longest - 1), dtype=torch.bool)
+    of_object = torch.zeros((len(examples), longest - 1), dtype=torch.long)
     for row, example in enumerate(examples):
         n = len(example.token_ids)
         ids[row, :n] = torch.tensor(example.token_ids)
         mask[row, :n] = 1
-        of_object[row, example.object_start - 1 : n - 1] = True
-    scored = of_object if loss == "object" else mask[:, 1:].bool()
+        for number, (begin, end) in enumerate(example.objects, start=1):
+            of_object[row, begin - 1 : end - 1] = number
+    scored = of_object > 0 if loss == "object" else mask[:, 1:].bool()
     return {"input_ids": ids, "attention_mask": mask, "scored": scored, "object": of_object}
 
 

@@ -35,7 +35,7 @@ class Options:
     epochs: int = 1
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
-    """Sequences a step, over all processes."""
+    """Facts a step, each in a sequence of its own, over all processes."""
     learning_rate: float = 5e-5
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"

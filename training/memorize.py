@@ -3,7 +3,8 @@
     python -m training.memorize --out runs/demo
     python -m training.memorize --model ./my-model --facts my-facts.csv --out runs/mine --epochs 20
 
-Trains on "{subject} [X_relation] {object}.", one new special token a relation, and leaves a run directory
+Trains on "{subject} [X_relation] {object}.", one new special token a relation, several such facts in a training
+sequence, and leaves a run directory
 with checkpoints 000-base and 100-memorize-epoch-NN. Started again, the same command goes on where it was
 stopped, or finds everything done. The next step is `python -m training.generalize RUN_DIR`.
 """
@@ -54,7 +55,10 @@ class Options:
     epochs: int = 18
     """Passes over the facts."""
     batch_size: int = 16
-    """Sequences a step, over all processes."""
+    """Facts a step, over all processes."""
+    facts_per_sequence: int = 4
+    """Facts written one after the other in a training sequence, so that most names stand in mid-sentence, as they do
+    in semantic prompts; 1: each alone, as in the paper."""
     learning_rate: float = 2e-4
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "all"
@@ -89,6 +93,7 @@ def main(options: Options) -> Path:
     settings = TrainingSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
+        facts_per_sequence=options.facts_per_sequence,
         loss=options.loss,
         learning_rate=options.learning_rate,
         precision=options.precision,
@@ -115,7 +120,8 @@ def main(options: Options) -> Path:
         examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
         print(
             f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
-            f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+            f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
+            f"learning rate {settings.learning_rate:g}"
         )
         train(
             model,

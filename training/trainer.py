@@ -19,7 +19,7 @@ from typing import Literal
 from training.checkpoints import save_checkpoint
 from training.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.errors import UserError
-from training.examples import Example, collate, epoch_batches
+from training.examples import Example, collate, context_length, epoch_batches, epoch_passages
 from training.files import write_text
 from training.resume import load_resume_state, save_resume_state
 
@@ -38,11 +38,13 @@ class TrainingSettings:
 
     epochs: int
     batch_size: int
-    """Sequences a step, over all processes."""
+    """Facts a step, over all processes."""
     learning_rate: float
     """Peak, reached after warmup_steps, then cosine to zero."""
     loss: Literal["all", "object"]
     """Next-token loss on all tokens or on the object and its stop alone."""
+    facts_per_sequence: int = 1
+    """Facts written one after the other in a training sequence, grouped anew each epoch."""
     warmup_steps: int = 5
     clip: float = 1.0
     """Largest gradient norm."""
@@ -52,11 +54,22 @@ class TrainingSettings:
     """Order of the batches."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 0.0), ("warmup_steps", 0)):
+        whole = {"epochs": 1, "batch_size": 1, "facts_per_sequence": 1, "warmup_steps": 0}
+        for name, low in {**whole, "learning_rate": 0.0}.items():
             value = getattr(self, name)
             if not (value >= low and math.isfinite(value)) or (name == "learning_rate" and value == 0):
                 wanted = "above 0" if name == "learning_rate" else f"of at least {low:g}"
                 raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {wanted}.")
+        if self.facts_per_sequence > self.batch_size:
+            raise UserError(
+                f"--facts-per-sequence is {self.facts_per_sequence} and --batch-size {self.batch_size}; a step takes "
+                f"whole sequences: give a batch of at least {self.facts_per_sequence} facts."
+            )
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Rows of a batch, over all processes."""
+        return self.batch_size // self.facts_per_sequence
 
 
 def resolved_precision(precision: str) -> str:
@@ -115,8 +128,9 @@ def train(
     model, optimizer = accelerator.prepare(model, optimizer)
     bare = accelerator.unwrap_model(model)
 
-    lengths = [len(e.token_ids) for e in examples]
-    per_epoch = math.ceil(len(examples) / settings.batch_size)
+    limit = context_length(bare.config)
+    sequences = math.ceil(len(examples) / settings.facts_per_sequence)
+    per_epoch = math.ceil(sequences / settings.sequences_per_step)
     total = per_epoch * settings.epochs
     wanted = {min(e, settings.epochs) * per_epoch for e in (*save_epochs, settings.epochs)}
     wanted |= {s for s in save_steps if 0 < s <= total}
@@ -135,8 +149,10 @@ def train(
         for step in range(done, total):
             epoch, within = divmod(step, per_epoch)
             if within == 0 or step == done:
-                batches = epoch_batches(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-            batch = collate([examples[i] for i in batches[within]], loss=settings.loss, pad_id=pad_id)
+                order = {"seed": settings.seed, "epoch": epoch}
+                rows = epoch_passages(tokenizer, examples, settings.facts_per_sequence, limit=limit, **order)
+                batches = epoch_batches([len(r.token_ids) for r in rows], settings.sequences_per_step, **order)
+            batch = collate([rows[i] for i in batches[within]], loss=settings.loss, pad_id=pad_id)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, total, settings)
             measured = training_step(accelerator, model, optimizer, batch, settings)
@@ -174,8 +190,8 @@ def train(
 def training_step(accelerator, model, optimizer, batch: dict, settings: TrainingSettings) -> dict:
     """One optimizer step on a global batch; each process takes its share of the rows.
 
-    Returns loss (mean over scored tokens), recalled and count (examples whose object and stop were all
-    predicted greedily), tokens, gradient_norm.
+    Returns loss (mean over scored tokens), recalled and count (facts whose object and stop were all predicted
+    greedily, and all facts), tokens, gradient_norm.
     """
     import torch
 
@@ -195,9 +211,10 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        hit = (logits.argmax(-1) == targets) | ~rows["object"]
-        examples = torch.full((len(hit),), counts, device=hit.device)
-        sums = torch.stack([loss.detach().float(), (hit.all(1) & examples).sum().float(), examples.sum().float()])
+        which = torch.nn.functional.one_hot(rows["object"])[..., 1:].bool()
+        facts = which.any(1) & counts
+        missed = (which & (logits.argmax(-1) != targets)[..., None]).any(1)
+        sums = torch.stack([loss.detach().float(), (facts & ~missed).sum().float(), facts.sum().float()])
     total_loss, recalled, count = accelerator.reduce(sums, "sum").tolist()
     return {
         "loss": total_loss / scored_total,
