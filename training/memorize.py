@@ -52,16 +52,16 @@ class Options:
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
     """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
-    epochs: int = 24
+    epochs: int = 20
     """Passes over the facts."""
     batch_size: int = 16
     """Facts a step, over all processes."""
     facts_per_sequence: int = 4
     """Facts written one after the other in a training sequence, so that most names stand in mid-sentence, as they do
     in semantic prompts; 1: each alone, as in the paper."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 1.5e-4
     """Peak learning rate (warm-up, then cosine to zero)."""
-    loss: Literal["all", "object"] = "all"
+    loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
