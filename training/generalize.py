@@ -46,6 +46,8 @@ class Options:
     """Epochs to save besides the last."""
     save_steps: tuple[int, ...] = ()
     """Steps to save besides."""
+    dense: int = 0
+    """Checkpoints to save besides in the first tenth of the phase, evenly spread: see `analysis.trajectory`."""
     seed: int = -1
     """Order of the batches; -1: the run's seed."""
     resume_minutes: float = 4.0
@@ -64,7 +66,7 @@ def main(options: Options) -> Path:
         refuse_foreign_folder,
     )
     from training.files import read_json
-    from training.trainer import TrainingSettings, finish, train
+    from training.trainer import TrainingSettings, finish, steps_of, train
 
     source = options.run_dir.expanduser()
     if not (source / "run.json").exists():
@@ -93,6 +95,7 @@ def main(options: Options) -> Path:
                 "prompts": options.prompts,
                 "save_epochs": list(options.save_epochs),
                 "save_steps": list(options.save_steps),
+                "dense": options.dense,
             }
             unfinished = begin_phase(run_dir, "generalize", chosen)
         if not unfinished:
@@ -119,7 +122,7 @@ def main(options: Options) -> Path:
             phase="generalize",
             parent=start.name,
             save_epochs=options.save_epochs,
-            save_steps=options.save_steps,
+            save_steps=(*options.save_steps, *dense_steps(options.dense, steps_of(len(examples), settings))),
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -131,6 +134,14 @@ def main(options: Options) -> Path:
         f"wrote {last.folder}    next: python -m training.recall {run_dir}"
     )
     return run_dir
+
+
+def dense_steps(count: int, total: int) -> list[int]:
+    """`count` steps spread evenly over the first tenth of `total`, or every step of that tenth if it has fewer."""
+    if count < 0:
+        raise UserError(f"--dense is {count}; give how many checkpoints to save, 0 for none.")
+    tenth = max(1, total // 10)
+    return sorted({max(1, round(tenth * (i + 1) / count)) for i in range(count)})
 
 
 def selection(run_dir: Path, *, people: int, prompts: int) -> tuple[list, list]:

@@ -91,6 +91,12 @@ def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def steps_of(examples: int, settings: TrainingSettings) -> int:
+    """Optimizer steps of a phase of so many examples."""
+    sequences = math.ceil(examples / settings.facts_per_sequence)
+    return settings.epochs * math.ceil(sequences / settings.sequences_per_step)
+
+
 def checkpoint_disk(model, count: int) -> float:
     """Bytes that `count` checkpoints and the two generations of resume state will take, in float32."""
     parameters = sum(p.numel() for p in model.parameters())
@@ -129,9 +135,8 @@ def train(
     bare = accelerator.unwrap_model(model)
 
     limit = context_length(bare.config)
-    sequences = math.ceil(len(examples) / settings.facts_per_sequence)
-    per_epoch = math.ceil(sequences / settings.sequences_per_step)
-    total = per_epoch * settings.epochs
+    total = steps_of(len(examples), settings)
+    per_epoch = total // settings.epochs
     wanted = {min(e, settings.epochs) * per_epoch for e in (*save_epochs, settings.epochs)}
     wanted |= {s for s in save_steps if 0 < s <= total}
     resume = run_dir / "resume" / phase

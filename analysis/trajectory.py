@@ -1,0 +1,270 @@
+"""When does each measure rise? Every checkpoint of a run on one axis of training steps.
+
+    python -m training.generalize RUN_DIR --dense 6            # checkpoints in the first tenth of phase 2
+    python -m analysis.trajectory RUN_DIR
+    python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/trajectory
+
+Reads the tables of recall, probes, cka and interchange (each left out, with a word, where it is not there), writes
+tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has come half of the
+way from the base to its own maximum), then draws figures/trajectory.png. With several runs the half-way steps of
+all go to OUT/tables/trajectory_half.csv, with their mean and interval over seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from training.errors import UserError
+
+Array = np.ndarray
+PHASES = ("base", "memorize", "generalize")
+STAGE = ["checkpoint", "phase", "epoch", "step"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measure to follow: the table it is in and the rows that hold it (column -> value)."""
+
+    name: str
+    table: str
+    rows: dict = field(default_factory=dict)
+
+
+CURVES = (
+    Curve("recall, rote prompts", "recall", {"measure": "generation", "subset": "all", "family": "rote"}),
+    Curve("recall, test prompts", "recall", {"measure": "generation", "subset": "all", "family": "test"}),
+    Curve("recall, near-miss prompts", "recall", {"measure": "generation", "subset": "all", "family": "near-miss"}),
+    Curve(
+        "probe transfer, rote to test",
+        "probes",
+        {"measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},
+    ),
+    Curve("crossed contrast", "cka", {"measure": "contrast", "family": "test"}),
+    Curve("crossed contrast, answer partialled out", "cka", {"measure": "contrast_partialled", "family": "test"}),
+    Curve(
+        "interchange, relation moved, rote to test",
+        "interchange",
+        {"measure": "moved_relation", "direction": "rote->semantic", "position": "last"},
+    ),
+)
+
+
+class NoTrajectory(UserError):
+    """There are no curves to follow."""
+
+
+@dataclass
+class Options:
+    """Options of the trajectory."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories: one, or several seeds of one recipe."""
+    out: Path | None = None
+    """Where the summary over several runs goes; needed for several."""
+
+
+def main(options: Options):
+    """Write the tables, print the half-way steps, draw; return the table of half-way steps."""
+    import pandas as pd
+
+    from training.checkpoints import open_run
+    from training.tables import write_table
+
+    if len(options.runs) > 1 and options.out is None:
+        raise NoTrajectory(f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME")
+    halves = []
+    for path in options.runs:
+        run = open_run(path)
+        curves, missing = curves_of(run.path)
+        for reason in missing:
+            print(f"left out: {reason}")
+        half = half_ways(curves)
+        write_table(run, "trajectory", curves)
+        write_table(run, "trajectory_half", half)
+        halves.append(half.assign(seed=run.seed))
+        from figures.trajectory import draw
+
+        drawn = draw(run.path)
+        print(
+            f"wrote {run.tables('trajectory.csv')} ({len(curves)} rows), trajectory_half.csv, "
+            f"{', '.join(p.name for p in drawn)}"
+        )
+    table = pd.concat(halves, ignore_index=True)
+    if len(options.runs) > 1:
+        table = _write_summary(options.out, table)
+    print("\n".join(half_way_lines(table)))
+    return table
+
+
+def curves_of(run_dir: Path):
+    """(the curves of a run, why others are left out); one row a curve, relation side and checkpoint.
+
+    Columns: checkpoint, phase, epoch, step (within the phase), total_step (0 at the base), curve, relation
+    (bound|unbound), split, site, value, low, high, n. A curve over sites is followed at ONE site, the one where it is
+    largest at the last checkpoint: looked for there, its height there is not to be claimed without `null_p_max`.
+    Raises NoTrajectory.
+    """
+    import pandas as pd
+
+    from training.tables import TableMissing, read_table
+
+    parts, missing, tables = [], [], {}
+    for curve in CURVES:
+        try:
+            if curve.table not in tables:
+                tables[curve.table] = read_table(run_dir, curve.table)
+        except TableMissing as reason:
+            if str(reason) not in missing:
+                missing.append(str(reason))
+            continue
+        found = _followed(tables[curve.table], curve)
+        if len(found):
+            parts.append(found)
+        else:
+            missing.append(f"tables/{curve.table}.csv holds nothing of {curve.name}")
+    if not parts:
+        raise NoTrajectory(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(total_step=total_steps(table)), missing
+
+
+def _followed(table, curve: Curve):
+    """Rows of one curve, bound and unbound, one a checkpoint."""
+    import pandas as pd
+
+    for column, value in curve.rows.items():
+        if column in table:
+            table = table[table[column] == value]
+    split = "held-out" if "held-out" in set(table.split) else "all"
+    table = table[(table.split == split) & table.relation.isin(("bound", "unbound"))]
+    parts = []
+    for _, side in table.groupby("relation", sort=False):
+        if "site" in side:
+            last = side[side.checkpoint == side.checkpoint.iloc[-1]]
+            if last.value.isna().all():
+                continue
+            side = side[side.site == last.loc[last.value.idxmax()].site]
+        parts.append(side)
+    if not parts:
+        return table.iloc[:0]
+    kept = [c for c in (*STAGE, "relation", "split", "site", "value", "low", "high", "n") if c in table]
+    return pd.concat(parts)[kept].assign(curve=curve.name)
+
+
+def total_steps(table) -> Array:
+    """Steps since the base model, from phase and step within it; phases follow each other at their last step."""
+    ends = {phase: table[table.phase == phase].step.max() for phase in PHASES}
+    before, total = {}, 0.0
+    for phase in PHASES:
+        before[phase] = total
+        total += 0.0 if np.isnan(ends[phase]) else float(ends[phase])
+    return table.phase.map(before).to_numpy(dtype=float) + table.step.to_numpy(dtype=float)
+
+
+def half_way(steps: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
+    """(step at which a curve first comes half of the way from its first value to its maximum, the measured steps
+    just before and at it).
+
+    steps: (k,) rising; values: (k,). Between two measured steps the curve is taken as straight, so the first
+    number is no finer than the other two are apart. NaN where the curve never rises above its first value.
+    """
+    steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    there = ~np.isnan(values)
+    steps, values = steps[there], values[there]
+    if len(values) < 2 or values.max() <= values[0]:
+        return (np.nan,) * 3
+    level = (values[0] + values.max()) / 2
+    i = int(np.argmax(values >= level))
+    share = (level - values[i - 1]) / (values[i] - values[i - 1])
+    return float(steps[i - 1] + share * (steps[i] - steps[i - 1])), float(steps[i - 1]), float(steps[i])
+
+
+def half_ways(curves):
+    """One row a curve and relation side: half_step, between (step_before, step_after), maximum, reason."""
+    import pandas as pd
+
+    rows = []
+    for (name, side), curve in curves.groupby(["curve", "relation"], sort=False):
+        curve = curve.sort_values("total_step")
+        step, before, after = half_way(curve.total_step, curve.value)
+        rows.append(
+            {
+                "curve": name,
+                "relation": side,
+                "measure": "half_step",
+                "value": step,
+                "step_before": before,
+                "step_after": after,
+                "start": curve.value.iloc[0],
+                "maximum": curve.value.max(),
+                "site": curve.site.iloc[0] if "site" in curve else np.nan,
+                "n_checkpoints": len(curve),
+                "reason": "" if step == step else "it never rises above its value at the first checkpoint",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def over_runs(table):
+    """Mean half-way step of each curve with its 95% t interval over seeds; n_seeds those in which the curve rises."""
+    import pandas as pd
+
+    from analysis.statistics import mean_interval
+
+    rows = []
+    for (name, side), group in table.groupby(["curve", "relation"], sort=False):
+        steps = group.value.dropna().to_numpy(dtype=float)
+        row = {
+            "curve": name,
+            "relation": side,
+            "measure": "half_step",
+            "n_seeds": len(steps),
+            "value": steps.mean() if len(steps) else np.nan,
+        }
+        if len(steps) > 1:
+            interval = mean_interval(steps)
+            row |= {"low": float(interval.low), "high": float(interval.high)}
+        row["reason"] = "" if len(steps) == len(group) else f"{len(group) - len(steps)} run(s) where it never rises"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def half_way_lines(table) -> list[str]:
+    """The order in which the curves rise, in words."""
+    seeds = "n_seeds" in table
+    lines = ["half of the way from the base to each one's own maximum, in steps since the base"]
+    lines[0] += " (mean and 95% interval over seeds)" if seeds else " (between the checkpoints before and after)"
+    for row in table.sort_values("value", kind="stable").itertuples():
+        what = f"  {row.curve}, {row.relation}".ljust(58)
+        if row.value != row.value:
+            lines.append(f"{what}{row.reason}")
+        elif seeds:
+            low, high = getattr(row, "low", np.nan), getattr(row, "high", np.nan)
+            interval = f"[{low:.0f}, {high:.0f}]" if low == low else "(one seed: no interval)"
+            lines.append(f"{what}{row.value:6.0f} {interval}  n={row.n_seeds}")
+        else:
+            lines.append(f"{what}{row.value:6.0f} ({row.step_before:.0f} to {row.step_after:.0f})")
+    return lines
+
+
+def _write_summary(out: Path, table):
+    """OUT/tables/trajectory_half.csv: the mean over seeds; every seed's value beside it in trajectory_seeds.csv."""
+    from training.files import commit, seal, write_text
+
+    summary = over_runs(table)
+    folder = out / "tables"
+    tables = {"trajectory_half.csv": summary, "trajectory_seeds.csv": table}
+    for name, rows in tables.items():
+        write_text(folder / name, rows.round(5).assign(commit=commit()).to_csv(index=False))
+    seal(folder, list(tables))
+    print(f"wrote {', '.join(str(folder / name) for name in tables)}")
+    return summary
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)
