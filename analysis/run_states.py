@@ -10,7 +10,7 @@ Row i is the same subject in every array of a relation, and in every relation if
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -131,6 +131,10 @@ class RunStates:
         prompts = [p for p in self.prompts if p.family == family]
         return list(dict.fromkeys(p.render(s) for p in prompts for s in self.subjects(p.relation)))
 
+    def only(self, families: Sequence[str]) -> "RunStates":
+        """The same with the rote prompts and those of some families."""
+        return replace(self, prompts=tuple(p for p in self.prompts if p.family in ("rote", *families)))
+
     @property
     def content(self) -> list:
         """What the states and their rows depend on besides the weights."""
@@ -143,17 +147,26 @@ class RunStates:
 
     def load(self, checkpoint: Checkpoint) -> CheckpointStates:
         """All wanted states of a checkpoint, from states/ or extracted; the model is loaded only if needed."""
+        return self._read(checkpoint, checkpoint_fingerprint(checkpoint), lambda: load_checkpoint(checkpoint)[0])
+
+    def untrained(self, checkpoint: Checkpoint, seed: int = 0) -> CheckpointStates:
+        """The same of a model with the checkpoint's architecture and tokenizer and freshly initialised weights."""
+        from probing.baselines import untrained
+
+        fingerprint = f"{checkpoint_fingerprint(checkpoint)} untrained, seed {seed}"
+        return self._read(checkpoint, fingerprint, lambda: untrained(load_checkpoint(checkpoint)[0], seed))
+
+    def _read(self, checkpoint: Checkpoint, fingerprint: str, make_model: Callable) -> CheckpointStates:
         from probing.sites import names_of
         from probing.store import StateStore, states_for
 
         store = StateStore(self.run.path / "states")
-        fingerprint = checkpoint_fingerprint(checkpoint)
         tokenizer = load_checkpoint_tokenizer(checkpoint)
         loaded: list = []
 
         def model():
             if not loaded:
-                loaded.append(load_checkpoint(checkpoint)[0])
+                loaded.append(make_model())
             return loaded[0]
 
         rows: dict[str, int] = {}
