@@ -40,7 +40,7 @@ def rows_of(there: CheckpointStates, permutations: int, robust: bool) -> Iterato
         fewest = min(len(states.rows(r, split)) for r in states.relations)
         if fewest < FEWEST_SUBJECTS:
             yield {
-                **_stage(there),
+                **there.stage,
                 "split": split,
                 "measure": "cka",
                 "relation": "bound",
@@ -111,7 +111,7 @@ def _kernel_rows(there, family: str, split: str, permutations: int) -> Iterator[
     yield from summary_rows(there, averaged, {**common, "object_relation": "other"})
     for relation in reasons.keys() - own.keys():
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "object_relation": "same",
             "relation": relation,
@@ -150,7 +150,7 @@ def _contrast_rows(there, family: str, split: str, permutations: int) -> Iterato
     from analysis.inputs import DegenerateStates, DuplicateRows, NotIdentifiable
 
     states = there.states
-    common = {**_stage(there), "family": family, "split": split, "estimator": ESTIMATOR}
+    common = {**there.stage, "family": family, "split": split, "estimator": ESTIMATOR}
     relations = _relations_with(states, family)
     bound = [r for r in states.bound if r in relations]
     reason = why_no_contrast(states, bound)
@@ -265,7 +265,7 @@ def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     for i, site in enumerate(there.sites):
         for j, site_y in enumerate(there.sites):
             yield {
-                **_stage(there),
+                **there.stage,
                 "relation": "bound",
                 "family": family,
                 "split": split,
@@ -314,11 +314,6 @@ def _sites_first(x: Array) -> Array:
 
 def _relations_with(states: RunStates, family: str) -> list[str]:
     return [r for r in states.relations if states.prompts_of(r, family)]
-
-
-def _stage(there: CheckpointStates) -> dict:
-    c = there.checkpoint
-    return {"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step}
 
 
 def why_no_contrast(states: RunStates, bound: list[str]) -> str:
@@ -387,7 +382,7 @@ def _stack_rows(there, stack: Stack, common: dict) -> Iterator[dict]:
         low, high = _interval(stack.values[:, s], stack.leave_one_out[:, s])
         finite = bool(np.isfinite(values[s]))
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "site": site,
             "layer": s,
@@ -417,7 +412,7 @@ def _independent_rows(there, stacks: list[Stack], common: dict) -> Iterator[dict
     half = stats.t.ppf(0.975, min(s.n for s in stacks) - 1) * error
     for s, site in enumerate(there.sites):
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "site": site,
             "layer": s,

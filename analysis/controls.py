@@ -213,6 +213,7 @@ def selectivity(
     *,
     templates: Sequence | None = None,
     kind: Kind = "ridge",
+    penalties: Sequence[float] | None = None,
     draws: int = 3,
     folds: int = FOLDS,
     seed: int = 0,
@@ -220,13 +221,13 @@ def selectivity(
     """How much better a probe does on the task than on random labels per entity, both under the row split.
 
     Under it both can be read from who the row is about; only the task can be read from what is known about them.
-    draws: control tasks averaged; the interval is over entities, given those draws. Other arguments and errors as `probe`. Raises TooFewRows where every entity has one
-    row (a row split is an entity split then).
+    draws: control tasks averaged; the interval is over entities, given those draws. Other arguments and errors as
+    `probe`. Raises TooFewRows where every entity has one row (a row split is an entity split then).
     """
     who = _entities(groups, len(labels))
     if who.max() + 1 == len(who):
         raise TooFewRows(f"{len(who)} rows of {len(who)} entities; a row split needs several rows (prompts) an entity")
-    how = {"split": "row", "templates": templates, "kind": kind, "folds": folds, "seed": seed}
+    how = dict(split="row", templates=templates, kind=kind, penalties=penalties, folds=folds, seed=seed)
     task = probe(x, labels, who, **how)
     control = [probe(x, control_labels(labels, who, seed + draw), who, **how).correct for draw in range(draws)]
     control = np.mean(control, axis=0)

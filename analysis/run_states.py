@@ -39,6 +39,12 @@ class CheckpointStates:
     rows: dict[str, int]
     values: Array
 
+    @property
+    def stage(self) -> dict:
+        """The columns that say which checkpoint a row is of."""
+        c = self.checkpoint
+        return {"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step}
+
     def of(self, prompt: Prompt) -> Array:
         """States of a prompt about every subject of its relation, (n_subjects, n_sites, d) float32."""
         return self.values[[self.rows[prompt.render(s)] for s in self.states.subjects(prompt.relation)]]

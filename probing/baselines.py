@@ -17,6 +17,9 @@ from probing.states import BadPrompts, encode
 if TYPE_CHECKING:
     from torch import FloatTensor, nn
 
+# A model that was itself initialised from a small seed would else be its own control.
+FIRST_SEED = 915_301
+
 
 def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]) -> FloatTensor:
     """Mean input embedding of each subject's tokens, (n_subjects, d) float32 on the CPU.
@@ -45,6 +48,6 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(FIRST_SEED + seed)
         fresh = type(model)._from_config(copy.deepcopy(model.config), dtype=torch.float32)
     return fresh.eval()
