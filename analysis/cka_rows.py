@@ -62,15 +62,21 @@ def _cka_rows(there, family: str, split: str, permutations: int, robust: bool) -
         found = {}
         for relation in _relations_with(there.states, family):
             rows = there.states.rows(relation, split)
-            x = treat(_sites_first(there.rote(relation)[rows]))
-            ys = [treat(_sites_first(y[rows])) for y in there.family(relation, family)]
+            x = treat(sites_first(there.rote(relation)[rows]))
+            ys = [treat(sites_first(y[rows])) for y in there.family(relation, family)]
             found[relation] = cka_stack(x, ys, draws, there.states.run.seed)
         return found
 
     common = {"family": family, "split": split}
-    yield from summary_rows(there, stacks(lambda x: x, permutations), {**common, "measure": "cka"})
+    raw = list(summary_rows(there, stacks(lambda x: x, permutations), {**common, "measure": "cka"}))
     for measure in ROBUST if robust else ():
-        yield from summary_rows(there, stacks(TREATMENTS[measure], 0), {**common, "measure": measure})
+        treated = list(summary_rows(there, stacks(TREATMENTS[measure], 0), {**common, "measure": measure}))
+        # Beside each raw value too: raw CKA alone may be one massive feature.
+        value = {(row["relation"], row["layer"]): row["value"] for row in treated}
+        for row in raw:
+            row[measure.removeprefix("cka_")] = value[row["relation"], row["layer"]]
+        yield from treated
+    yield from raw
 
 
 def cka_stack(x: Array, ys: list[Array], draws: int, seed: int) -> Stack:
@@ -93,7 +99,7 @@ def _kernel_rows(there, family: str, split: str, permutations: int) -> Iterator[
     own, other, reasons = {}, {}, {}
     for relation in _relations_with(states, family):
         rows = states.rows(relation, split)
-        prompts = [_sites_first(y[rows]) for y in there.family(relation, family)]
+        prompts = [sites_first(y[rows]) for y in there.family(relation, family)]
         for asked in states.relations if states.shared_subjects else [relation]:
             labels = states.objects(asked)[rows]
             try:
@@ -256,8 +262,8 @@ def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     relations = [r for r in states.bound if states.prompts_of(r, family)]
     for relation in relations:
         rows = states.rows(relation, split)
-        x = _sites_first(there.rote(relation)[rows])
-        y = _sites_first(there.of(states.prompts_of(relation, family)[0])[rows])
+        x = sites_first(there.rote(relation)[rows])
+        y = sites_first(there.of(states.prompts_of(relation, family)[0])[rows])
         values.append(linear_cka_grid(x, y, allow_degenerate=True))
         nulls.append(permutation_null_cka(x, y, permutations, states.run.seed, grid=True, allow_degenerate=True))
     grid, null = np.mean(values, axis=0), np.mean(nulls, axis=0)
@@ -308,7 +314,7 @@ TREATMENTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _sites_first(x: Array) -> Array:
+def sites_first(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(1, 0, 2), dtype=np.float64)
 
 

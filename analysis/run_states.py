@@ -225,7 +225,9 @@ def scored_tables(
                     loaded.append(states.load(checkpoint))
                 # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
                 with threadpool_limits(1):
-                    return pd.DataFrame(list(rows_of(loaded[0])))
+                    found = pd.DataFrame(list(rows_of(loaded[0])))
+                # A file without a header could not be read back.
+                return found if len(found.columns) else pd.DataFrame(columns=["checkpoint", "phase"])
 
             parts[name].append(checkpoint_part(states.run, checkpoint, name, [*states.content, *options], compute))
     tables = [pd.concat(tables, ignore_index=True) for tables in parts.values()]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tyro
 
-from figures import alignment, cka, probe_controls, probes, projection, recall
+from figures import alignment, cka, cka_checkpoints, cka_measures, probe_controls, probes, projection, recall
 from figures.style import NothingToDraw, save
 from training.errors import UserError
 from training.tables import TableMissing
 
-MODULES = (recall, cka, alignment, probes, probe_controls, projection)
+MODULES = (recall, cka, cka_checkpoints, cka_measures, alignment, probes, probe_controls, projection)
 
 
 class NoTables(UserError):
