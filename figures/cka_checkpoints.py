@@ -8,7 +8,6 @@ Reads tables/cka_checkpoints.csv, writes figures/cka_checkpoints.png and .svg.
 from pathlib import Path
 
 from figures.style import (
-    SITE_LABEL,
     Options,
     count_words,
     headline_split,
@@ -97,7 +96,7 @@ def picture(data):
         height=2.3 * len(measures) + 1.2,
         sharex=True,
         sharey="row",
-        title=f"Where training changed the model: the same prompts at two checkpoints (bound relations, {of})",
+        title=f"The same prompts at two checkpoints (bound relations, {of})",
     )
     for line_of_axes, measure in zip(grid, measures, strict=True):
         line_of_axes[0].set_ylabel(MEASURES[measure])
@@ -107,13 +106,13 @@ def picture(data):
                 line = pick(data, measure=measure, family=family, pair=pair)
                 if len(line):
                     layer_line(axes, line, max(sites) + 1, colour)
-            axes.set_ylim(top=1.03)
+            # Intervals of few subjects are wider than what there is to see.
+            axes.set_ylim(min(-0.1, pick(data, measure=measure).value.min() - 0.1), 1.03)
             site_axis(axes, sites, most=4)
             if measure == measures[0]:
                 axes.set_title(f"{family} prompts")
     for axes in grid[-1]:
         axes.set_xlabel("after block")
-    grid[-1][0].set_xlabel(SITE_LABEL if len(families) == 1 else "after block")
     handles = [Line2D([], [], color=colour, linewidth=3, label=pair) for pair, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
