@@ -95,7 +95,8 @@ def table_for(states: RunStates, *, permutations: int = 199, robust: bool = True
             "cka": lambda there: rows_of(there, permutations, robust),
             "cka_grid": lambda there: grid_rows(there, permutations),
         },
-        [permutations, robust],
+        # Rows that were kept before raw values had the robust ones beside them are made again.
+        [permutations, robust, "robust values beside raw ones"],
     )
     return table
 

@@ -11,6 +11,7 @@ figures/projection.png and projection_umap.png from them. One joint projection o
 cannot be compared. --aligned adds UMAPs by checkpoint that are held together (umap.AlignedUMAP).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,10 @@ def project_aligned(xs: Sequence, *, n_neighbors: int = 15, random_state: int = 
             "the same points: one checkpoint has nothing to be aligned with, leave --aligned out"
         )
     same = [{i: i for i in range(len(xs[0]))} for _ in xs[1:]]
-    fitted = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state).fit(xs, relations=same)
+    with warnings.catch_warnings():
+        # It cannot be asked for one job, and says that a seed gives it one.
+        warnings.filterwarnings("ignore", "n_jobs value")
+        fitted = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state).fit(xs, relations=same)
     found = [np.asarray(xy, dtype=np.float64) for xy in fitted.embeddings_]
     none = (np.nan, np.nan)
     return [
