@@ -11,12 +11,32 @@ from pathlib import Path
 
 import tyro
 
-from figures import alignment, cka, probes, projection, recall, trajectory
+from figures import (
+    alignment,
+    cka,
+    cka_checkpoints,
+    cka_measures,
+    probe_controls,
+    probes,
+    projection,
+    recall,
+    trajectory,
+)
 from figures.style import NothingToDraw, save
 from training.errors import UserError
 from training.tables import TableMissing
 
-MODULES = (recall, cka, alignment, probes, projection, trajectory)
+MODULES = (
+    recall,
+    cka,
+    cka_checkpoints,
+    cka_measures,
+    alignment,
+    probes,
+    probe_controls,
+    projection,
+    trajectory,
+)
 
 
 class NoTables(UserError):

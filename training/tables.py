@@ -6,6 +6,8 @@ from pathlib import Path
 from training.errors import UserError
 from training.files import commit, read_json, seal, sha256_text, verify, write_with
 
+WRITERS = {"probe_controls": "analysis.probes"}
+
 
 class TableMissing(UserError):
     """A table that has not been written yet."""
@@ -52,7 +54,8 @@ def read_table(run_dir: Path, name: str):
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
     if not path.exists():
-        command = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
+        named = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
+        command = WRITERS.get(name, named)
         raise TableMissing(f"{path} is not there. Write it: python -m {command} {run_dir}")
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
     record = Path(run_dir) / "run.json"
