@@ -11,8 +11,10 @@ kinds of states, across subjects, measured against what each kind of state holds
     share = (rote->semantic - chance) / (min(rote->rote, semantic->semantic) - chance)
 
 one shared route     both kinds hold the answer, the transfer is above chance, the share is at least a half
-two separate codes   both kinds hold the answer, and the interval of the share ends below a half
-no binding           rote states hold the answer, semantic ones hold less than half of that, and not above chance
+two separate codes   both kinds hold the answer, and the interval of the share ends below a half with a transfer that
+                     is not above chance, or below a quarter
+no binding           rote states hold the answer; what semantic ones hold is not above chance and its interval ends below
+                     half of that, or it ends below a quarter
 not identifiable     a control is missing, or the numbers leave the question open; `why` says which
 
 The null of the transfer permutes objects, not subjects: two unrelated codes of few objects agree on some of them by
@@ -34,7 +36,7 @@ Array = np.ndarray
 SHARED, SEPARATE, UNBOUND, OPEN = "one shared route", "two separate codes", "no binding", "not identifiable"
 LABELS = (SHARED, SEPARATE, UNBOUND, OPEN)
 LEVEL = 0.05
-HALF = 0.5
+HALF, QUARTER = 0.5, 0.25
 CLEAR, TENTATIVE = "clear", "tentative"
 
 
@@ -122,19 +124,19 @@ def decide(
             OPEN,
             f"rote states do not hold the answer across subjects ({_numbers(rote)}), so there is nothing to be shared",
         )
-    if not semantic.above:
-        if transfer.above:
+    little = semantic.high - semantic.chance < QUARTER * rote.gain
+    if not semantic.above or little:
+        if transfer.above and not little:
             return found(OPEN, f"{transfer.name} {_numbers(transfer)} though {semantic.name} is {_numbers(semantic)}")
         if semantic.high - semantic.chance >= HALF * rote.gain:
             return found(
                 OPEN,
                 f"semantic states may hold the answer or not ({_numbers(semantic)}, n={semantic.n}): more subjects",
             )
-        far = semantic.high - semantic.chance < HALF * HALF * rote.gain
         return found(
             UNBOUND,
             f"rote states hold the answer ({_numbers(rote)}), semantic ones do not ({_numbers(semantic)})",
-            CLEAR if far else TENTATIVE,
+            CLEAR if little and not semantic.above else TENTATIVE,
         )
     share = tuple((v - transfer.chance) / min(rote.gain, semantic.gain) for v in _span(transfer))
     words = f"{share[0]:.0%} [{share[1]:.0%}, {share[2]:.0%}] of what both hold transfers ({_numbers(transfer)})"
@@ -148,8 +150,8 @@ def decide(
         doubts = [f"{e.name} {'missing' if e.missing else _numbers(e)}" for e in (contrast, interchange) if _doubt(e)]
         sure = CLEAR if share[1] >= HALF and not doubts else TENTATIVE
         return found(SHARED, words + (f"; not confirmed by {', '.join(doubts)}" if doubts else ""), sure, share)
-    if share[2] < HALF and not transfer.above:
-        sure = CLEAR if share[2] < HALF * HALF else TENTATIVE
+    if share[2] < QUARTER or (share[2] < HALF and not transfer.above):
+        sure = CLEAR if share[2] < QUARTER and not transfer.above else TENTATIVE
         return found(SEPARATE, f"both kinds of states hold the answer, and only {words}", sure, share)
     if share[2] < HALF:
         return found(OPEN, f"neither one route nor two: {words}, above chance and less than half", share=share)

@@ -44,8 +44,8 @@ class Options:
     """Semantic prompts of a relation."""
     permutations: int = 199
     """Draws of the nulls."""
-    seed: int = 0
-    """Seed of the first draw."""
+    seed: int = 1000
+    """Seed of the first draw; the thresholds of the judgement were settled on draws 0 to 49."""
     out: Path = Path("results/benchmarks")
     """Where the table goes."""
 
