@@ -63,8 +63,10 @@ class Evidence:
 
     @property
     def above(self) -> bool:
-        """Above chance: p at most .05 and the interval clear of chance (where it has one)."""
-        return self.value > self.chance and self.p <= LEVEL and not self.low <= self.chance
+        """Above chance: p at most .05 and the interval clear of chance, each where there is one."""
+        if np.isnan(self.p) and np.isnan(self.low):
+            return False
+        return self.value > self.chance and not self.p > LEVEL and not self.low <= self.chance
 
     @property
     def gain(self) -> float:
@@ -99,6 +101,7 @@ def decide(
     interchange: Evidence | None = None,
     unbound: Evidence | None = None,
     missing: Sequence[str] = (),
+    doubts: Sequence[str] = (),
 ) -> Judgement:
     """The judgement from summaries.
 
@@ -106,7 +109,7 @@ def decide(
     contrast: the answer-partialled contrast; interchange: share of patches that moved the relation, above what it was
     before; unbound: rote->semantic transfer of relations that phase 2 never touched. They cannot make a label: they
     take away its sureness, and an unbound relation that transfers as well takes away the label.
-    missing: controls without which nothing is claimed, each in words.
+    missing: controls without which nothing is claimed, each in words; doubts: what else makes a label tentative.
     """
     extra = [e for e in (contrast, interchange, unbound) if e is not None]
     evidence = (transfer, rote, semantic, *extra)
@@ -147,9 +150,11 @@ def decide(
                 f"{words}, but unbound relations, which were given no meaning, transfer too ({_numbers(unbound)})",
                 share=share,
             )
-        doubts = [f"{e.name} {'missing' if e.missing else _numbers(e)}" for e in (contrast, interchange) if _doubt(e)]
-        sure = CLEAR if share[1] >= HALF and not doubts else TENTATIVE
-        return found(SHARED, words + (f"; not confirmed by {', '.join(doubts)}" if doubts else ""), sure, share)
+        weak = [_lacking(e) for e in (contrast, interchange) if e is not None and not e.above]
+        weak += [_lacking(unbound)] if unbound is not None and unbound.missing else []
+        weak += doubts
+        sure = CLEAR if share[1] >= HALF and not weak else TENTATIVE
+        return found(SHARED, words + (f"; but {'; '.join(weak)}" if weak else ""), sure, share)
     if share[2] < QUARTER or (share[2] < HALF and not transfer.above):
         sure = CLEAR if share[2] < QUARTER and not transfer.above else TENTATIVE
         return found(SEPARATE, f"both kinds of states hold the answer, and only {words}", sure, share)
@@ -268,8 +273,11 @@ def _scored(name: str, found: Sequence[Transfer], who: Sequence[Array], n: int, 
     return Evidence(name, row["value"], row["low"], row["high"], float(row["null_p"]), row["chance"], row["n"])
 
 
-def _doubt(evidence: Evidence | None) -> bool:
-    return evidence is not None and not evidence.above
+def _lacking(evidence: Evidence) -> str:
+    """Why evidence does not confirm, in words."""
+    if evidence.missing:
+        return f"no {evidence.name}: {evidence.reason or 'it was not measured'}"
+    return f"{evidence.name} is {_numbers(evidence)}"
 
 
 def _span(evidence: Evidence) -> tuple[float, float, float]:
