@@ -20,6 +20,9 @@ CONTRASTS = {
     "answer-partialled contrast": "contrast_partialled",
 }
 OUTCOMES = ("moved_relation", "moved_answer", "moved_subject", "unchanged")
+# The outcomes' names where the table has a column for them.
+SHARES = {"relation": OUTCOMES[0], "answer": OUTCOMES[1], "subject": OUTCOMES[2], "nothing": OUTCOMES[3]}
+GAIN = "moved_relation_gain"
 NO_INTERCHANGE = "there is no tables/interchange.csv"
 
 
@@ -127,7 +130,7 @@ def _verdict(tables: Tables, states: RunStates, name: str, phase: str, before: s
         _contrast_evidence(tables.cka, words, name, measure, split, transfer.site)
         for words, measure in CONTRASTS.items()
     ]
-    outcomes = _interchange(tables.interchange, name, before)
+    outcomes = _interchange(tables.interchange, name, before, split)
     doubts = []
     if split == "all":
         doubts.append("subjects are not split into seen and held-out, so their answers may have been trained twice")
@@ -193,49 +196,71 @@ def _contrast_evidence(table, words: str, checkpoint: str, measure: str, split: 
     return Evidence(words, row.value, row.low, row.high, row.null_p, 0.0, int(row.n), site)
 
 
-def _interchange(table, checkpoint: str, before: str | None) -> list[Evidence]:
-    """The outcome shares where the relation moved most, rote -> semantic; chance of the first is what the checkpoint
-    before showed there at most.
+def _interchange(table, checkpoint: str, before: str | None, split: str) -> list[Evidence]:
+    """The outcome shares, rote -> semantic, at the site before the answer can be read where the relation moved most.
 
-    The table may lack any column but checkpoint, measure and value.
+    chance of the first is what the checkpoint before showed there at most; p, where the table has one, is that of the
+    gain over that checkpoint. The table may lack any column but checkpoint, measure and value.
     """
     if table is None:
         return [Evidence("interchange", np.nan, reason=NO_INTERCHANGE)]
-    some = table
-    for column, value in (("relation", "bound"), ("direction", "rote->semantic")):
-        if column in some and (some[column] == value).any():
-            some = some[some[column] == value]
+    some = _patches(table, split)
     here = some[some.checkpoint == checkpoint]
     moved = here[(here.measure == "moved_relation") & here.value.notna()]
     if not len(moved):
         return [Evidence("interchange", np.nan, reason=f"interchange.csv has no moved_relation of {checkpoint}")]
+    if {"layer", "decodable_layer"} <= set(moved):
+        moved = moved[~(moved.layer >= moved.decodable_layer)]
+        if not len(moved):
+            return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
     best = moved.loc[moved.value.idxmax()]
-    keys = [k for k in ("position", "site", "family") if k in some]
+    keys = [k for k in ("position", "site") if k in some]
     where = " ".join(str(best[k]) for k in ("site", "position") if k in some)
 
-    def at_best(rows):
+    def number(rows, column: str) -> float:
         for key in keys:
             rows = rows[rows[key] == best[key]]
-        return rows
+        return float(rows[column].iloc[0]) if len(rows) and column in rows else np.nan
 
-    def number(row, column: str) -> float:
-        return float(row[column]) if column in row and row[column] == row[column] else np.nan
-
-    earlier = at_best(some[(some.checkpoint == before) & (some.measure == "moved_relation")])
-    chance = 0.0 if not len(earlier) else np.nanmax([number(earlier.iloc[0], c) for c in ("value", "high")])
+    earlier = some[(some.checkpoint == before) & (some.measure == "moved_relation")]
+    levels = [v for v in (number(earlier, "value"), number(earlier, "high")) if np.isfinite(v)]
     found = []
     for outcome in OUTCOMES:
-        rows = at_best(here[here.measure == outcome])
-        if len(rows):
-            row = rows.iloc[0]
-            n = number(row, "n")
-            spread = (number(row, "low"), number(row, "high"))
-            level = float(chance) if outcome == "moved_relation" else np.nan
-            name = "interchange" if outcome == "moved_relation" else outcome
-            found.append(
-                Evidence(name, number(row, "value"), *spread, np.nan, level, 0 if np.isnan(n) else int(n), where)
+        rows = here[here.measure == outcome]
+        if np.isnan(number(rows, "value")):
+            continue
+        main = outcome == "moved_relation"
+        n = number(rows, "n")
+        found.append(
+            Evidence(
+                "interchange" if main else outcome,
+                *(number(rows, column) for column in ("value", "low", "high")),
+                number(here[here.measure == GAIN], "null_p_max") if main else np.nan,
+                max(levels, default=0.0) if main else np.nan,
+                0 if np.isnan(n) else int(n),
+                where,
             )
+        )
     return found
+
+
+def _patches(table, split: str):
+    """Rows of interchange.csv about whole states of rote prompts put into test prompts, measures named by OUTCOMES."""
+    if "outcome" in table:
+        shares = table.outcome.map(SHARES).where(table.measure == "share")
+        gains = (table.measure == "gain") & (table.outcome == "relation")
+        table = table.assign(measure=shares.where(~gains, GAIN).fillna(table.measure))
+    wanted = {
+        "relation": "bound",
+        "direction": "rote->semantic",
+        "vector": "state",
+        "split": split,
+        "family": FAMILY,
+    }
+    for column, value in wanted.items():
+        if column in table and (table[column] == value).any():
+            table = table[table[column] == value]
+    return table
 
 
 def numbers(evidence: Sequence[Evidence]) -> list[Evidence]:

@@ -137,7 +137,7 @@ def key_row_note(run: Run) -> str:
         return ""
     return (
         f"note: the embedding row of {tokenizer.convert_ids_to_tokens(token)!r}, the last token of {text!r}, is the "
-        "same in both checkpoints: it was not trained, the rote fact lies in the other weights"
+        "same in both checkpoints: it was not trained between them, what was learned lies in other weights"
     )
 
 
