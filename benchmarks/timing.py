@@ -1,4 +1,4 @@
-"""Wall-clock seconds of functions that take turns, so that a busy moment of the machine falls on all of them alike."""
+"""Processor seconds of functions that take turns: what else the machine does falls on none of them, or on all alike."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 
 def seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least seconds of each function over `repeats` rounds in which each runs once (after one unmeasured round
+    """The least processor seconds (all threads together) of each function over `repeats` rounds in which each runs once (after one unmeasured round
     where there are several)."""
     best = dict.fromkeys(functions, float("inf"))
     if repeats > 1:
@@ -14,9 +14,9 @@ def seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict
             function()
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 
