@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 
 def seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least processor seconds (all threads together) of each function over `repeats` rounds in which each runs once (after one unmeasured round
-    where there are several)."""
+    """The least processor seconds (all threads together) of each function over `repeats` rounds, in which each runs once.
+
+    Where there are several rounds, one before them is not measured.
+    """
     best = dict.fromkeys(functions, float("inf"))
     if repeats > 1:
         for function in functions.values():

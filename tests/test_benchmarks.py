@@ -77,11 +77,11 @@ def test_the_population_value_of_the_coverage_is_what_many_rows_give():
 
 def test_a_small_calibration_writes_its_table(tmp_path, capsys):
     table = calibration.main(
-        calibration.Options(repetitions=4, permutations=19, only=("coverage", "chance"), out=tmp_path)
+        calibration.Options(repetitions=2, permutations=19, only=("coverage", "chance"), out=tmp_path)
     )
     written = pd.read_csv(tmp_path / "calibration.csv")
     assert list(written.setting) == list(table.setting)
-    assert (written.repetitions == 4).all()
+    assert (written.repetitions == 2).all()
     rates = written[written.check == "coverage"]
     assert ((rates.low <= rates.value) & (rates.value <= rates.high)).all()
     assert "coverage" in capsys.readouterr().out
@@ -107,11 +107,13 @@ def test_the_products_that_the_grid_is_held_against_are_those_of_its_route(rows,
     assert similarity.uses_grams(xs, ys) == (not taken)
 
 
-def test_the_grid_allocates_less_than_the_grams_of_all_sites_and_no_more_with_more_sites():
+def test_the_memory_of_the_grid_grows_with_the_rows_and_not_with_their_square(monkeypatch):
+    from analysis import hsic
+
+    monkeypatch.setattr(hsic, "BLOCK_ELEMENTS", 200_000)
     peaks = []
-    for sites in (4, 8):
-        xs, ys = similarity.states(similarity.Options(sites=sites, rows=1500, width=20))
-        rows = {row["quantity"]: row for row in similarity.memory_rows(xs, ys)}
-        peaks.append(rows["peak memory of the grid / Grams of all sites"]["ratio"])
-    assert peaks[0] < 1
-    assert peaks[1] < 0.7 * peaks[0]
+    for rows in (500, 1000):
+        xs, ys = similarity.states(similarity.Options(sites=4, rows=rows, width=400))
+        assert similarity.uses_grams(xs, ys)
+        peaks.append(similarity.memory_rows(xs, ys)[0]["megabytes"])
+    assert peaks[1] < 2.5 * peaks[0]
