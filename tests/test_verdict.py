@@ -166,6 +166,18 @@ def test_a_missing_or_flat_interchange_makes_the_label_tentative(states):
     assert "interchange is" in flat.why
 
 
+def test_without_held_out_subjects_the_label_is_tentative(states):
+    from dataclasses import replace
+
+    facts = [replace(f, split="all") for f in states.run.facts]
+    whole = type(states)(replace(states.run, facts=facts), states.prompts)
+    probes = probes_table(states, lambda _: KINDS[SHARED]).assign(split="all")
+    tables = Tables(probes, cka_table(states).assign(split="all"), interchange_table(states))
+    judged = verdicts(tables, whole)[-1].judgement
+    assert (judged.label, judged.sure) == (SHARED, "tentative")
+    assert "no subjects were held out" in judged.why
+
+
 def test_an_interchange_table_with_fewer_columns_is_read(states):
     table = interchange_table(states).drop(columns=["position", "relation", "low", "high", "n"])
     evidence = last(states, KINDS[SHARED], interchange=table).sections["interchange"]
@@ -261,7 +273,7 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
     assert list(dict.fromkeys(table.checkpoint)) == ["0-before-before", "1-after-after"]
     transfer = table[(table.section == "transfer") & (table.measure == "rote->semantic")]
     assert transfer.value.notna().all()
-    assert "not split into seen and held-out" in text or OPEN in text or UNBOUND in text
+    assert "no subjects were held out" in text or OPEN in text or UNBOUND in text
     assert "4 bound against unbound" in text
 
 
