@@ -21,12 +21,14 @@ from figures import (
     projection,
     recall,
     trajectory,
+    verdict,
 )
 from figures.style import NothingToDraw, save
 from training.errors import UserError
 from training.tables import TableMissing
 
 MODULES = (
+    verdict,
     recall,
     cka,
     cka_checkpoints,

@@ -230,7 +230,8 @@ def load_tokenizer(folder: Path):
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(
-            f"{folder} has no usable tokenizer ({error}). Save it there: tokenizer.save_pretrained(folder)."
+            f"{folder} has no usable tokenizer ({' '.join(str(error).split())}). Save it there: "
+            "tokenizer.save_pretrained(folder)."
         ) from error
 
 

@@ -1,10 +1,10 @@
 """Tidy tables of a run: written whole, with seed and commit, sealed, and read back with a check."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from training.errors import UserError
-from training.files import commit, read_json, seal, sha256_text, verify, write_with
+from training.files import MANIFEST, commit, read_json, seal, sha256_file, sha256_text, verify, write_with
 
 WRITERS = {"probe_controls": "analysis.probes"}
 
@@ -14,7 +14,7 @@ class TableMissing(UserError):
 
 
 class TableOfAnotherRun(UserError):
-    """A table whose run is not the one it lies in."""
+    """A table whose run or whose checkpoints are not those it lies beside."""
 
 
 def write_table(run, name: str, table) -> Path:
@@ -22,7 +22,7 @@ def write_table(run, name: str, table) -> Path:
     path = run.tables(f"{name}.csv")
     table = table.assign(seed=run.seed, commit=commit())
     write_with(path, lambda part: table.to_csv(part, index=False))
-    seal(path.parent, [path.name])
+    seal(path.parent, [path.name], **{_origin_key(name): _origin({c.name: c.folder for c in run.checkpoints}, table)})
     return path
 
 
@@ -49,7 +49,7 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
 
 def read_table(run_dir: Path, name: str):
     """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), AlteredFile,
-    TableOfAnotherRun (its seed or checkpoints are not this run's)."""
+    TableOfAnotherRun (its seed or checkpoints are not this run's, by name or by what they were trained to)."""
     import pandas as pd
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
@@ -74,4 +74,24 @@ def read_table(run_dir: Path, name: str):
                 f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
                 f"Delete the table and write it again."
             )
+        manifest = path.parent / MANIFEST
+        origin = read_json(manifest).get(_origin_key(name)) if manifest.exists() else None
+        if origin and folder.is_dir() and origin != _origin({n: folder / n for n in names}, table):
+            raise TableOfAnotherRun(
+                f"{path} was computed from other checkpoints of the same names. Delete the table and write it again."
+            )
     return table
+
+
+def _origin_key(name: str) -> str:
+    """Under which the manifest of a table's folder says what the table was computed from."""
+    return f"{name}.csv origin"
+
+
+def _origin(folders: Mapping[str, Path], table) -> str:
+    """What stands for the checkpoints that a table names: the sha256 of their stage.json; "" where one has none."""
+    named = sorted(set(table.get("checkpoint", [])))
+    stages = [folders[name] / "stage.json" for name in named if name in folders]
+    if not named or len(stages) < len(named) or not all(stage.exists() for stage in stages):
+        return ""
+    return sha256_text(" ".join(sha256_file(stage) for stage in stages))
