@@ -12,6 +12,7 @@ Writes tables/interchange.csv and interchange_items.csv (every trial), draws fig
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -123,20 +124,15 @@ def table_for(plan: "Plan", *, every: int = 1, permutations: int = 999, batch_si
                 loaded.extend((model.to("cuda") if torch.cuda.is_available() else model, tokenizer, there))
             return loaded
 
-        content = [*states.content, plan.pairs, permutations]
-        lenses.append(
-            checkpoint_part(
-                states.run, checkpoint, "interchange_lens", content,
-                lambda at=prepared: pd.DataFrame(list(plan.lens(*at(), permutations))),
-            )  # fmt: skip
-        )
-        content = [*states.content, plan.pairs, every]
-        items.append(
-            checkpoint_part(
-                states.run, checkpoint, "interchange_items", content,
-                lambda at=prepared: pd.DataFrame(list(plan.items(*at(), every, batch_size))),
-            )  # fmt: skip
-        )
+        def lens(at=prepared):
+            return pd.DataFrame(list(plan.lens(*at(), permutations)))
+
+        def trials(at=prepared):
+            return pd.DataFrame(list(plan.items(*at(), every, batch_size)))
+
+        run, common = states.run, [*states.content, plan.pairs]
+        lenses.append(checkpoint_part(run, checkpoint, "interchange_lens", [*common, permutations], lens))
+        items.append(checkpoint_part(run, checkpoint, "interchange_items", [*common, every], trials))
     every_item, every_lens = (pd.concat(parts, ignore_index=True) for parts in (items, lenses))
     write_table(states.run, "interchange_items", every_item)
     table = summarise(every_item, every_lens, draws=permutations, seed=states.run.seed)
@@ -218,13 +214,9 @@ class Plan:
         scored, _ = self.subjects
         bound, unbound, seed = self.states.bound, self.states.unbound, self.states.run.seed
         sides = [("bound", choose_pairs(self.objects, scored, bound, bound, self.pairs, seed))]
-        try:
-            sides.append(
-                ("unbound", choose_pairs(self.objects, scored, unbound, bound, -(-self.pairs // 2), seed))
-            )
-        except NotIdentifiable:
-            # Without unbound relations there is no such control; the table then has no rows of it.
-            pass
+        # Without unbound relations there is no such control; the table then has no rows of it.
+        with suppress(NotIdentifiable):
+            sides.append(("unbound", choose_pairs(self.objects, scored, unbound, bound, -(-self.pairs // 2), seed)))
         return {
             direction: [self._trial(direction, side, i, pair) for side, pairs in sides for i, pair in enumerate(pairs)]
             for direction in DIRECTIONS
@@ -291,9 +283,7 @@ class Plan:
             vectors = {k: vectors_for(self.steerings, keys, base, k, self.states.run.seed) for k in kinds}
             common = {**stage, "split": self.split, "direction": f"vector->{family}"}
             found = unchanged(model, tokenizer, trials, batch_size=batch_size)
-            yield from _rows(
-                trials, {**common, "vector": UNCHANGED, "position": UNCHANGED}, [UNCHANGED], [-1], *found
-            )
+            yield from _rows(trials, {**common, "vector": UNCHANGED, "position": UNCHANGED}, [UNCHANGED], [-1], *found)
             for kind, *found in steer(model, tokenizer, trials, vectors, sites, batch_size=batch_size):
                 yield from _rows(trials, {**common, "vector": kind, "position": "last"}, sites, layers, *found)
 
@@ -331,9 +321,7 @@ class Plan:
                         seed=self.states.run.seed,
                     )
             common = {**stage_of(there.checkpoint), "family": family, "split": self.split, "position": "last"}
-            yield from lens_rows(
-                found, there.sites, common, bound=self.states.bound, unbound=self.states.unbound
-            )
+            yield from lens_rows(found, there.sites, common, bound=self.states.bound, unbound=self.states.unbound)
 
     def _read(self, model, tokenizer, there: CheckpointStates, prompt: Prompt, rows: Array) -> tuple:
         """(logits (n, S, K), states (n, S, d), tokens (n, K)) of a prompt about the subjects of `rows`."""

@@ -65,16 +65,26 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
     import pandas as pd
 
     rows = [dict(row) for row in lens.to_dict("records")]
-    for (kind, position), of_kind in _kinds(items):
-        before: Mapping | None = None
+    for kind, of_kind in _groups(items, KIND):
+        earlier = None
         for stage, there in _groups(of_kind, STAGE):
-            end = decodable_layer(lens, stage["checkpoint"], kind["relation"], _families(kind["direction"]))
-            common = {**stage, **kind, "position": position, "decodable_layer": end, "estimator": ESTIMATOR}
+            families = _families(kind["direction"]) if kind["vector"] == STATE else ()
+            end = decodable_layer(lens, stage["checkpoint"], kind["relation"], families)
+            common = {**stage, **kind, "decodable_layer": end, "estimator": ESTIMATOR}
             rows += share_rows(there, common)
-            now = {"stage": stage, "items": there}
-            if before is not None:
-                rows += gain_rows(before["items"], there, common, before["stage"]["checkpoint"], draws, seed)
-            before = now
+            if earlier is not None:
+                reference = earlier.checkpoint.iloc[0]
+                rows += difference_rows(
+                    earlier, there, {**common, "measure": "gain", "reference": reference}, draws, seed
+                )
+            earlier = there
+            for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
+                beside = {**kind, "vector": other}
+                control = items[
+                    (items[[*KIND, "checkpoint"]] == {**beside, "checkpoint": stage["checkpoint"]}).all(axis=1)
+                ]
+                row = {**common, "measure": "contrast", "reference": other}
+                rows += difference_rows(control, there, row, draws, seed) if len(control) else ()
     return pd.DataFrame(rows)
 
 
@@ -102,22 +112,19 @@ def share_rows(items, common: Mapping) -> Iterator[dict]:
             }
 
 
-def gain_rows(before, after, common: Mapping, reference: str, draws: int, seed: int) -> Iterator[dict]:
-    """Per site how much oftener the relation moved than at an earlier checkpoint, in the same trials.
+def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> Iterator[dict]:
+    """Per site how much oftener the relation moved in `after` than in `before`, items of the same trials.
 
     null_p: one-sided, by sign flips of whole groups; null_p_max: corrected for the best of the sites before the
     answer is decodable (NaN from there on).
     """
     was, _, _ = matrix(before.assign(hit=before.outcome == "relation"))
     now, layers, groups = matrix(after.assign(hit=after.outcome == "relation"))
-    if was.shape != now.shape:
-        return
     difference = now - was
     interval = group_mean(difference, groups)
     null = sign_flip_null(difference, groups, draws, seed)
     p = permutation_p(interval.value, null)
-    end = common["decodable_layer"]
-    early = np.array([np.isnan(end) or layer["layer"] < end for layer in layers])
+    early = np.array([not layer["layer"] >= common["decodable_layer"] for layer in layers])
     corrected = np.full(len(layers), np.nan)
     if early.any():
         corrected[early] = max_statistic_test(interval.value[early], null[:, early]).p
@@ -125,9 +132,7 @@ def gain_rows(before, after, common: Mapping, reference: str, draws: int, seed: 
         yield {
             **common,
             **layer,
-            "measure": "gain",
             "outcome": "relation",
-            "reference": reference,
             "value": interval.value[place],
             "low": interval.low[place],
             "high": interval.high[place],
@@ -145,12 +150,6 @@ def matrix(items) -> tuple[Array, list[dict], list]:
     groups = items.drop_duplicates("trial").set_index("trial").group
     layers = [{"layer": int(layer), "site": sites[layer]} for layer in wide.index]
     return wide.to_numpy(dtype=float), layers, list(groups.loc[wide.columns])
-
-
-def _kinds(items) -> Iterator[tuple[tuple[dict, str], object]]:
-    for values, rows in items.groupby(KIND, sort=False, dropna=False):
-        kind = dict(zip(KIND, values, strict=True))
-        yield (kind, kind.pop("position")), rows
 
 
 def _groups(items, columns: list[str]) -> Iterator[tuple[dict, object]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tyro
 
-from figures import alignment, cka, probes, projection, recall
+from figures import alignment, cka, interchange, probes, projection, recall
 from figures.style import NothingToDraw, save
 from training.errors import UserError
 from training.tables import TableMissing
 
-MODULES = (recall, cka, alignment, probes, projection)
+MODULES = (recall, cka, alignment, probes, interchange, projection)
 
 
 class NoTables(UserError):
