@@ -69,7 +69,8 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
         earlier = None
         for stage, there in _groups(of_kind, STAGE):
             families = _families(kind["direction"]) if kind["vector"] == STATE else ()
-            end = decodable_layer(lens, stage["checkpoint"], kind["relation"], families)
+            # The target's relation is a bound one on both sides.
+            end = decodable_layer(lens, stage["checkpoint"], {kind["relation"], "bound"}, families)
             common = {**stage, **kind, "decodable_layer": end, "estimator": ESTIMATOR}
             rows += share_rows(there, common)
             if earlier is not None:
@@ -79,10 +80,7 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
                 )
             earlier = there
             for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
-                beside = {**kind, "vector": other}
-                control = items[
-                    (items[[*KIND, "checkpoint"]] == {**beside, "checkpoint": stage["checkpoint"]}).all(axis=1)
-                ]
+                control = _like(items, **{**kind, "vector": other, "checkpoint": stage["checkpoint"]})
                 row = {**common, "measure": "contrast", "reference": other}
                 rows += difference_rows(control, there, row, draws, seed) if len(control) else ()
     return pd.DataFrame(rows)
@@ -152,6 +150,13 @@ def matrix(items) -> tuple[Array, list[dict], list]:
     return wide.to_numpy(dtype=float), layers, list(groups.loc[wide.columns])
 
 
+def _like(items, **wanted):
+    """The rows with these values."""
+    for column, value in wanted.items():
+        items = items[items[column] == value]
+    return items
+
+
 def _groups(items, columns: list[str]) -> Iterator[tuple[dict, object]]:
     for values, rows in items.groupby(columns, sort=False, dropna=False):
         yield dict(zip(columns, values, strict=True)), rows
@@ -165,12 +170,13 @@ def _families(direction: str) -> tuple[str, ...]:
 # --- where the answer is decodable --------------------------------------------------------------------------
 
 
-def decodable_layer(lens, checkpoint: str, relation: str, families: Iterable[str]) -> float:
-    """The first layer at which any of the families' answers can be read, by either lens; NaN if there is none.
+def decodable_layer(lens, checkpoint: str, relations: Iterable[str], families: Iterable[str]) -> float:
+    """The first layer at which any of these answers can be read, by either lens; NaN if there is none.
 
     Read: p, corrected for the best of all sites, is at most .05 against answers about other subjects.
     """
-    some = lens[(lens.checkpoint == checkpoint) & (lens.relation == relation) & lens.family.isin(list(families))]
+    some = lens[(lens.checkpoint == checkpoint) & lens.relation.isin(list(relations))]
+    some = some[some.family.isin(list(families))]
     read = some[some.null_p_max <= LEVEL]
     return float(read.layer.min()) if len(read) else float("nan")
 

@@ -2,7 +2,8 @@
 
 A source prompt about (s', r') is patched into a target prompt about (s, r), s' != s, r' != r, all four objects
 distinct. The answer is the candidate that greedy decoding reaches when it may only say candidates: the objects
-of both relations' pools, compared token by token, so that objects of several tokens are told apart exactly.
+of both relations' pools, compared token by token until one is left. A state that is patched late settles the
+first token only; where objects begin alike, what follows is the target's own.
 """
 
 import re

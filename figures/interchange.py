@@ -10,7 +10,6 @@ from pathlib import Path
 
 from figures.style import (
     SIDES,
-    SITE_LABEL,
     NothingToDraw,
     Options,
     count_words,
@@ -119,7 +118,8 @@ def picture(data):
             _panel(axes, pick(rows, direction=direction, position=position), shown, sites)
             if direction == next(iter(DIRECTIONS)):
                 axes.set_title(title)
-    figure.supxlabel(SITE_LABEL, fontsize=9.5)
+    for axes in grid[-1]:
+        axes.set_xlabel("after block")
     unbound = [Line2D([], [], color="black", linewidth=1.1, linestyle="--", label="relation of an unbound source")]
     legend_below(
         figure,
@@ -185,8 +185,8 @@ def vector_picture(data):
                     width = 1.8 if main else 1.1
                     layer_line(axes, line, max(sites) + 1, stage.colour, style=style, width=width, band=main)
         axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("after block")
         site_axis(axes, sites, most=5)
-    figure.supxlabel(SITE_LABEL, fontsize=9.5)
     kinds = {"own": "relation vector", "wrong": "vector of a wrong relation", "random": "random, same length"}
     handles = [Line2D([], [], color="black", linestyle=STYLES[k], linewidth=1.4, label=w) for k, w in kinds.items()]
     legend_below(figure, shown, [*handles, interval_handle(), reference_handle("chance")])
