@@ -29,6 +29,7 @@ from probing.sites import site_names
 from probing.states import hidden_states
 from training.examples import ObjectNotSeparable
 from training.prompts import Prompt
+from training.tables import read_table
 
 OBJECTS = planted_objects()
 POOLS = {r: tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})) for r in RELATIONS}
@@ -374,13 +375,15 @@ def test_the_verdict_names_directions_positions_and_checkpoints(tables):
     assert "no band" in text or "band before the answer" in text
 
 
-def test_the_command_draws_and_says_what_it_wrote(own_run, command):
-    done = command("analysis.interchange", own_run, "--pairs", 4, "--every", 2, "--permutations", 19)
-    assert done.returncode == 0, done.stderr
-    assert "patched prompts at 3 checkpoints" in done.stdout
-    assert "wrote" in done.stdout.splitlines()[-1] and "next: python -m figures.report" in done.stdout
+def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
+    from analysis.interchange import Options, main
+
+    main(Options(own_run, pairs=4, every=2, permutations=19))
+    said = capsys.readouterr().out.splitlines()
+    assert any("patched prompts at 3 checkpoints" in line for line in said)
+    assert said[-1].startswith("wrote ") and "next: python -m figures.report" in said[-1]
     assert {"interchange.png", "interchange_vectors.svg"} <= {p.name for p in (own_run / "figures").iterdir()}
-    sites = pd.read_csv(own_run / "tables" / "interchange_items.csv").site
+    sites = read_table(own_run, "interchange_items").site
     assert set(sites) == {"none", "embed", "resid_post.1", "final_norm"}
 
 

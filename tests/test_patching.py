@@ -105,6 +105,24 @@ def test_the_size_of_the_batch_changes_nothing(llama):
     assert distance(one, many) < 1e-5
 
 
+def test_prompts_of_one_length_in_one_batch_keep_their_own_beginnings(any_model):
+    model, tokenizer = any_model
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 200, (4, 6), generator=generator)[[2, 0, 3, 1, 0]].tolist()
+    vectors = torch.randn(5, WIDTH, generator=generator)
+    arguments = ([3] * 5, ["resid_post.0", "embed", "resid_post.1", "embed", "resid_post.0"], vectors)
+
+    def run(size):
+        logits = torch.zeros(5, model.get_output_embeddings().weight.shape[0])
+        for rows, part in changed_logits(model, tokenizer, ids, *arguments, batch_size=size):
+            logits[rows] = part
+        return logits
+
+    together, alone = run(64), run(1)
+    assert max(distance(a, b) for a, b in zip(together, alone, strict=True)) < 1e-5
+    assert distance(together[1], together[3]) > 1e-3
+
+
 def test_a_model_without_a_cache_of_keys_and_values_is_patched_alike(llama, monkeypatch):
     model, tokenizer = llama
     expected = patch(model, tokenizer, SOURCES, TARGETS, site=None, position=2)
