@@ -16,6 +16,7 @@ from figures import (
     cka,
     cka_checkpoints,
     cka_measures,
+    interchange,
     probe_controls,
     probes,
     projection,
@@ -36,6 +37,7 @@ MODULES = (
     alignment,
     probes,
     probe_controls,
+    interchange,
     projection,
     trajectory,
 )
