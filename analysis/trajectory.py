@@ -47,7 +47,13 @@ CURVES = (
     Curve(
         "interchange, relation moved, rote to test",
         "interchange",
-        {"measure": "moved_relation", "direction": "rote->semantic", "position": "last"},
+        {
+            "measure": "share",
+            "outcome": "relation",
+            "vector": "state",
+            "direction": "rote->semantic",
+            "position": "last",
+        },
     ),
 )
 
