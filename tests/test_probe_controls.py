@@ -276,16 +276,18 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
     assert np.allclose(found[1], expected.detach(), atol=1e-6)
 
 
-def test_the_controls_are_drawn_and_said_in_words(states, table):
-    from analysis.probes import control_lines
-    from figures.probe_controls import PANELS, draw, panel_data
+def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, tiny_run, capsys):
+    from analysis.probes import Options, main
+    from figures.probe_controls import PANELS, panel_data
 
-    data = panel_data(table)
-    assert set(data.panel) == set(PANELS)
-    assert all(path.stat().st_size > 10_000 for path in draw(states.run.path))
-    text = "\n".join(control_lines(table))
-    assert "selectivity" in text and "object from the subject's input embedding" in text
-    assert "held-out subjects, test prompts" in text
+    out = states.run.path
+    main(Options(tiny_run, families=("test",), permutations=19, folds=4, control_sites=3, out=str(out)))
+    said = capsys.readouterr().out
+    assert "OTHER subjects (held-out)" in said and "selectivity" in said
+    assert "object from the subject's input embedding" in said
+    assert f"probe_controls.csv ({len(table):,} rows)" in said and "probe_controls.png" in said
+    assert set(panel_data(table).panel) == set(PANELS)
+    assert all((out / "figures" / f"{name}.png").stat().st_size > 10_000 for name in ("probes", "probe_controls"))
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,18 @@ def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(
     assert by_relation.abs().to_numpy().max() > 0.1 * table.x.abs().max()
 
 
+def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tiny_run, capsys):
+    from analysis.umap import main
+
+    table = main(Options(tiny_run, method="pca", n_neighbors=5, site="resid_post.1", out=str(states.run.path)))
+    said = capsys.readouterr().out
+    assert "first prompt of rote, test at resid_post.1 (asked for); one projection a relation over 3" in said
+    assert said.count("trustworthiness") == len(states.relations)
+    assert f"umap.csv ({len(table):,} rows), projection.png" in said
+    (states.run.path / "tables" / "umap.csv").unlink()
+    (states.run.path / "tables" / "manifest.json").unlink()
+
+
 def test_a_family_whose_states_are_not_there_is_refused(states):
     with pytest.raises(UnfitOption, match="--preset full"):
         projection_table(states, Options(states.run.path, families=("rote", "test-de")))
