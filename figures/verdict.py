@@ -23,11 +23,17 @@ from training.tables import read_table
 
 TITLES = {
     "transfer": "transfer across subjects\n(accuracy)",
-    "interchange": "interchange\n(share of patches)",
+    "interchange": "interchange: what moved\n(share of patches)",
     "contrast": "contrast of CKA",
     "bound against unbound": "bound against unbound\n(transfer accuracy)",
 }
-NAMES = {"interchange": "moved_relation", "transfer of unbound relations": "unbound"}
+NAMES = {
+    "interchange": "the relation",
+    "moved_answer": "the answer",
+    "moved_subject": "the subject",
+    "unchanged": "nothing",
+    "transfer of unbound relations": "unbound",
+}
 CAPTIONS = {
     "verdict": (
         "The evidence, in the order of proof",
