@@ -39,7 +39,8 @@ from training.prompts import Preset, Prompt
 
 Array = np.ndarray
 DIRECTIONS = ("rote->semantic", "semantic->rote", "semantic->semantic")
-# Measured: two to three patched prompts in the time of one whole prompt, for what stands before the patch is read once.
+# An estimate: what stands before the patch is read once, so that 1.2 to 2.7 patched prompts (8 to 1 tokens from the
+# patch on) take the time of one whole prompt of 12 tokens, measured on a random 16-layer Llama; times 30 prompts a second.
 ROWS_A_SECOND = 60
 
 

@@ -64,6 +64,7 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
     """
     import pandas as pd
 
+    items = items[[*STAGE, *KIND, "trial", "group", "site", "layer", "outcome", "free", "n_candidates"]]
     rows = [dict(row) for row in lens.to_dict("records")]
     for kind, of_kind in _groups(items, KIND):
         earlier = None
@@ -91,10 +92,10 @@ def share_rows(items, common: Mapping) -> Iterator[dict]:
     n_candidates = items.n_candidates.mean()
     sizes = {"n": items.group.nunique(), "n_trials": items.trial.nunique(), "n_candidates": n_candidates}
     outcomes = OUTCOMES if common["vector"] == STATE else STEERED
+    answers, layers, groups = matrix(items, "outcome")
+    free, _, _ = matrix(items, "free")
     for outcome in (*outcomes, None):
-        labels = items.assign(hit=(items.outcome == outcome) if outcome else items.free.astype(bool))
-        values, layers, groups = matrix(labels)
-        interval = group_mean(values, groups)
+        interval = group_mean((answers == outcome if outcome else free).astype(float), groups)
         chance = {"chance": 1 / n_candidates} if outcome not in (None, "other") else {}
         for place, layer in enumerate(layers):
             yield {
@@ -116,9 +117,9 @@ def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> It
     null_p: one-sided, by sign flips of whole groups; null_p_max: corrected for the best of the sites before the
     answer is decodable (NaN from there on).
     """
-    was, _, _ = matrix(before.assign(hit=before.outcome == "relation"))
-    now, layers, groups = matrix(after.assign(hit=after.outcome == "relation"))
-    difference = now - was
+    was, _, _ = matrix(before, "outcome")
+    now, layers, groups = matrix(after, "outcome")
+    difference = (now == "relation").astype(float) - (was == "relation")
     interval = group_mean(difference, groups)
     null = sign_flip_null(difference, groups, draws, seed)
     p = permutation_p(interval.value, null)
@@ -141,13 +142,15 @@ def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> It
         }
 
 
-def matrix(items) -> tuple[Array, list[dict], list]:
-    """The column `hit` as (n_sites, n_trials), with the sites in order and the group of each trial."""
-    wide = items.pivot(index="layer", columns="trial", values="hit").sort_index()
-    sites = items.drop_duplicates("layer").set_index("layer").site
-    groups = items.drop_duplicates("trial").set_index("trial").group
-    layers = [{"layer": int(layer), "site": sites[layer]} for layer in wide.index]
-    return wide.to_numpy(dtype=float), layers, list(groups.loc[wide.columns])
+def matrix(items, column: str) -> tuple[Array, list[dict], list]:
+    """A column as (n_sites, n_trials), with the sites in order and the group of each trial."""
+    layers, first_row, row = np.unique(items.layer.to_numpy(), return_index=True, return_inverse=True)
+    trials, first_trial, place = np.unique(items.trial.to_numpy(), return_index=True, return_inverse=True)
+    wide = np.full((len(layers), len(trials)), None, dtype=object)
+    wide[row, place] = items[column].to_numpy(dtype=object)
+    sites = items.site.to_numpy()[first_row]
+    named = [{"layer": int(layer), "site": site} for layer, site in zip(layers, sites, strict=True)]
+    return wide, named, list(items.group.to_numpy()[first_trial])
 
 
 def _like(items, **wanted):
