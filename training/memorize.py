@@ -52,7 +52,7 @@ class Options:
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
     """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
-    epochs: int = 20
+    epochs: int = 30
     """Passes over the facts."""
     batch_size: int = 16
     """Facts a step, over all processes."""
