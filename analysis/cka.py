@@ -14,10 +14,8 @@ CKA beside its controls.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from analysis.cka_checkpoints import milestones
 from analysis.cka_checkpoints import rows_of as checkpoint_rows
@@ -27,14 +25,13 @@ from analysis.measure_rows import rows_of as measure_rows
 from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.similarity import Measure
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the CKA analysis."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     preset: Preset = "demo"
     """demo: 3 test prompts and 1 of each other family; full: every prompt."""
     families: tuple[str, ...] = ()
@@ -46,23 +43,14 @@ class Options:
     measure: tuple[str, ...] = ()
     """Other similarities of rote states and each family, any of analysis.similarity.MEASURES: linear_cka_biased,
     rbf_cka, procrustes_distance, svcca, mutual_knn, retrieval, cosine_alignment, rsa (headline split only)."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Compute or read the tables, print the verdict, draw; return the CKA table."""
     from analysis.probes import table_for as transfer_table_for
     from analysis.probes import verdict_lines
-    from training.checkpoints import open_run
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     measures = choose(options.measure)

@@ -15,10 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from analysis.inputs import NotIdentifiable, UnfitOption
 from analysis.interchange_rows import STATE, UNCHANGED, VECTORS, lens_rows, lens_scores, summarise
@@ -36,6 +34,7 @@ from analysis.interchange_words import verdict_lines
 from analysis.run_states import CheckpointStates, RunStates
 from training.errors import UserError
 from training.prompts import Preset, Prompt
+from training.run_options import RunOptions
 
 Array = np.ndarray
 DIRECTIONS = ("rote->semantic", "semantic->rote", "semantic->semantic")
@@ -45,11 +44,9 @@ ROWS_A_SECOND = 60
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of interchange."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     pairs: int = 20
     """Pairs of prompts a direction among bound relations, and subjects for relation vectors; half as many pairs have
     an unbound source relation."""
@@ -63,22 +60,13 @@ class Options:
     """Draws of the nulls; p is never below 1 / (draws + 1)."""
     batch_size: int = 64
     """Patched prompts in one forward."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Run or read the trials, print the verdict, draw; return the table."""
-    from training.checkpoints import open_run
     from training.console import minutes
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     run = replace(run, checkpoints=chosen_checkpoints(run.checkpoints, options.checkpoints))
     states = RunStates.of(run, preset=options.preset, families=("test",))
     plan = Plan(states, options.pairs)

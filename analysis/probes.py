@@ -12,16 +12,15 @@ The functions are for notebooks too: `from analysis.probes import transfer, prob
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from analysis.controls import control_labels, linear_probe, online_code, probe, relation_probe, ridge_map, selectivity
 from analysis.inputs import NotIdentifiable, TooFewRows
 from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import FOLDS, Scores, Transfer, fit_probes, paired_scores, relation_rows, transfer
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 __all__ = [
     "Options",
@@ -45,11 +44,9 @@ SEMANTIC = ("rote->semantic", "semantic->rote", "semantic->semantic")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the object probes."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     preset: Preset = "demo"
     """demo: 3 test prompts and 1 of each other family; full: every prompt."""
     families: tuple[str, ...] = ()
@@ -62,21 +59,11 @@ class Options:
     """Also the relation probe, mass-mean, ridge map, control task, code length and baselines (some minutes more)."""
     control_sites: int = 9
     """About how many sites the controls are made at, evenly spread; 0: at all."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Compute or read the table, print the verdict, draw; return the table."""
-    from training.checkpoints import open_run
-
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     table = table_for(states, permutations=options.permutations, folds=options.folds)

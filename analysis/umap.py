@@ -14,15 +14,14 @@ cannot be compared. --aligned adds UMAPs by checkpoint that are held together (u
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 
 from analysis.inputs import DegenerateStates, UnfitOption, to_states, why_degenerate
 from analysis.run_states import RunStates
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 Array = np.ndarray
 Method = Literal["pca", "umap"]
@@ -33,11 +32,9 @@ DEPTH = 0.75
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the projection."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     method: Method = "umap"
     """pca: principal components; umap: those and UMAP beside them."""
     aligned: bool = False
@@ -56,22 +53,13 @@ class Options:
     """Seed of UMAP."""
     preset: Preset = "demo"
     """Whose stored states to use; only the first prompt of a family is shown."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Project, write the coordinates, say how far they can be trusted, draw; return the table."""
-    from training.checkpoints import open_run
     from training.tables import write_table
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     table, why = projection_table(states, options)

@@ -22,6 +22,7 @@ from analysis.run_states import RunStates
 from analysis.verdict_rows import Tables, Verdict, missing_controls, numbers, rows_of, verdicts
 from training.errors import UserError
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 
 class NoSecondCheckpoint(UserError):
@@ -29,7 +30,7 @@ class NoSecondCheckpoint(UserError):
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the verdict."""
 
     run_dir: tyro.conf.Positional[Path]
@@ -40,14 +41,6 @@ class Options:
     """Of two checkpoints: demo: 3 test prompts; full: every test prompt."""
     permutations: int = 199
     """Of two checkpoints: draws of the nulls."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
@@ -70,10 +63,9 @@ def main(options: Options):
 
 
 def _of_run(options: Options) -> tuple[Tables, RunStates]:
-    from training.checkpoints import open_run
     from training.tables import TableMissing, read_table
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     try:
         interchange = read_table(run.path, "interchange")
     except TableMissing:

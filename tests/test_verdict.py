@@ -266,7 +266,7 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
     before, after, facts, out = pair
     files = [listing(before), listing(after)]
     table = verdict.main(
-        verdict.Options(before, after, facts=str(facts), rote="{subject} [X]", out=str(out), permutations=19)
+        verdict.Options(before, after=after, facts=str(facts), rote="{subject} [X]", out=str(out), permutations=19)
     )
     text = capsys.readouterr().out
     assert files == [listing(before), listing(after)]
@@ -280,9 +280,9 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
 def test_a_second_folder_without_facts_or_results_is_refused(pair):
     before, after, facts, _ = pair
     with pytest.raises(verdict.NoSecondCheckpoint, match="--facts"):
-        verdict.main(verdict.Options(before, after))
+        verdict.main(verdict.Options(before, after=after))
     with pytest.raises(verdict.NoSecondCheckpoint, match="--out"):
-        verdict.main(verdict.Options(before, after, facts=str(facts)))
+        verdict.main(verdict.Options(before, after=after, facts=str(facts)))
 
 
 # --- two checkpoints as a run -----------------------------------------------------------------------------------
