@@ -81,7 +81,7 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
                 )
             earlier = there
             for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
-                control = _like(items, **{**kind, "vector": other, "checkpoint": stage["checkpoint"]})
+                control = like(items, **{**kind, "vector": other, "checkpoint": stage["checkpoint"]})
                 row = {**common, "measure": "contrast", "reference": other}
                 rows += difference_rows(control, there, row, draws, seed) if len(control) else ()
     return pd.DataFrame(rows)
@@ -153,7 +153,7 @@ def matrix(items, column: str) -> tuple[Array, list[dict], list]:
     return wide, named, list(items.group.to_numpy()[first_trial])
 
 
-def _like(items, **wanted):
+def like(items, **wanted):
     """The rows with these values."""
     for column, value in wanted.items():
         items = items[items[column] == value]

@@ -18,8 +18,8 @@ def verdict_lines(table) -> list[str]:
     bound = patched[patched.relation == "bound"]
     lines = [
         f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, n={int(bound.n.max())} "
-        f"twos ({int(bound.n_trials.max())} pairs, {int(bound.n_candidates.median())} candidates): share answered "
-        "o(s, r'), at its best site before the answer is decodable"
+        f"pairs of subjects ({int(bound.n_trials.max())} trials, {int(bound.n_candidates.median())} candidates): share "
+        "answered o(s, r'), at its best site before the answer is decodable"
     ]
     for direction, rows in bound.groupby("direction", sort=False):
         lines.append(f"  {direction}{_decodable_words(table, direction)}; {_unchanged_words(table, direction)}")

@@ -113,7 +113,7 @@ def page(found: list[Verdict], states: RunStates) -> list[str]:
     ]
     titles = {
         "transfer": "1 transfer: object probes fitted on some subjects, scored on others",
-        "interchange": "2 factorial interchange, rote -> semantic (beside what the checkpoint before showed)",
+        "interchange": "2 factorial interchange, semantic -> rote (beside what the checkpoint before showed)",
         "contrast": "3 contrast of CKA, same relation minus other relation (a two-code answer makes one too)",
         "bound against unbound": "4 bound against unbound relations: transfer rote->semantic",
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.interchange_rows import STATE, UNCHANGED, like
 from analysis.judgement import HALF, LEVEL, Evidence, Judgement, decide
 from analysis.run_states import RunStates
 
@@ -19,10 +20,11 @@ CONTRASTS = {
     "crossed contrast": "contrast",
     "answer-partialled contrast": "contrast_partialled",
 }
-OUTCOMES = ("moved_relation", "moved_answer", "moved_subject", "unchanged")
-# The outcomes' names where the table has a column for them.
-SHARES = {"relation": OUTCOMES[0], "answer": OUTCOMES[1], "subject": OUTCOMES[2], "nothing": OUTCOMES[3]}
-GAIN = "moved_relation_gain"
+# Outcomes of interchange.csv, as the page names them.
+OUTCOMES = {"relation": "interchange", "answer": "answer moved", "subject": "subject moved", "nothing": "unchanged"}
+# A rote state put into a semantic prompt early only writes the key token there, which a model with two separate codes
+# answers too; the other way round it takes a semantic state that does the key token's work.
+DIRECTION = "semantic->rote"
 NO_INTERCHANGE = "there is no tables/interchange.csv"
 
 
@@ -199,70 +201,35 @@ def _contrast_evidence(table, words: str, checkpoint: str, measure: str, split: 
 
 
 def _interchange(table, checkpoint: str, before: str | None, split: str) -> list[Evidence]:
-    """The outcome shares, rote -> semantic, at the site before the answer can be read where the relation moved most.
+    """The outcome shares, semantic -> rote, at the site before the answer can be read where the relation moved most.
 
-    chance of the first is what the checkpoint before showed there at most; p, where the table has one, is that of the
-    gain over that checkpoint. The table may lack any column but checkpoint, measure and value.
+    chance of the first is what the checkpoint before showed there at most; p is that of the gain over it, corrected for
+    the sites before the answer.
     """
     if table is None:
         return [Evidence("interchange", np.nan, reason=NO_INTERCHANGE)]
-    some = _patches(table, split)
-    here = some[some.checkpoint == checkpoint]
-    moved = here[(here.measure == "moved_relation") & here.value.notna()]
+    some = like(table, relation="bound", direction=DIRECTION, vector=STATE, split=split)
+    here = some[(some.checkpoint == checkpoint) & (some.measure == "share")]
+    moved = here[(here.outcome == "relation") & here.value.notna() & (here.site != UNCHANGED)]
     if not len(moved):
-        return [Evidence("interchange", np.nan, reason=f"interchange.csv has no moved_relation of {checkpoint}")]
-    if {"layer", "decodable_layer"} <= set(moved):
-        moved = moved[~(moved.layer >= moved.decodable_layer)]
-        if not len(moved):
-            return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
+        return [Evidence("interchange", np.nan, reason=f"interchange.csv has no patches of {checkpoint}, {DIRECTION}")]
+    moved = moved[~(moved.layer >= moved.decodable_layer)]
+    if not len(moved):
+        return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
     best = moved.loc[moved.value.idxmax()]
-    keys = [k for k in ("position", "site") if k in some]
-    where = " ".join(str(best[k]) for k in ("site", "position") if k in some)
-
-    def number(rows, column: str) -> float:
-        for key in keys:
-            rows = rows[rows[key] == best[key]]
-        return float(rows[column].iloc[0]) if len(rows) and column in rows else np.nan
-
-    earlier = some[(some.checkpoint == before) & (some.measure == "moved_relation")]
-    levels = [v for v in (number(earlier, "value"), number(earlier, "high")) if np.isfinite(v)]
+    at = like(some, site=best.site, position=best.position)
+    earlier = like(at, checkpoint=before, measure="share", outcome="relation")
+    levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
+    gain = like(at, checkpoint=checkpoint, measure="gain", outcome="relation")
+    p = float(gain.null_p_max.iloc[0]) if len(gain) else np.nan
     found = []
-    for outcome in OUTCOMES:
-        rows = here[here.measure == outcome]
-        if np.isnan(number(rows, "value")):
-            continue
-        main = outcome == "moved_relation"
-        n = number(rows, "n")
-        found.append(
-            Evidence(
-                "interchange" if main else outcome,
-                *(number(rows, column) for column in ("value", "low", "high")),
-                number(here[here.measure == GAIN], "null_p_max") if main else np.nan,
-                max(levels, default=0.0) if main else np.nan,
-                0 if np.isnan(n) else int(n),
-                where,
-            )
-        )
+    for outcome, name in OUTCOMES.items():
+        row = like(at, checkpoint=checkpoint, measure="share", outcome=outcome).iloc[0]
+        main = outcome == "relation"
+        chance = max(levels, default=0.0) if main else np.nan
+        where = f"{best.site} {best.position}"
+        found.append(Evidence(name, row.value, row.low, row.high, p if main else np.nan, chance, int(row.n), where))
     return found
-
-
-def _patches(table, split: str):
-    """Rows of interchange.csv about whole states of rote prompts put into test prompts, measures named by OUTCOMES."""
-    if "outcome" in table:
-        shares = table.outcome.map(SHARES).where(table.measure == "share")
-        gains = (table.measure == "gain") & (table.outcome == "relation")
-        table = table.assign(measure=shares.where(~gains, GAIN).fillna(table.measure))
-    wanted = {
-        "relation": "bound",
-        "direction": "rote->semantic",
-        "vector": "state",
-        "split": split,
-        "family": FAMILY,
-    }
-    for column, value in wanted.items():
-        if column in table and (table[column] == value).any():
-            table = table[table[column] == value]
-    return table
 
 
 def numbers(evidence: Sequence[Evidence]) -> list[Evidence]:

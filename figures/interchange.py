@@ -110,7 +110,7 @@ def picture(data):
         height=6.6,
         sharex=True,
         sharey=True,
-        title=f"What a patch moves ({count_words(pick(rows, side='bound'), 'twos of subjects')})",
+        title=f"What a patch moves ({count_words(pick(rows, side='bound'), 'pairs of subjects')})",
     )
     for axes_row, (direction, words) in zip(grid, DIRECTIONS.items(), strict=True):
         axes_row[0].set_ylabel(f"{words}\nshare of answers", fontsize=8.5)

@@ -29,8 +29,8 @@ TITLES = {
 }
 NAMES = {
     "interchange": "the relation",
-    "moved_answer": "the answer",
-    "moved_subject": "the subject",
+    "answer moved": "the answer",
+    "subject moved": "the subject",
     "unchanged": "nothing",
     "transfer of unbound relations": "unbound",
 }

@@ -93,29 +93,27 @@ def cka_table(states, value=0.3) -> pd.DataFrame:
     )
 
 
-def interchange_table(states, band=0.5) -> pd.DataFrame:
-    """A share of moved relations at one site of the last checkpoint; columns as they come, no family among them."""
+def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rote") -> pd.DataFrame:
+    """A share of moved relations at one site of the last checkpoint, as `analysis.interchange` writes it."""
     rows = []
     for c in states.checkpoints:
         moved = band if c.phase == "generalize" else 0.02
-        for site in SITES:
+        for layer, site in enumerate(SITES):
             here = moved if site == "resid_post.1" else 0.01
-            shares = {"moved_relation": here, "moved_answer": 0.1, "moved_subject": 0.0, "unchanged": 0.9 - here}
-            rows += [
-                {
-                    "checkpoint": c.name,
-                    "relation": "bound",
-                    "direction": "rote->semantic",
-                    "position": "last",
-                    "site": site,
-                    "measure": outcome,
+            common = {"checkpoint": c.name, "relation": "bound", "split": "held-out", "direction": direction}
+            common |= {"vector": "state", "position": "last", "site": site, "layer": layer, "n": 40}
+            common |= {"decodable_layer": decodable}
+            shares = {"relation": here, "answer": 0.1, "subject": 0.0, "nothing": 0.9 - here}
+            for outcome, share in shares.items():
+                row = {
+                    "measure": "share",
+                    "outcome": outcome,
                     "value": share,
                     "low": share - 0.02,
                     "high": share + 0.02,
-                    "n": 40,
                 }
-                for outcome, share in shares.items()
-            ]
+                rows.append(common | row)
+            rows.append(common | {"measure": "gain", "outcome": "relation", "value": here - 0.02, "null_p_max": 0.01})
     return pd.DataFrame(rows)
 
 
@@ -178,26 +176,19 @@ def test_without_held_out_subjects_the_label_is_tentative(states):
     assert "no subjects were held out" in judged.why
 
 
-def test_an_interchange_table_with_fewer_columns_is_read(states):
-    table = interchange_table(states).drop(columns=["position", "relation", "low", "high", "n"])
-    evidence = last(states, KINDS[SHARED], interchange=table).sections["interchange"]
-    assert evidence[0].value == pytest.approx(0.5)
-    assert evidence[0].site == "resid_post.1"
-    assert [e.name for e in evidence[1:]] == ["moved_answer", "moved_subject", "unchanged"]
-
-
-def test_an_interchange_table_with_outcomes_counts_only_before_the_answer_can_be_read(states):
-    names = {"moved_relation": "relation", "moved_answer": "answer", "moved_subject": "subject", "unchanged": "nothing"}
-    table = interchange_table(states)
-    table = table.assign(outcome=table.measure.map(names), measure="share", layer=table.site.map(SITES.index))
-    gain = table[table.outcome == "relation"].assign(measure="gain", null_p_max=0.01)
-    table = pd.concat([table, gain], ignore_index=True).assign(vector="state")
-    early = last(states, KINDS[SHARED], interchange=table.assign(decodable_layer=3)).sections["interchange"]
+def test_interchange_counts_only_before_the_answer_can_be_read(states):
+    early = last(states, KINDS[SHARED], interchange=interchange_table(states)).sections["interchange"]
     assert (early[0].value, early[0].p, early[0].site) == (0.5, 0.01, "resid_post.1 last")
-    assert len(early) == 4
-    late = last(states, KINDS[SHARED], interchange=table.assign(decodable_layer=2))
+    assert [e.name for e in early[1:]] == ["answer moved", "subject moved", "unchanged"]
+    late = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=2))
     assert late.sections["interchange"][0].value == pytest.approx(0.01)
     assert late.judgement.sure == "tentative"
+
+
+def test_a_rote_state_that_works_in_a_semantic_prompt_is_no_evidence(states):
+    found = last(states, KINDS[SHARED], interchange=interchange_table(states, direction="rote->semantic"))
+    assert found.sections["interchange"][0].missing
+    assert found.judgement.sure == "tentative"
 
 
 def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
