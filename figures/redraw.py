@@ -21,11 +21,13 @@ from figures import (
     probes,
     projection,
     recall,
+    seeds,
     trajectory,
     verdict,
 )
 from figures.style import NothingToDraw, save
 from training.errors import UserError
+from training.files import read_json
 from training.tables import TableMissing
 
 MODULES = (
@@ -41,6 +43,8 @@ MODULES = (
     projection,
     trajectory,
 )
+# What `analysis.seeds` writes: no checkpoints, but means over runs.
+SUMMARY = "summary over seeds"
 
 
 class NoTables(UserError):
@@ -61,8 +65,10 @@ class Options:
 
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
     """Draw every figure whose tables exist; returns (paths, what was skipped and why). how: see save."""
+    record = Path(run_dir) / "run.json"
+    summary = record.exists() and read_json(record).get("kind") == SUMMARY
     written, skipped = [], []
-    for module in MODULES:
+    for module in (seeds,) if summary else MODULES:
         try:
             written += save(module.pictures(run_dir), folder, **how)
         except (TableMissing, NothingToDraw) as reason:

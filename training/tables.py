@@ -60,10 +60,12 @@ def read_table(run_dir: Path, name: str):
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
     record = Path(run_dir) / "run.json"
     if record.exists() and "seed" in table and len(table):
-        seed = read_json(record).get("seed")
-        if set(table["seed"]) != {seed}:
+        described = read_json(record)
+        # A summary over several runs names all of theirs.
+        seeds = set(described.get("seeds", [described.get("seed")]))
+        if set(table["seed"]) != seeds:
             raise TableOfAnotherRun(
-                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
+                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {sorted(seeds, key=str)}. Delete "
                 f"the table and write it again."
             )
         folder = Path(run_dir) / "checkpoints"
