@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tyro
 
-from figures import alignment, cka, probes, projection, recall, trajectory
+from figures import ablations, alignment, cka, probes, projection, recall, trajectory
 from figures.style import NothingToDraw, save
 from training.errors import UserError
 from training.tables import TableMissing
 
-MODULES = (recall, cka, alignment, probes, projection, trajectory)
+MODULES = (recall, cka, alignment, probes, projection, trajectory, ablations)
 
 
 class NoTables(UserError):

@@ -183,11 +183,8 @@ def cost_of(plan: Plan, grounds: Mapping[int, Ground], jobs: int, known: Mapping
             calls = [task.call, *(m.call for m in task.measurements.values())]
             tasks[name] = sum(known.get(c.stage.name, seconds_of(c, ground, saved)) for c in calls)
             weights[name] = 4.0 * ground.parameters * own
-            measured = [
-                _texts(m.call, ground)
-                for m in task.measurements.values()
-                if m.call.stage.command.startswith("analysis.")
-            ]
+            reading = [m.call for m in task.measurements.values() if m.call.stage.command.startswith("analysis.")]
+            measured = [_texts(call, ground) for call in reading]
             states[name] = STATES_BYTES * ground.numbers_a_prompt * saved * max(measured, default=0)
     kept = sum(states.values())
     if plan.grid.keep == "checkpoints":

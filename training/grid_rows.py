@@ -15,7 +15,7 @@ TABLE = "sweep"
 SIDES = ("bound", "unbound")
 HEADLINE: dict[str, dict[str, tuple]] = {
     "recall": {
-        "measure": ("generation", "multiple_choice", "object_probability", "generation_gain"),
+        "measure": ("generation", "generation_gain", "multiple_choice"),
         "split": ("held-out", "seen", "all"),
     },
     "probes": {"measure": ("transfer_accuracy",)},
@@ -138,7 +138,7 @@ def add_run(results: Path, table, run: str, rows: Iterable[Mapping], labels: Map
     if run in set(table["run"]):
         return table
     first, made = {"run": run, **labels}, {"commit": commit()}
-    new = pd.DataFrame([{**first, **row, **made} for row in rows])
+    new = pd.DataFrame([{**first, **row, **made} for row in rows]).round(6)
     table = pd.concat([table, new], ignore_index=True) if len(table) else new
     order = [c for c in dict.fromkeys([*first, "table", *KEPT]) if c in table]
     table = table[order + [c for c in table if c not in order]]
