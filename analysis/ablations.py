@@ -12,6 +12,7 @@ figures/ablations.png. Intervals and tests are over seeds, never over people or 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import tyro
@@ -73,8 +74,9 @@ class Options:
     """A folder with tables/sweep.csv."""
     by: tuple[str, ...] = ()
     """Columns that make a condition; default: all that the sweep varied, but for the unit."""
-    unit: tuple[str, ...] = ("seed",)
-    """Columns whose values are independent repetitions, paired across conditions; values within one are averaged."""
+    unit: tuple[str, ...] = ()
+    """Columns whose values are independent repetitions, paired across conditions, values within one averaged; default:
+    seed, or what the grid file says."""
     against: str = ""
     """The condition that others are compared with, by its label; default: the first."""
     measure: str = ""
@@ -105,20 +107,24 @@ def main(options: Options):
         raise NoConditions(
             f"{options.results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
         )
-    by = conditions_of(options.results, table, options.by, options.unit)
+    record = _record(options.results)
+    said = record.get("compare", {})
+    unit = options.unit or tuple(said.get("unit", ("seed",)))
+    against = options.against or said.get("against", "")
+    by = conditions_of(table, options.by or said.get("by", ()), unit, record)
     labelled = table.assign(label=labels_of(table, by))
     rows, missing = [], []
     for endpoint in _endpoints(options):
         try:
-            values = values_of(labelled, endpoint, options.unit, split=options.split, phase=options.phase)
-            rows += compare(values, endpoint, against=options.against)
+            values = values_of(labelled, endpoint, unit, split=options.split, phase=options.phase)
+            rows += compare(values, endpoint, against=against)
         except NoConditions as reason:
             missing.append(str(reason))
     if not rows:
         raise NoConditions("; ".join(missing))
     settings = labelled.drop_duplicates("label").set_index("label")[by]
     found = pd.DataFrame(rows)
-    found = found.join(settings, on="label").assign(unit=" ".join(options.unit), commit=commit())
+    found = found.join(settings, on="label").assign(unit=" ".join(unit), commit=commit())
     path = Path(options.results) / "tables" / "ablations.csv"
     write_text(path, found.round(6).to_csv(index=False))
     seal(path.parent, [path.name])
@@ -140,26 +146,39 @@ def _endpoints(options: Options) -> Sequence[Endpoint]:
     return (Endpoint(words, {k: v for k, v in named.items() if v}, options.relation),)
 
 
-def conditions_of(results: Path, table, by: Sequence[str], unit: Sequence[str]) -> list[str]:
-    """The columns that make a condition: those asked for, or what the sweep varied besides the unit."""
+def _record(results: Path) -> dict:
+    """run.json of a sweep; empty for a table of one's own."""
     from training.files import read_json
 
+    path = Path(results) / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def conditions_of(table, by: Sequence[str], unit: Sequence[str], record: Mapping = MappingProxyType({})) -> list[str]:
+    """The columns that make a condition: those asked for, or what the sweep varied besides repetitions.
+
+    record: run.json of the sweep, if there is one. Raises NoConditions for a column that is not there.
+    """
     for column in (*by, *unit):
         if column not in table:
             raise NoConditions(f"the table has no column {column}; it has {', '.join(table.columns)}.")
     if by:
         return list(by)
-    record = Path(results) / "run.json"
-    axes = read_json(record).get("axes", []) if record.exists() else []
-    candidates = ["condition", *(axes or [c for c in table if "." in c])]
-    return [
+    candidates = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
+    repeated = {*unit, *record.get("repeats", ())}
+    found = [
         c
         for c in dict.fromkeys(candidates)
         if c in table
-        and c not in unit
+        and c not in repeated
         and not (c.endswith(".seed") and "seed" in unit)
         and table[c].nunique(dropna=False) > 1
     ]
+    if "condition" not in found:
+        return found
+    # A setting that a named condition fixes is said by its name.
+    each = table.groupby("condition", dropna=False)
+    return [c for c in found if c == "condition" or each[c].nunique(dropna=False).max() > 1]
 
 
 def labels_of(table, by: Sequence[str]):

@@ -36,16 +36,21 @@ class Ground:
     parameters: int
     numbers_a_prompt: int
     """Of all its hidden states: sites x width."""
+    absent: str = ""
+    """The base model's name, if it has to be fetched or made first (its size is then unknown: 0)."""
 
 
-def check_grid(grid: Grid) -> dict[int, Ground]:
-    """Run index -> ground. Raises BadGrid for a model, file, fact or prompt that is not there or a number out of range."""
+def check_grid(grid: Grid, *, fetch: bool = True) -> dict[int, Ground]:
+    """Run index -> ground. fetch: get base models that are not here yet, as the runs will need them.
+
+    Raises BadGrid for a model, file, fact or prompt that is not there, or a number out of range.
+    """
     grounds = {}
     for index, run in enumerate(grid.runs):
         for call in run.calls:
             try:
                 if call.stage.starts:
-                    grounds[index] = _ground(call.stage, tuple(sorted(call.given.items())))
+                    grounds[index] = _ground(call.stage, tuple(sorted(call.given.items())), fetch)
                 _check(call, grounds[index])
             except BadGrid:
                 raise
@@ -56,15 +61,17 @@ def check_grid(grid: Grid) -> dict[int, Ground]:
 
 
 @cache
-def _ground(stage, given: tuple) -> Ground:
+def _ground(stage, given: tuple, fetch: bool) -> Ground:
     from training.memorize import facts_for
-    from training.models import resolve
+    from training.models import can_be_had, is_here, resolve
     from training.prompts import load_prompts
 
     options = stage.options(**dict(given))
     facts = facts_for(options)
     relations = list(dict.fromkeys(fact.relation for fact in facts))
     prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
+    if not fetch and not is_here(options.model) and can_be_had(options.model):
+        return Ground(tuple(facts), tuple(prompts), 0, 0, options.model)
     return Ground(tuple(facts), tuple(prompts), *_model_size(resolve(options.model)))
 
 
@@ -166,6 +173,8 @@ class Cost:
     """Bytes on disk while it runs."""
     left: float
     """Bytes on disk when it is done."""
+    absent: tuple[str, ...] = ()
+    """Base models that have to be fetched or made first, which is not counted."""
 
 
 def cost_of(plan: Plan, grounds: Mapping[int, Ground], jobs: int, known: Mapping[str, float]) -> Cost:
@@ -187,10 +196,13 @@ def cost_of(plan: Plan, grounds: Mapping[int, Ground], jobs: int, known: Mapping
             measured = [_texts(call, ground) for call in reading]
             states[name] = STATES_BYTES * ground.numbers_a_prompt * saved * max(measured, default=0)
     kept = sum(states.values())
+    absent = tuple(dict.fromkeys(g.absent for g in grounds.values() if g.absent))
     if plan.grid.keep == "checkpoints":
-        return Cost(tasks, kept + sum(weights.values()) + _resume(weights, grounds, jobs), kept + sum(weights.values()))
+        return Cost(
+            tasks, kept + sum(weights.values()) + _resume(weights, grounds, jobs), kept + sum(weights.values()), absent
+        )
     chains = sorted((sum(weights.get(n, 0) for n in chain) for chain in plan.chains.values()), reverse=True)
-    return Cost(tasks, kept + sum(chains[: 2 * jobs]) + _resume(weights, grounds, jobs), kept)
+    return Cost(tasks, kept + sum(chains[: 2 * jobs]) + _resume(weights, grounds, jobs), kept, absent)
 
 
 def _resume(weights: Mapping, grounds: Mapping[int, Ground], jobs: int) -> float:
@@ -224,4 +236,6 @@ def dry_run_lines(plan: Plan, cost: Cost, finished: Sequence[str], jobs: int, fr
         f"about {minutes(total / jobs)} with {jobs} job{'s' if jobs != 1 else ''} (2 CPU cores each, no GPU); disk up to "
         f"{megabytes(cost.peak)} while it runs, {megabytes(cost.left)} afterwards, {megabytes(free)} free"
     )
+    if cost.absent:
+        lines.append(f"not on this machine yet, fetched or made first and not counted: {', '.join(cost.absent)}")
     return lines

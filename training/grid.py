@@ -15,8 +15,14 @@
     name = "loss on all tokens"
     memorize.loss = "all"
 
+    [[repetition]]                      # optional: settings that go together and make one independent repetition
+    memorize = { seed = 11, model = "world:1" }
+
     [rows.probes]                       # optional: other rows of a table than the headline ones
     measure = ["transfer_accuracy"]
+
+    [compare]                           # optional: how analysis.ablations compares, in place of its defaults
+    by = ["generalize.prompts"]
 
 What is wrong is a BadGrid that names the file, the key and the remedy; nothing has started by then.
 """
@@ -32,7 +38,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 from training.errors import UserError
@@ -40,7 +46,8 @@ from training.files import sha256_file, sha256_text
 
 PACKAGES = ("training", "analysis")
 KEEP = ("tables", "checkpoints")
-ENTRIES = ("title", "stages", "keep", "settings", "grid", "condition", "rows")
+ENTRIES = ("title", "stages", "keep", "settings", "grid", "condition", "repetition", "rows", "compare")
+COMPARE = ("by", "unit", "against")
 # The engine says where runs lie; how often a run saves its resume state changes nothing in it.
 OURS = ("run_dir", "out")
 NO_MATTER = (*OURS, "resume_minutes")
@@ -121,6 +128,9 @@ class Grid:
     axes: tuple[str, ...]
     """"STAGE.option" of every setting that is not the same in all runs."""
     rows: Mapping[str, Mapping[str, tuple]] = field(default_factory=dict)
+    compare: Mapping[str, object] = field(default_factory=dict)
+    repeats: tuple[str, ...] = ()
+    """"STAGE.option" of what makes a repetition; no condition is told from another by these."""
 
     @property
     def stages(self) -> list[Stage]:
@@ -147,18 +157,28 @@ def read_grid(path: str | Path) -> Grid:
         key: [_value(stages[key[0]], key[1], value, path, "grid") for value in _list(values, path, f"grid.{_dot(key)}")]
         for key, values in _flat(data.get("grid", {}), stages, path, "grid").items()
     }
+    repetitions = _repetitions(data.get("repetition", []), stages, path)
     runs = []
-    for name, own, given in _conditions(data.get("condition", []), stages, path):
-        clash = sorted(_dot(key) for key in given if key in axes)
-        if clash:
-            raise BadGrid(
-                f"{path}: condition {name!r} sets {clash[0]}, which [grid] varies too. Remove it from either."
-            )
+    for (where, again), (name, own, given) in product(
+        repetitions, _conditions(data.get("condition", []), stages, path)
+    ):
+        _apart(path, {"[grid]": axes, where: again, f"condition {name!r}": given})
         for values in product(*axes.values()):
-            chosen = {**settings, **given, **dict(zip(axes, values, strict=True))}
+            chosen = {**settings, **again, **given, **dict(zip(axes, values, strict=True))}
             calls = [Call(stage, {k: v for (s, k), v in chosen.items() if s == n}) for n, stage in own.items()]
             runs.append((name, tuple(calls), chosen))
-    return Grid(path, str(data.get("title", path.parent.name)), keep, *_told_apart(runs), _rows(data, path))
+    compare = data.get("compare", {})
+    _known(compare, COMPARE, path, "compare.")
+    repeats = tuple(dict.fromkeys(_dot(key) for _, again in repetitions for key in again))
+    title = str(data.get("title", path.resolve().parent.name))
+    return Grid(path, title, keep, *_told_apart(runs), _rows(data, path), compare, repeats)
+
+
+def _apart(path: Path, parts: Mapping[str, Mapping]) -> None:
+    """Raise BadGrid if two parts of a grid file set the same option."""
+    for (one, a), (other, b) in combinations(parts.items(), 2):
+        for key in a.keys() & b.keys():
+            raise BadGrid(f"{path}: {other} sets {_dot(key)}, which {one} varies too. Remove it from either.")
 
 
 def _told_apart(runs: Sequence[tuple]) -> tuple[tuple[PlannedRun, ...], tuple[str, ...]]:
@@ -227,6 +247,14 @@ def _conditions(entries: object, stages: dict[str, Stage], path: Path) -> Iterat
         own = _stages(entry["stages"], path, f"{where}: stages") if "stages" in entry else stages
         given = {key: value for key, value in entry.items() if key not in ("name", "stages")}
         yield entry["name"], own, _settings(given, {**stages, **own}, path, where)
+
+
+def _repetitions(entries: object, stages: dict[str, Stage], path: Path) -> list[tuple[str, dict]]:
+    """(what it is called, settings) of each repetition; one empty one if there are none."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BadGrid(f"{path}: repetition is no list of tables. Write each as [[repetition]].")
+    named = [(f"repetition {i}", entry) for i, entry in enumerate(entries or [{}], start=1)]
+    return [(name, _settings(entry, stages, path, name)) for name, entry in named]
 
 
 def _settings(entries: object, stages: dict[str, Stage], path: Path, where: str) -> dict[tuple[str, str], object]:

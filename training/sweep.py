@@ -65,7 +65,7 @@ def main(options: Options):
     grid = read_grid(options.grid)
     results = options.out or grid.path.parent
     work = (options.work or Path("runs") / results.resolve().name).expanduser().resolve()
-    grounds = check_grid(grid)
+    grounds = check_grid(grid, fetch=not options.dry_run)
     table = read_sweep(results)
     finished = list(dict.fromkeys(table["run"]))
     plan = make_plan(grid, work, baseline_of(results, grid), finished)
@@ -76,7 +76,7 @@ def main(options: Options):
         print("\n".join(lines))
         print(f"nothing was started    next: python -m training.sweep {options.grid}")
         return table
-    print("\n".join([lines[0], *lines[-2:]]))
+    print("\n".join(line for line in lines if not line.startswith("  ")))
     if cost.peak > free:
         raise DiskTooSmall(
             f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work on another disk, "
@@ -136,6 +136,8 @@ def _record(results: Path, grid, plan) -> None:
             "title": grid.title,
             "grid_sha256": sha256_file(grid.path),
             "axes": list(grid.axes),
+            "repeats": list(grid.repeats),
+            "compare": dict(grid.compare),
             "runs": len(set(plan.ids)),
             "baseline": baseline_of(results, grid),
             "versions": versions(),
