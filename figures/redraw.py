@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from figures import (
+    ablations,
     alignment,
     cka,
     cka_checkpoints,
@@ -42,6 +43,7 @@ MODULES = (
     interchange,
     projection,
     trajectory,
+    ablations,
 )
 # What `analysis.seeds` writes: no checkpoints, but means over runs.
 SUMMARY = "summary over seeds"
