@@ -81,9 +81,16 @@ def plan_of(path: Path, finished=()):
 
 
 def measured(table) -> pd.DataFrame:
-    """What was found, without where and how fast."""
-    some = table[table.measure != "seconds"].drop(columns=["commit"])
-    return some.sort_values([c for c in some if c != "value"], kind="stable").reset_index(drop=True)
+    """What was found, without how fast it was and what else varied in the grid."""
+    some = table[table.measure != "seconds"]
+    some = some[[c for c in some if "." not in c and c not in ("commit", "condition")]].sort_values(
+        "run", kind="stable"
+    )
+    return some.reset_index(drop=True)
+
+
+def require_same(table, other) -> None:
+    pd.testing.assert_frame_equal(measured(table), measured(other), check_dtype=False)
 
 
 # --- the grid file ------------------------------------------------------------------------------------------
@@ -386,7 +393,7 @@ def test_the_same_command_again_repeats_only_what_failed(swept, capsys):
 def test_a_lost_table_is_made_again_from_what_the_runs_kept(swept, tmp_path, tiny_base):
     path = write_grid(tmp_path, tiny_base)
     table = sweep.main(Options(path, work=swept / "work"))
-    pd.testing.assert_frame_equal(measured(table), measured(read_sweep(swept)))
+    require_same(table, read_sweep(swept))
     assert all(text.count("sequences, 1 epoch") <= 1 for text in logs(swept, "generalize").values())
 
 
@@ -408,7 +415,7 @@ def test_needed_weights_that_were_dropped_are_trained_again(tmp_path, tiny_base)
     path = write_grid(tmp_path, tiny_base, seeds=(1,), more="generalize.prompts = [1, 2]")
     table = sweep.main(Options(path, work=tmp_path / "work"))
     assert table.run.nunique() == 2
-    pd.testing.assert_frame_equal(table[table.run == first.run[0]][list(first)].reset_index(drop=True), first)
+    require_same(table[table.run == first.run[0]], first)
 
 
 # --- killed -------------------------------------------------------------------------------------------------
@@ -439,8 +446,8 @@ def test_killed_and_started_again_it_ends_with_the_same_table(swept, tmp_path, t
     before = read_sweep(tmp_path)
     assert 1 <= before.run.nunique() <= 3, said
     table = sweep.main(Options(path, work=tmp_path / "work"))
-    pd.testing.assert_frame_equal(measured(table), measured(read_sweep(swept)))
-    pd.testing.assert_frame_equal(table.head(len(before))[list(before)], before, check_dtype=False)
+    require_same(table, read_sweep(swept))
+    require_same(table.head(len(before)), before)
 
 
 def worker_pids(folder: Path) -> dict[str, int]:

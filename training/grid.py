@@ -111,10 +111,8 @@ class PlannedRun:
     varied: Mapping[str, object]
     """"STAGE.option" -> value, of every setting that is not the same in all runs."""
 
-    @property
-    def label(self) -> str:
-        """The run in words: `loss on all tokens, generalize.prompts 4, memorize.seed 1`."""
-        return ", ".join([self.condition] * bool(self.condition) + [f"{k} {_short(v)}" for k, v in self.varied.items()])
+    label: str
+    """In words: `loss on all tokens, memorize.seed 1`; what a named condition fixes is said by its name."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,20 @@ def _told_apart(runs: Sequence[tuple]) -> tuple[tuple[PlannedRun, ...], tuple[st
         {(c.stage.name, k): v for c in calls for k, v in {**c.stage.defaults, **_plain(c.given)}.items()}
         for _, calls, _ in runs
     ]
-    mentioned = list(dict.fromkeys(key for *_, chosen in runs for key in chosen))
-    varying = [k for k in mentioned if len({json.dumps(r.get(k)) for r in resolved}) > 1]
-    found = [
-        PlannedRun(calls, name, {_dot(k): there[k] for k in varying if k in there})
-        for (name, calls, _), there in zip(runs, resolved, strict=True)
-    ]
+    groups: dict[str, list[dict]] = {}
+    for (name, *_), there in zip(runs, resolved, strict=True):
+        groups.setdefault(name, []).append(there)
+
+    def differ(key: tuple[str, str], some: Sequence[dict]) -> bool:
+        return len({json.dumps(there.get(key)) for there in some}) > 1
+
+    varying = [k for k in dict.fromkeys(k for *_, chosen in runs for k in chosen) if differ(k, resolved)]
+    said = {k for k in varying if any(differ(k, group) for group in groups.values())}
+    found = []
+    for (name, calls, _), there in zip(runs, resolved, strict=True):
+        varied = {_dot(k): there[k] for k in varying if k in there}
+        words = [f"{_dot(k)} {_short(there[k])}" for k in varying if k in there and k in said]
+        found.append(PlannedRun(calls, name, varied, ", ".join([name] * bool(name) + words)))
     return tuple(found), tuple(_dot(k) for k in varying)
 
 
