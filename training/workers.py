@@ -198,7 +198,7 @@ def require_shared(ray, work: Path) -> None:
             )
         for (host, node), reference in asked.items():
             try:
-                answered = ray.get(reference, timeout=120)
+                answered = ray.get(reference, timeout=300)
             except Exception as error:
                 raise NotShared(
                     f"{host} cannot run this code ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
