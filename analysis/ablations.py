@@ -54,7 +54,7 @@ ENDPOINTS = (
             "table": "interchange",
             "measure": "share",
             "outcome": "relation",
-            "direction": "rote->semantic",
+            "direction": "semantic->rote",
             "vector": "state",
             "position": "last",
         },

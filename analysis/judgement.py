@@ -10,7 +10,8 @@ kinds of states, across subjects, measured against what each kind of state holds
 
     share = (rote->semantic - chance) / (min(rote->rote, semantic->semantic) - chance)
 
-one shared route     both kinds hold the answer, the transfer is above chance, the share is at least a half
+one shared route     both kinds hold the answer, the transfer is above chance, the share is at least a half and its
+                     interval begins at a quarter or above
 two separate codes   both kinds hold the answer, and the interval of the share ends below a half with a transfer that
                      is not above chance, or below a quarter
 no binding           rote states hold the answer; what semantic ones hold is not above chance and its interval ends below
@@ -150,8 +151,12 @@ def decide(
                 f"{words}, but unbound relations, which were given no meaning, transfer too ({_numbers(unbound)})",
                 share=share,
             )
+        if share[1] < QUARTER:
+            return found(OPEN, f"too few subjects or objects to tell: {words}", share=share)
         weak = [_lacking(e) for e in (contrast, interchange) if e is not None and not e.above]
         weak += [_lacking(unbound)] if unbound is not None and unbound.missing else []
+        if unbound is not None and unbound.high - unbound.chance >= HALF * transfer.gain:
+            weak.append(f"unbound relations may transfer as well ({_numbers(unbound)})")
         weak += doubts
         sure = CLEAR if share[1] >= HALF and not weak else TENTATIVE
         return found(SHARED, words + (f"; but {'; '.join(weak)}" if weak else ""), sure, share)

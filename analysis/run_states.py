@@ -121,7 +121,7 @@ class RunStates:
     def splits(self) -> list[str]:
         """The splits to report: held-out and seen, or all where subjects were not split."""
         there = {f.split for f in self.run.facts}
-        return [s for s in ("held-out", "seen") if s in there] or ["all"]
+        return [s for s in ("held-out", "seen") if s in there] if "held-out" in there else ["all"]
 
     @cached_property
     def shared_subjects(self) -> bool:
@@ -130,7 +130,10 @@ class RunStates:
 
     @cached_property
     def _facts(self) -> dict:
-        return {r: [f for f in self.run.facts if f.relation == r] for r in self.relations}
+        # Of every relation in one order of subjects, whatever the order in the file.
+        order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
+        facts = sorted(self.run.facts, key=lambda f: order[f.subject])
+        return {r: [f for f in facts if f.relation == r] for r in self.relations}
 
     def texts(self, family: str) -> list[str]:
         """Distinct rendered prompts of a family, in order."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.interchange_rows import STATE, UNCHANGED, like
+from analysis.interchange_rows import STATE, like
 from analysis.judgement import HALF, LEVEL, Evidence, Judgement, decide
 from analysis.run_states import RunStates
 
@@ -51,11 +51,7 @@ class Verdict:
 
 def verdicts(tables: Tables, states: RunStates) -> list[Verdict]:
     """One a checkpoint, in training order."""
-    found, before = [], None
-    for checkpoint in states.checkpoints:
-        found.append(_verdict(tables, states, checkpoint.name, checkpoint.phase, before))
-        before = checkpoint.name
-    return found
+    return [_verdict(tables, states, checkpoint.name, checkpoint.phase) for checkpoint in states.checkpoints]
 
 
 def missing_controls(states: RunStates) -> list[str]:
@@ -117,7 +113,7 @@ def site_to_judge(rote, semantic) -> tuple[str, str]:
     return sites[0], "the first site where both kinds of states hold the answer"
 
 
-def _verdict(tables: Tables, states: RunStates, name: str, phase: str, before: str | None) -> Verdict:
+def _verdict(tables: Tables, states: RunStates, name: str, phase: str) -> Verdict:
     split = states.splits[0]
     bound = {d: _probe_rows(tables.probes, name, d, "bound", split) for d in DIRECTIONS}
     site, why_here = "", "nothing could be scored"
@@ -132,7 +128,7 @@ def _verdict(tables: Tables, states: RunStates, name: str, phase: str, before: s
         _contrast_evidence(tables.cka, words, name, measure, split, transfer.site)
         for words, measure in CONTRASTS.items()
     ]
-    outcomes = _interchange(tables.interchange, name, before, split)
+    outcomes = _interchange(tables.interchange, name, split)
     doubts = []
     if split != "held-out":
         doubts.append(
@@ -200,35 +196,38 @@ def _contrast_evidence(table, words: str, checkpoint: str, measure: str, split: 
     return Evidence(words, row.value, row.low, row.high, row.null_p, 0.0, int(row.n), site)
 
 
-def _interchange(table, checkpoint: str, before: str | None, split: str) -> list[Evidence]:
-    """The outcome shares, semantic -> rote, at the site before the answer can be read where the relation moved most.
+def _interchange(table, checkpoint: str, split: str) -> list[Evidence]:
+    """The outcome shares, semantic -> rote at the last token, at the site before the answer can be read where the
+    relation moved most.
 
-    chance of the first is what the checkpoint before showed there at most; p is that of the gain over it, corrected for
-    the sites before the answer.
+    chance of the first is what the checkpoint it is compared with showed there at most; p is that of the gain over it,
+    corrected for the sites before the answer. Without such a checkpoint there is no evidence.
     """
     if table is None:
         return [Evidence("interchange", np.nan, reason=NO_INTERCHANGE)]
-    some = like(table, relation="bound", direction=DIRECTION, vector=STATE, split=split)
-    here = some[(some.checkpoint == checkpoint) & (some.measure == "share")]
-    moved = here[(here.outcome == "relation") & here.value.notna() & (here.site != UNCHANGED)]
+    some = like(table, relation="bound", direction=DIRECTION, vector=STATE, split=split, position="last")
+    here = some[some.checkpoint == checkpoint]
+    moved = here[(here.measure == "share") & (here.outcome == "relation") & here.value.notna()]
     if not len(moved):
         return [Evidence("interchange", np.nan, reason=f"interchange.csv has no patches of {checkpoint}, {DIRECTION}")]
     moved = moved[~(moved.layer >= moved.decodable_layer)]
     if not len(moved):
         return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
     best = moved.loc[moved.value.idxmax()]
-    at = like(some, site=best.site, position=best.position)
-    earlier = like(at, checkpoint=before, measure="share", outcome="relation")
-    levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
+    at = like(some, site=best.site)
     gain = like(at, checkpoint=checkpoint, measure="gain", outcome="relation")
-    p = float(gain.null_p_max.iloc[0]) if len(gain) else np.nan
+    if not len(gain) or not np.isfinite(gain.null_p_max.iloc[0]):
+        return [Evidence("interchange", np.nan, reason="no checkpoint before it was patched, to compare with")]
+    gain = gain.iloc[0]
+    earlier = like(at, checkpoint=gain.reference, measure="share", outcome="relation")
+    levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
     found = []
     for outcome, name in OUTCOMES.items():
         row = like(at, checkpoint=checkpoint, measure="share", outcome=outcome).iloc[0]
         main = outcome == "relation"
-        chance = max(levels, default=0.0) if main else np.nan
+        p, chance = (float(gain.null_p_max), max(levels, default=np.nan)) if main else (np.nan, np.nan)
         where = f"{best.site} {best.position}"
-        found.append(Evidence(name, row.value, row.low, row.high, p if main else np.nan, chance, int(row.n), where))
+        found.append(Evidence(name, row.value, row.low, row.high, p, chance, int(row.n), where))
     return found
 
 

@@ -125,7 +125,7 @@ def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(s
 def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
     from sklearn.manifold import trustworthiness
 
-    table, _ = projection_table(states, Options(states.run.path, "pca", site="resid_post.1", n_neighbors=5))
+    table, _ = projection_table(states, Options(states.run.path, method="pca", site="resid_post.1", n_neighbors=5))
     relation = states.relations[0]
     parts = []
     for checkpoint in states.checkpoints:
@@ -167,7 +167,7 @@ def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_tabl
 
 def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(states):
     """Centring within a checkpoint and family leaves the relations' own means in."""
-    options = Options(states.run.path, "pca", colour="relation", n_neighbors=5, site="resid_post.1")
+    options = Options(states.run.path, method="pca", colour="relation", n_neighbors=5, site="resid_post.1")
     table, _ = projection_table(states, options)
     by_block = table.groupby(["checkpoint", "family"])[["x", "y"]].mean()
     by_relation = table.groupby(["checkpoint", "family", "relation"])[["x", "y"]].mean()

@@ -113,7 +113,9 @@ def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rot
                     "high": share + 0.02,
                 }
                 rows.append(common | row)
-            rows.append(common | {"measure": "gain", "outcome": "relation", "value": here - 0.02, "null_p_max": 0.01})
+            if c is not states.checkpoints[0]:
+                gain = {"measure": "gain", "outcome": "relation", "value": here - 0.02, "null_p_max": 0.01}
+                rows.append(common | gain | {"reference": states.checkpoints[0].name})
     return pd.DataFrame(rows)
 
 
@@ -183,6 +185,21 @@ def test_interchange_counts_only_before_the_answer_can_be_read(states):
     late = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=2))
     assert late.sections["interchange"][0].value == pytest.approx(0.01)
     assert late.judgement.sure == "tentative"
+
+
+def test_patches_of_one_checkpoint_alone_are_no_evidence(states):
+    table = interchange_table(states)
+    alone = table[(table.checkpoint == states.checkpoints[-1].name) & (table.measure == "share")]
+    found = last(states, KINDS[SHARED], interchange=alone)
+    assert "compare with" in found.sections["interchange"][0].reason
+    assert found.judgement.sure == "tentative"
+
+
+def test_a_share_that_was_there_before_is_no_evidence(states):
+    table = interchange_table(states)
+    there = (table.measure == "share") & (table.outcome == "relation") & (table.site == "resid_post.1")
+    table.loc[there, ["value", "low", "high"]] = (0.5, 0.48, 0.52)
+    assert last(states, KINDS[SHARED], interchange=table).judgement.sure == "tentative"
 
 
 def test_a_rote_state_that_works_in_a_semantic_prompt_is_no_evidence(states):

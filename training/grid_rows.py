@@ -82,6 +82,8 @@ def _at_best_site(table):
 
     keys = [k for k in KEYS if k in table]
     parts = []
+    if "decodable_layer" in table:
+        table = table[~(table["layer"] >= table["decodable_layer"])]
     for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
         last = kind[kind["checkpoint"] == kind["checkpoint"].max()] if "checkpoint" in kind else kind
         if last["value"].isna().all():
