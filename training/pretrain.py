@@ -25,6 +25,8 @@ from training.errors import UserError
 
 # Steps of linear warm-up, or a tenth of a shorter run.
 WARMUP = 50
+# A short memory of squared gradients, as is usual in pretraining: they shrink fast in the first hundred steps.
+BETAS = (0.9, 0.95)
 
 
 @dataclass
@@ -147,7 +149,8 @@ def pretrain(
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=resolved_precision(precision))
     set_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+    rate = {"lr": recipe.learning_rate, "betas": BETAS, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(model.parameters(), **rate, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     bare, resume = accelerator.unwrap_model(model), work / "resume"
     check_disk(work, checkpoint_disk(bare, 1), 1)

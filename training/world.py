@@ -19,6 +19,7 @@ from training.facts import DATA, PEOPLE, balanced_objects, object_list, pair_nam
 from training.prompts import Prompt, load_prompts, select
 
 PEOPLE_RANGE = range(8, 10_001)
+PROMPT_WEIGHT = 3
 FAMILIES = ("train", "test", "near-miss", "unrelated")
 
 
@@ -102,14 +103,14 @@ def sentences(world: World, *, seed: int = 0) -> list[Sentence]:
     return list(said)
 
 
-def words_once(world: World) -> list[str]:
-    """The text a tokenizer is trained on: each prompt once, each name part and each object once.
+def vocabulary_text(world: World) -> list[str]:
+    """The text a tokenizer is trained on: each name part and each object once, each prompt PROMPT_WEIGHT times.
 
     In running text the names of this world would be frequent enough to become tokens of their own, while those of
     the built-in facts, which it never meets, are spelled in pieces. Counted once, all names are spelled in pieces.
     """
     file = _file()
-    texts = [prompt.text.replace("{subject}", "").strip() + STOP for prompt in world.prompts]
+    texts = [prompt.text.replace("{subject}", "").strip() + STOP for prompt in world.prompts] * PROMPT_WEIGHT
     texts += [f" {word}" for answers in file["answers"].values() for word in answers]
     texts += [f" {word}" for part in ("first", "last") for word in file["names"][part]]
     return texts + [f" {word}" for kind in dict.fromkeys(PEOPLE.values()) for word in object_list(kind)]
