@@ -69,6 +69,21 @@ def tiny_run(tmp_path_factory, tiny_base) -> Path:
     return run
 
 
+@pytest.fixture(scope="session")
+def organism(tmp_path_factory) -> Path:
+    """The model organism world-tiny, pretrained once a session with all cores; not to be changed."""
+    folder = tmp_path_factory.mktemp("organism") / "world-tiny"
+    done = subprocess.run(
+        [sys.executable, "-m", "training.pretrain", "world-tiny", "--out", str(folder), "--precision", "float32"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture
 def own_run(tiny_run, tmp_path) -> Path:
     """A copy of `tiny_run` that a test may change."""

@@ -19,9 +19,9 @@ from training.examples import Continuations, ObjectNotSeparable, OverlongText, e
 from training.facts import Fact
 from training.files import AlteredFile
 from training.prompts import Prompt, UnknownFamily
-from training.recall import _one_line, _said
+from training.recall import _one_line
 from training.recall_tables import subject_interval, summarise
-from training.scoring import Question, answer
+from training.scoring import Question, answer, said
 from training.tables import TableMissing, TableOfAnotherRun, read_table, write_table
 
 OBJECTS = ("Angela", "Miriam", "An", "New Arlen", "a stone mason")
@@ -118,13 +118,13 @@ def test_an_object_that_is_the_beginning_of_another_is_not_said_by_saying_the_ot
     assert long[: len(short)] == short
     stop = prompt_ids(tokenizer, ".")[0]
     stops = {stop, tokenizer.eos_token_id}
-    assert _said([*long, stop], long, stops)
-    assert not _said([*long, stop], short, stops)
-    assert _said([*short, stop, 99], short, stops)
-    assert _said([*short, tokenizer.eos_token_id], short, stops)
-    assert not _said([*short, 99, stop], short, stops)
-    assert not _said(short, short, stops), "without a stop it may go on"
-    assert not _said(long[1:], long, stops)
+    assert said([*long, stop], long, stops)
+    assert not said([*long, stop], short, stops)
+    assert said([*short, stop, 99], short, stops)
+    assert said([*short, tokenizer.eos_token_id], short, stops)
+    assert not said([*short, 99, stop], short, stops)
+    assert not said(short, short, stops), "without a stop it may go on"
+    assert not said(long[1:], long, stops)
 
 
 def test_continuations_are_the_tokens_of_the_whole_text():

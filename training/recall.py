@@ -85,7 +85,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
     from training.checkpoints import load_checkpoint
     from training.console import progress
     from training.examples import Continuations, context_length, prompt_ids, require_fit
-    from training.scoring import Question, answer
+    from training.scoring import Question, answer, said
 
     model, tokenizer = load_checkpoint(checkpoint)
     if torch.cuda.is_available():
@@ -120,7 +120,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
             for fact, prompt in entries[index]["requests"]:
                 target = continuations.of(prompt, fact.subject, fact.object)
                 choices = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
-                said = _said(reply.new_ids, target, stops)
+                said = said(reply.new_ids, target, stops)
                 sums = torch.tensor([score[c] for c in choices], dtype=torch.float64)
                 means = sums / torch.tensor([len(c) for c in choices])
                 right = fact.candidates.index(fact.object)
@@ -128,7 +128,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                 answered = [
                     relation
                     for relation, obj in own.items()
-                    if _said(reply.new_ids, continuations.of(prompt, fact.subject, obj), stops)
+                    if said(reply.new_ids, continuations.of(prompt, fact.subject, obj), stops)
                 ]
                 row = {
                     "checkpoint": checkpoint.name,
@@ -161,12 +161,6 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
 def _one_line(text: str) -> str:
     """The text with control characters as escapes: a carriage return would end its row of the CSV."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _said(new_ids: Sequence[int], target: tuple[int, ...], stops: set[int]) -> bool:
-    """Strict generation: the greedy tokens are the object's, followed by a stop."""
-    n = len(target)
-    return tuple(new_ids[:n]) == target and len(new_ids) > n and new_ids[n] in stops
 
 
 if __name__ == "__main__":

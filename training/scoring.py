@@ -90,6 +90,12 @@ class Prefix:
         return rows
 
 
+def said(new_ids: Sequence[int], target: tuple[int, ...], stops: set[int]) -> bool:
+    """Strict generation: the greedy tokens are the object's, followed by a stop."""
+    n = len(target)
+    return tuple(new_ids[:n]) == target and len(new_ids) > n and new_ids[n] in stops
+
+
 def answer(
     model,
     questions: Sequence[Question],
