@@ -72,12 +72,13 @@ def test_pretraining_that_was_stopped_ends_with_the_same_bytes(number, tmp_path,
     assert not out.exists(), "a model that is not finished must not be found"
     before = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
     assert 10 <= len(before) < STEPS
+    saved = json.loads(state.read_text())["step"]
     make(out)
     assert files_of(out) == files_of(uninterrupted)
     after = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in after] == list(range(1, STEPS + 1))
     kept = sum(json.loads(line) == row for line, row in zip(before, after, strict=False))
-    assert kept >= 8, "it began again instead of going on"
+    assert kept >= saved >= 1, "it began again instead of going on"
     assert not work_of(out).exists()
 
 
