@@ -66,10 +66,10 @@ PRESETS = {
     "world": Recipe(),
     "world-tiny": Recipe(
         people=120,
-        relations=("mother", "aunt", "home_city", "profession"),
+        relations=("mother", "aunt", "profession"),
         layers=3,
         width=128,
-        steps=900,
+        steps=600,
         batch=96,
         learning_rate=2e-3,
     ),
