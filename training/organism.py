@@ -69,7 +69,7 @@ PRESETS = {
         relations=("mother", "aunt", "profession"),
         layers=3,
         width=128,
-        steps=600,
+        steps=900,
         batch=96,
         learning_rate=2e-3,
     ),
