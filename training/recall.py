@@ -133,7 +133,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
             for fact, prompt in entries[index]["requests"]:
                 target = continuations.of(prompt, fact.subject, fact.object)
                 choices = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
-                said = said(reply.new_ids, target, stops)
+                recalled = said(reply.new_ids, target, stops)
                 sums = torch.tensor([score[c] for c in choices], dtype=torch.float64)
                 means = sums / torch.tensor([len(c) for c in choices])
                 right = fact.candidates.index(fact.object)
@@ -158,7 +158,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                     "answered": " ".join(answered),
                     "keyword_free": prompt.keyword_free,
                     "generated": _one_line(text),
-                    "generation": int(said),
+                    "generation": int(recalled),
                     "choice": int(sums.argmax() == right),
                     "choice_normalised": int(means.argmax() == right),
                     "log_probability": round(float(sums[right]), 5),
