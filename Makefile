@@ -19,12 +19,14 @@ help:  ## what can be made (the default)
 	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	@touch $@
 
-reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (about 15 minutes on 2 cores)
+reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (15 to 25 minutes on 2 cores)
 	$(PY) -m training.memorize --out $(RUN)
 	$(PY) -m training.generalize $(RUN)
 	$(PY) -m training.recall $(RUN) --preset $(PRESET)
 	$(PY) -m analysis.cka $(RUN) --preset $(PRESET)
 	$(PY) -m analysis.alignment $(RUN) --preset $(PRESET)
+	$(PY) -m analysis.interchange $(RUN) --pairs 8 --every 4
+	$(PY) -m analysis.verdict $(RUN)
 	$(PY) -m analysis.umap $(RUN) --method pca
 	$(PY) -m figures.report $(RUN)
 

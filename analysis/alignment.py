@@ -12,15 +12,14 @@ controls.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from analysis.inputs import LEAST_ROWS, NotIdentifiable, UserError, site_reasons
 from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import Scores, first_reasons, paired_scores, relation_rows
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 Array = np.ndarray
 NEIGHBOURS = 5
@@ -36,33 +35,22 @@ MISMATCHED = ("cosine_raw", "cosine_centred")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the alignment measures."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     preset: Preset = "demo"
     """demo: 3 test prompts and 1 of each other family; full: every prompt."""
     families: tuple[str, ...] = ()
     """Only these prompt families; default: all of the preset."""
     permutations: int = 199
     """Draws of the permutation null; p is never below 1 / (draws + 1)."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Compute or read the tables, print the verdict, draw; return the alignment table."""
     from analysis import cka, probes
-    from training.checkpoints import open_run
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     transfer = probes.table_for(states, permutations=options.permutations)

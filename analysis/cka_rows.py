@@ -40,7 +40,7 @@ def rows_of(there: CheckpointStates, permutations: int, robust: bool) -> Iterato
         fewest = min(len(states.rows(r, split)) for r in states.relations)
         if fewest < FEWEST_SUBJECTS:
             yield {
-                **_stage(there),
+                **there.stage,
                 "split": split,
                 "measure": "cka",
                 "relation": "bound",
@@ -62,15 +62,21 @@ def _cka_rows(there, family: str, split: str, permutations: int, robust: bool) -
         found = {}
         for relation in _relations_with(there.states, family):
             rows = there.states.rows(relation, split)
-            x = treat(_sites_first(there.rote(relation)[rows]))
-            ys = [treat(_sites_first(y[rows])) for y in there.family(relation, family)]
+            x = treat(sites_first(there.rote(relation)[rows]))
+            ys = [treat(sites_first(y[rows])) for y in there.family(relation, family)]
             found[relation] = cka_stack(x, ys, draws, there.states.run.seed)
         return found
 
     common = {"family": family, "split": split}
-    yield from summary_rows(there, stacks(lambda x: x, permutations), {**common, "measure": "cka"})
+    raw = list(summary_rows(there, stacks(lambda x: x, permutations), {**common, "measure": "cka"}))
     for measure in ROBUST if robust else ():
-        yield from summary_rows(there, stacks(TREATMENTS[measure], 0), {**common, "measure": measure})
+        treated = list(summary_rows(there, stacks(TREATMENTS[measure], 0), {**common, "measure": measure}))
+        # Beside each raw value too: raw CKA alone may be one massive feature.
+        value = {(row["relation"], row["layer"]): row["value"] for row in treated}
+        for row in raw:
+            row[measure.removeprefix("cka_")] = value[row["relation"], row["layer"]]
+        yield from treated
+    yield from raw
 
 
 def cka_stack(x: Array, ys: list[Array], draws: int, seed: int) -> Stack:
@@ -93,7 +99,7 @@ def _kernel_rows(there, family: str, split: str, permutations: int) -> Iterator[
     own, other, reasons = {}, {}, {}
     for relation in _relations_with(states, family):
         rows = states.rows(relation, split)
-        prompts = [_sites_first(y[rows]) for y in there.family(relation, family)]
+        prompts = [sites_first(y[rows]) for y in there.family(relation, family)]
         for asked in states.relations if states.shared_subjects else [relation]:
             labels = states.objects(asked)[rows]
             try:
@@ -111,7 +117,7 @@ def _kernel_rows(there, family: str, split: str, permutations: int) -> Iterator[
     yield from summary_rows(there, averaged, {**common, "object_relation": "other"})
     for relation in reasons.keys() - own.keys():
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "object_relation": "same",
             "relation": relation,
@@ -150,7 +156,7 @@ def _contrast_rows(there, family: str, split: str, permutations: int) -> Iterato
     from analysis.inputs import DegenerateStates, DuplicateRows, NotIdentifiable
 
     states = there.states
-    common = {**_stage(there), "family": family, "split": split, "estimator": ESTIMATOR}
+    common = {**there.stage, "family": family, "split": split, "estimator": ESTIMATOR}
     relations = _relations_with(states, family)
     bound = [r for r in states.bound if r in relations]
     reason = why_no_contrast(states, bound)
@@ -256,8 +262,8 @@ def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     relations = [r for r in states.bound if states.prompts_of(r, family)]
     for relation in relations:
         rows = states.rows(relation, split)
-        x = _sites_first(there.rote(relation)[rows])
-        y = _sites_first(there.of(states.prompts_of(relation, family)[0])[rows])
+        x = sites_first(there.rote(relation)[rows])
+        y = sites_first(there.of(states.prompts_of(relation, family)[0])[rows])
         values.append(linear_cka_grid(x, y, allow_degenerate=True))
         nulls.append(permutation_null_cka(x, y, permutations, states.run.seed, grid=True, allow_degenerate=True))
     grid, null = np.mean(values, axis=0), np.mean(nulls, axis=0)
@@ -265,7 +271,7 @@ def grid_rows(there: CheckpointStates, permutations: int) -> Iterator[dict]:
     for i, site in enumerate(there.sites):
         for j, site_y in enumerate(there.sites):
             yield {
-                **_stage(there),
+                **there.stage,
                 "relation": "bound",
                 "family": family,
                 "split": split,
@@ -308,17 +314,12 @@ TREATMENTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _sites_first(x: Array) -> Array:
+def sites_first(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(1, 0, 2), dtype=np.float64)
 
 
 def _relations_with(states: RunStates, family: str) -> list[str]:
     return [r for r in states.relations if states.prompts_of(r, family)]
-
-
-def _stage(there: CheckpointStates) -> dict:
-    c = there.checkpoint
-    return {"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step}
 
 
 def why_no_contrast(states: RunStates, bound: list[str]) -> str:
@@ -387,7 +388,7 @@ def _stack_rows(there, stack: Stack, common: dict) -> Iterator[dict]:
         low, high = _interval(stack.values[:, s], stack.leave_one_out[:, s])
         finite = bool(np.isfinite(values[s]))
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "site": site,
             "layer": s,
@@ -417,7 +418,7 @@ def _independent_rows(there, stacks: list[Stack], common: dict) -> Iterator[dict
     half = stats.t.ppf(0.975, min(s.n for s in stacks) - 1) * error
     for s, site in enumerate(there.sites):
         yield {
-            **_stage(there),
+            **there.stage,
             **common,
             "site": site,
             "layer": s,

@@ -1,27 +1,41 @@
 """Can an object probe fitted on rote states read semantic states of OTHER subjects, and the other way round?
 
     python -m analysis.probes RUN_DIR
-    python -m analysis.probes RUN_DIR --families test unrelated --permutations 999
+    python -m analysis.probes RUN_DIR --families test unrelated --permutations 999 --no-controls
     python -m analysis.probes ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/probes.csv, then draws
-figures/probes.png. The subjects are cut into folds: probes are fitted on four fifths of them and scored on
-the last fifth. A probe that is scored on its own subjects reads the name.
+Reads the states of RUN_DIR (extracts what is missing), writes tables/probes.csv and tables/probe_controls.csv, then
+draws figures/probes.png and figures/probe_controls.png. The subjects are cut into folds: probes are fitted on four
+fifths of them and scored on the last fifth. A probe that is scored on its own subjects reads the name.
+The functions are for notebooks too: `from analysis.probes import transfer, probe, selectivity, online_code, ridge_map`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
+from analysis.controls import control_labels, linear_probe, online_code, probe, relation_probe, ridge_map, selectivity
 from analysis.inputs import NotIdentifiable, TooFewRows
 from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import FOLDS, Scores, Transfer, fit_probes, paired_scores, relation_rows, transfer
 from training.prompts import Preset
+from training.run_options import RunOptions
 
-__all__ = ["Options", "main", "table_for", "transfer", "verdict_lines"]
+__all__ = [
+    "Options",
+    "control_labels",
+    "linear_probe",
+    "main",
+    "online_code",
+    "probe",
+    "relation_probe",
+    "ridge_map",
+    "selectivity",
+    "table_for",
+    "transfer",
+    "verdict_lines",
+]
 
 Array = np.ndarray
 ESTIMATOR = "ridge classifier, entity folds"
@@ -30,11 +44,9 @@ SEMANTIC = ("rote->semantic", "semantic->rote", "semantic->semantic")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the object probes."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     preset: Preset = "demo"
     """demo: 3 test prompts and 1 of each other family; full: every prompt."""
     families: tuple[str, ...] = ()
@@ -43,33 +55,30 @@ class Options:
     """Draws of the permutation null; p is never below 1 / (draws + 1)."""
     folds: int = FOLDS
     """Parts the subjects are cut into; each is scored by probes fitted on the others."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
+    controls: bool = True
+    """Also the relation probe, mass-mean, ridge map, control task, code length and baselines (some minutes more)."""
+    control_sites: int = 9
+    """About how many sites the controls are made at, evenly spread; 0: at all."""
 
 
 def main(options: Options):
     """Compute or read the table, print the verdict, draw; return the table."""
-    from training.checkpoints import open_run
-
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     states = RunStates.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     table = table_for(states, permutations=options.permutations, folds=options.folds)
     for line in verdict_lines(table):
         print(line)
-    from figures.probes import draw
+    from figures import probe_controls, probes
 
-    drawn = draw(run.path)
-    print(
-        f"wrote {run.tables('probes.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m analysis.umap {run.path}"
-    )
+    wrote, drawn = f"{run.tables('probes.csv')} ({len(table):,} rows)", probes.draw(run.path)
+    if options.controls:
+        found = controls_for(states, folds=options.folds, sites=options.control_sites)
+        for line in control_lines(found):
+            print(line)
+        wrote += f", {run.tables('probe_controls.csv').name} ({len(found):,} rows)"
+        drawn += probe_controls.draw(run.path)
+    print(f"wrote {wrote}, {', '.join(p.name for p in drawn)}    next: python -m analysis.umap {run.path}")
     return table
 
 
@@ -77,6 +86,16 @@ def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS)
     """tables/probes.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
     (table,) = scored_tables(
         states, {"probes": lambda there: rows_of(there, permutations, folds)}, [permutations, folds]
+    )
+    return table
+
+
+def controls_for(states: RunStates, *, folds: int = FOLDS, sites: int = 9):
+    """tables/probe_controls.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
+    from analysis.control_rows import rows_of as control_rows
+
+    (table,) = scored_tables(
+        states, {"probe_controls": lambda there: control_rows(there, folds, sites)}, [folds, sites]
     )
     return table
 
@@ -100,16 +119,10 @@ def rows_of(there: CheckpointStates, permutations: int, folds: int) -> Iterator[
             for key, answer in _answers(there, relation, folds):
                 answers.setdefault(key, {})[relation] = answer
                 bar.update(key[0] in ("rote->rote", "semantic->semantic"))
-    stage = {
-        "checkpoint": checkpoint.name,
-        "phase": checkpoint.phase,
-        "epoch": checkpoint.epoch,
-        "step": checkpoint.step,
-    }
     for (direction, family), by_relation in answers.items():
         for split in states.splits:
             common = {
-                **stage,
+                **there.stage,
                 "family": family,
                 "direction": direction,
                 "split": split,
@@ -209,6 +222,50 @@ def verdict_lines(table) -> list[str]:
             null = "" if np.isnan(best.null_high) else f"shuffled up to {two_places(best.null_high)}  "
             p = p_words(best.null_p_max)
             lines.append(f"    {checkpoint:<26}{span(best)}  {null}{p}  at {best.site}")
+    return lines
+
+
+# measure, direction, what it says; the second of a pair is what the first has to be held against.
+CONTROL_WORDS = (
+    ("relation probe, rote to {family} prompts", "relation_accuracy", "rote->semantic", "every"),
+    ("the same in an untrained model", "relation_accuracy_untrained", "rote->semantic", "every"),
+    ("object transfer by the mass-mean probe", "mass_mean_accuracy", "rote->semantic", "bound"),
+    ("object transfer of shuffled objects", "shuffled_accuracy", "rote->semantic", "bound"),
+    ("object transfer in an untrained model", "transfer_accuracy_untrained", "rote->semantic", "bound"),
+    ("object from the subject's input embedding", "subject_embedding_accuracy", "", "bound"),
+    ("own state found through a ridge map", "ridge_map_top1", "rote->semantic", "bound"),
+    ("own state found without one", "unmapped_top1", "rote->semantic", "bound"),
+    ("object, other subjects", "entity_split_accuracy", "semantic->semantic", "bound"),
+    ("object, other prompts about the same subjects", "row_split_accuracy", "semantic->semantic", "bound"),
+    ("random object per subject, likewise", "control_accuracy", "semantic->semantic", "bound"),
+    ("selectivity", "selectivity", "semantic->semantic", "bound"),
+    ("compression of the objects", "compression", "", "bound"),
+    ("compression of shuffled objects", "compression_shuffled", "", "bound"),
+)
+
+
+def control_lines(table) -> list[str]:
+    """What the controls say at the last checkpoint, each at its best site, test prompts, in words."""
+    split = "held-out" if "held-out" in set(table.split) else "all"
+    last = list(dict.fromkeys(table.checkpoint))[-1]
+    family = "test" if "test" in set(table.family.dropna()) else "train"
+    lines = [f"controls at {last}, each at its best site ({split} subjects, {family} prompts)"]
+    asked = table[table.split.isin((split, "all")) & table.family.fillna("").isin((family, ""))]
+    for words, measure, direction, relation in CONTROL_WORDS:
+        some = asked[(asked.measure == measure) & (asked.relation == relation)]
+        some = some[some.direction.fillna("") == direction]
+        # Untrained weights are the same whatever was trained after: they were read once.
+        some = some if measure.endswith("_untrained") else some[some.checkpoint == last]
+        scored = some[some.value.notna()]
+        if not len(scored):
+            if len(some):
+                lines.append(f"  {words.format(family=family):<50}{some.reason.dropna().iloc[0]}")
+            continue
+        best = scored.loc[scored.value.idxmax()]
+        at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
+        lines.append(
+            f"  {words.format(family=family):<50}{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"
+        )
     return lines
 
 

@@ -10,7 +10,7 @@ Row i is the same subject in every array of a relation, and in every relation if
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +38,12 @@ class CheckpointStates:
     sites: tuple[str, ...]
     rows: dict[str, int]
     values: Array
+
+    @property
+    def stage(self) -> dict:
+        """The columns that say which checkpoint a row is of."""
+        c = self.checkpoint
+        return {"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step}
 
     def of(self, prompt: Prompt) -> Array:
         """States of a prompt about every subject of its relation, (n_subjects, n_sites, d) float32."""
@@ -115,7 +121,7 @@ class RunStates:
     def splits(self) -> list[str]:
         """The splits to report: held-out and seen, or all where subjects were not split."""
         there = {f.split for f in self.run.facts}
-        return [s for s in ("held-out", "seen") if s in there] or ["all"]
+        return [s for s in ("held-out", "seen") if s in there] if "held-out" in there else ["all"]
 
     @cached_property
     def shared_subjects(self) -> bool:
@@ -124,12 +130,19 @@ class RunStates:
 
     @cached_property
     def _facts(self) -> dict:
-        return {r: [f for f in self.run.facts if f.relation == r] for r in self.relations}
+        # Of every relation in one order of subjects, whatever the order in the file.
+        order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
+        facts = sorted(self.run.facts, key=lambda f: order[f.subject])
+        return {r: [f for f in facts if f.relation == r] for r in self.relations}
 
     def texts(self, family: str) -> list[str]:
         """Distinct rendered prompts of a family, in order."""
         prompts = [p for p in self.prompts if p.family == family]
         return list(dict.fromkeys(p.render(s) for p in prompts for s in self.subjects(p.relation)))
+
+    def only(self, families: Sequence[str]) -> "RunStates":
+        """The same with the rote prompts and those of some families."""
+        return replace(self, prompts=tuple(p for p in self.prompts if p.family in ("rote", *families)))
 
     @property
     def content(self) -> list:
@@ -143,17 +156,26 @@ class RunStates:
 
     def load(self, checkpoint: Checkpoint) -> CheckpointStates:
         """All wanted states of a checkpoint, from states/ or extracted; the model is loaded only if needed."""
+        return self._read(checkpoint, checkpoint_fingerprint(checkpoint), lambda: load_checkpoint(checkpoint)[0])
+
+    def untrained(self, checkpoint: Checkpoint, seed: int = 0) -> CheckpointStates:
+        """The same of a model with the checkpoint's architecture and tokenizer and freshly initialised weights."""
+        from probing.baselines import untrained
+
+        fingerprint = f"{checkpoint_fingerprint(checkpoint)} untrained, seed {seed}"
+        return self._read(checkpoint, fingerprint, lambda: untrained(load_checkpoint(checkpoint)[0], seed))
+
+    def _read(self, checkpoint: Checkpoint, fingerprint: str, make_model: Callable) -> CheckpointStates:
         from probing.sites import names_of
         from probing.store import StateStore, states_for
 
         store = StateStore(self.run.path / "states")
-        fingerprint = checkpoint_fingerprint(checkpoint)
         tokenizer = load_checkpoint_tokenizer(checkpoint)
         loaded: list = []
 
         def model():
             if not loaded:
-                loaded.append(load_checkpoint(checkpoint)[0])
+                loaded.append(make_model())
             return loaded[0]
 
         rows: dict[str, int] = {}
@@ -206,7 +228,9 @@ def scored_tables(
                     loaded.append(states.load(checkpoint))
                 # The matrices are small: more threads only wait for each other, many times as long on a busy machine.
                 with threadpool_limits(1):
-                    return pd.DataFrame(list(rows_of(loaded[0])))
+                    found = pd.DataFrame(list(rows_of(loaded[0])))
+                # A file without a header could not be read back.
+                return found if len(found.columns) else pd.DataFrame(columns=["checkpoint", "phase"])
 
             parts[name].append(checkpoint_part(states.run, checkpoint, name, [*states.content, *options], compute))
     tables = [pd.concat(tables, ignore_index=True) for tables in parts.values()]

@@ -11,7 +11,7 @@ properties of each measure once; the tests and the table in the documentation co
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from analysis.hsic import (
 from analysis.inputs import (
     TooFewRows,
     UnfitOption,
+    check_entities,
     check_paired,
     check_varied,
     site_reasons,
@@ -77,6 +78,7 @@ __all__ = [
 ]
 
 Array = np.ndarray
+Precision = Literal["float64", "float32"]
 
 
 class Saturated(UserWarning):
@@ -151,7 +153,7 @@ def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Sequen
     towards 0 at small n: show its permutation null (`permutation_test(..., alternative="less")`) beside it.
     Raises as `linear_cka`.
     """
-    x, y = (_fewest_columns(centre(z)) for z in to_pair(x, y, groups))
+    x, y = (fewest_columns(centre(z)) for z in to_pair(x, y, groups))
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(z / np.linalg.norm(z), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     u, _, v = np.linalg.svd(x.T @ y)
@@ -189,19 +191,37 @@ def svcca(x: Any, y: Any, *, variance: float = 0.99, weighted: bool = False, gro
     return float(weights @ correlations / weights.sum())
 
 
-def linear_cka_grid(xs: Any, ys: Any, groups: Sequence | None = None, *, allow_degenerate: bool = False) -> Array:
+def linear_cka_grid(
+    xs: Any,
+    ys: Any,
+    groups: Sequence | None = None,
+    *,
+    allow_degenerate: bool = False,
+    precision: Precision = "float64",
+) -> Array:
     """Debiased linear CKA (S, T) of every site of xs (S, n, d_x) with every site of ys (T, n, d_y).
 
     One product of stacked U-centred Grams, streamed over row blocks, or of stacked features, whichever costs
     less; memory does not grow with n x n x sites. allow_degenerate: NaN at sites without variance instead of
-    DegenerateStates (`site_reasons` says why). Raises as `linear_cka`, naming the site.
+    DegenerateStates (`site_reasons` says why). precision: "float32" computes on the device of the torch tensors that
+    are given, for large grids on a GPU, to about 1e-5 (analysis.grid_float32). Raises as `linear_cka`, naming the site.
     """
-    xs, ys = to_site_pair(xs, ys, groups, same_sites=False)
-    xy, xx, yy = grid_hsic1(xs, ys)
-    xx, yy = nan_where_degenerate(xs, xx), nan_where_degenerate(ys, yy)
+    if precision == "float32":
+        from analysis.grid_float32 import grid_hsic1_float32
+
+        check_paired(np.shape(xs[0])[0], np.shape(ys[0])[0])
+        check_entities(groups, np.shape(xs[0])[0])
+        xy, xx, yy = grid_hsic1_float32(xs, ys)
+    elif precision == "float64":
+        xs, ys = to_site_pair(xs, ys, groups, same_sites=False)
+        xy, xx, yy = grid_hsic1(xs, ys)
+        xx, yy = nan_where_degenerate(xs, xx), nan_where_degenerate(ys, yy)
+    else:
+        raise UnfitOption(f"precision={precision!r}; expected 'float64' or 'float32'")
     if not allow_degenerate:
-        raise_if_degenerate(xs, xx, "xs")
-        raise_if_degenerate(ys, yy, "ys")
+        for stack, alone, name in ((xs, xx, "xs"), (ys, yy, "ys")):
+            if np.isnan(alone).any():
+                raise_if_degenerate([to_float64(x, name) for x in stack], alone, name)
     return xy / np.sqrt(xx)[:, None] / np.sqrt(yy)
 
 
@@ -315,7 +335,7 @@ def _rbf_gram(x: Array, bandwidth: float) -> Array:
     return np.expm1(-squared / (2 * (bandwidth * median) ** 2))
 
 
-def _fewest_columns(x: Array) -> Array:
+def fewest_columns(x: Array) -> Array:
     """x (n, d) rotated so that it needs at most n columns."""
     return x if x.shape[1] <= len(x) else np.linalg.qr(x.T, mode="r").T
 

@@ -45,9 +45,15 @@ CURVES = (
     Curve("crossed contrast", "cka", {"measure": "contrast", "family": "test"}),
     Curve("crossed contrast, answer partialled out", "cka", {"measure": "contrast_partialled", "family": "test"}),
     Curve(
-        "interchange, relation moved, rote to test",
+        "interchange, relation moved, test to rote",
         "interchange",
-        {"measure": "moved_relation", "direction": "rote->semantic", "position": "last"},
+        {
+            "measure": "share",
+            "outcome": "relation",
+            "vector": "state",
+            "direction": "semantic->rote",
+            "position": "last",
+        },
     ),
 )
 
@@ -143,7 +149,9 @@ def _followed(table, curve: Curve):
     parts = []
     for _, side in table.groupby("relation", sort=False):
         if "site" in side:
-            last = side[side.checkpoint == side.checkpoint.iloc[-1]]
+            if "decodable_layer" in side:
+                side = side[~(side.layer >= side.decodable_layer)]
+            last = side[side.checkpoint == side.checkpoint.iloc[-1]] if len(side) else side
             if last.value.isna().all():
                 continue
             side = side[side.site == last.loc[last.value.idxmax()].site]
@@ -190,6 +198,10 @@ def half_ways(curves):
     for (name, side), curve in curves.groupby(["curve", "relation"], sort=False):
         curve = curve.sort_values("total_step")
         step, before, after = half_way(curve.total_step, curve.value)
+        reason = "" if step == step else "it never rises above its value at the first checkpoint"
+        if step == step and "low" in curve and curve.low.loc[curve.value.idxmax()] <= curve.value.iloc[0]:
+            step, before, after = (np.nan,) * 3
+            reason = "the interval of its maximum holds its first value: no rise to be dated"
         rows.append(
             {
                 "curve": name,
@@ -202,7 +214,7 @@ def half_ways(curves):
                 "maximum": curve.value.max(),
                 "site": curve.site.iloc[0] if "site" in curve else np.nan,
                 "n_checkpoints": len(curve),
-                "reason": "" if step == step else "it never rises above its value at the first checkpoint",
+                "reason": reason,
             }
         )
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ each subject scored into values with intervals over subjects and nulls over pair
 it too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,11 +147,13 @@ def fit_probes(
     folds: int = FOLDS,
     seed: int = 0,
     allow_degenerate: bool = False,
+    estimator: Callable[[], Any] | None = None,
 ) -> FittedProbes:
-    """Fit a ridge classifier of the object on x (n, S, d), at every site, for every fold left out.
+    """Fit a linear classifier of the object on x (n, S, d), at every site, for every fold left out.
 
-    Features are standardised within the fold; objects weigh equally; the penalty is chosen among ALPHAS by
-    the closed-form leave-one-out error of the fitting rows (scikit-learn's RidgeClassifierCV).
+    Features are standardised within the fold. The default classifier is ridge: objects weigh equally; the penalty is
+    chosen among ALPHAS by the closed-form leave-one-out error of the fitting rows (scikit-learn's RidgeClassifierCV).
+    estimator: () -> another scikit-learn classifier, e.g. analysis.mass_mean.MassMean.
     allow_degenerate: leave sites without variance out, with their reason, instead of DegenerateStates.
     """
     from sklearn.linear_model import RidgeClassifierCV
@@ -177,7 +179,8 @@ def fit_probes(
         probes = []
         for k in range(folds if reason is None else 0):
             fit = fold != k
-            pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS, class_weight="balanced"))
+            classifier = estimator() if estimator else RidgeClassifierCV(ALPHAS, class_weight="balanced")
+            pipeline = make_pipeline(StandardScaler(), classifier)
             probes.append(pipeline.fit(x[fit, s], codes[fit])[-1])
         estimators.append(tuple(probes))
     return FittedProbes(tuple(estimators), fold, codes, majority, tuple(reasons))

@@ -11,12 +11,42 @@ from pathlib import Path
 
 import tyro
 
-from figures import alignment, cka, probes, projection, recall, trajectory
+from figures import (
+    ablations,
+    alignment,
+    cka,
+    cka_checkpoints,
+    cka_measures,
+    interchange,
+    probe_controls,
+    probes,
+    projection,
+    recall,
+    seeds,
+    trajectory,
+    verdict,
+)
 from figures.style import NothingToDraw, save
 from training.errors import UserError
+from training.files import read_json
 from training.tables import TableMissing
 
-MODULES = (recall, cka, alignment, probes, projection, trajectory)
+MODULES = (
+    verdict,
+    recall,
+    cka,
+    cka_checkpoints,
+    cka_measures,
+    alignment,
+    probes,
+    probe_controls,
+    interchange,
+    projection,
+    trajectory,
+    ablations,
+)
+# What `analysis.seeds` writes: no checkpoints, but means over runs.
+SUMMARY = "summary over seeds"
 
 
 class NoTables(UserError):
@@ -37,8 +67,10 @@ class Options:
 
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
     """Draw every figure whose tables exist; returns (paths, what was skipped and why). how: see save."""
+    record = Path(run_dir) / "run.json"
+    summary = record.exists() and read_json(record).get("kind") == SUMMARY
     written, skipped = [], []
-    for module in MODULES:
+    for module in (seeds,) if summary else MODULES:
         try:
             written += save(module.pictures(run_dir), folder, **how)
         except (TableMissing, NothingToDraw) as reason:

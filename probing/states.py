@@ -108,11 +108,8 @@ def encode(
     """Token ids and positions of `prompts`, without a model; arguments and errors as in `hidden_states`."""
     texts = _checked(prompts)
     by_subject = isinstance(positions, str) and positions == "subject_last"
-    if by_subject and not tokenizer.is_fast:
-        raise SlowTokenizer(
-            f"{type(tokenizer).__name__} gives no character offsets, which 'subject_last' needs; "
-            "load a fast tokenizer (use_fast=True) or give token indices as positions"
-        )
+    if by_subject:
+        _require_offsets(tokenizer, "'subject_last'")
     with tokenizer_left_as_found(tokenizer):
         encoding = tokenizer(texts, padding=False, truncation=False, return_offsets_mapping=by_subject, verbose=False)
     token_ids = [list(ids) for ids in encoding["input_ids"]]
@@ -143,10 +140,7 @@ def extract(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise BadPrompts(f"batch_size must be a whole number of prompts, at least 1, got {batch_size!r}")
     names = choose_sites(site_names(model), sites)
-    text_config = model.config.get_text_config(decoder=True)
-    limit = getattr(text_config, "max_position_embeddings", None)
-    _check_lengths(encoded.token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
-    _check_vocabulary(model, encoded.token_ids)
+    check_readable(model, encoded.token_ids)
 
     rows: dict[tuple[tuple[int, ...], int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(encoded.token_ids, encoded.positions, strict=True)):
@@ -175,6 +169,30 @@ def extract(
             states[targets] = read.float().cpu().repeat_interleave(sizes, dim=0)
             bar.update(len(batch))
     return states
+
+
+def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
+    """Index of the last token over character `characters[i]` of `texts[i]`, as a position for `encode`.
+
+    Raises SlowTokenizer, BadPosition where no token covers the character.
+    """
+    _require_offsets(tokenizer, "a character's token")
+    with tokenizer_left_as_found(tokenizer):
+        offsets = tokenizer(list(texts), padding=False, truncation=False, return_offsets_mapping=True, verbose=False)
+    found = []
+    for text, character, spans in zip(texts, characters, offsets["offset_mapping"], strict=True):
+        inside = _tokens_over(spans, character)
+        if not inside:
+            raise BadPosition(f"no token of {text!r} covers its character {character}; give one inside the text")
+        found.append(inside[-1])
+    return found
+
+
+def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
+    """Raises PromptTooLong or TokenizerMismatch where the model cannot read these token ids."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    _check_lengths(token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
+    _check_vocabulary(model, token_ids)
 
 
 def _checked(prompts: Iterable[str]) -> list[str]:
@@ -255,14 +273,26 @@ def _subject_ends(
         if not isinstance(subject, str) or not subject.strip():
             raise SubjectNotFound(f"the subject of prompt {row} is {subject!r}; give a name")
         last = _last_character(text, subject.strip())
-        # Special tokens have empty spans; the tokens of one character in several bytes all have its span.
-        inside = [index for index, (start, end) in enumerate(spans) if start <= last < end]
+        inside = _tokens_over(spans, last)
         if last < 0 or not inside:
             raise SubjectNotFound(
                 f"subject {subject!r} does not occur in prompt {row} ({text!r}); give it as written there"
             )
         ends.append(inside[-1])
     return ends
+
+
+def _require_offsets(tokenizer: Any, what: str) -> None:
+    if not tokenizer.is_fast:
+        raise SlowTokenizer(
+            f"{type(tokenizer).__name__} gives no character offsets, which {what} needs; "
+            "load a fast tokenizer (use_fast=True) or give token indices as positions"
+        )
+
+
+def _tokens_over(spans: Sequence[tuple[int, int]], character: int) -> list[int]:
+    """Special tokens have empty spans; the tokens of one character in several bytes all have its span."""
+    return [index for index, (start, end) in enumerate(spans) if start <= character < end]
 
 
 def _last_character(text: str, subject: str) -> int:

@@ -1,4 +1,4 @@
-"""Reading inside a forward pass. The only module that knows nnsight.
+"""Reading and writing inside a forward pass. The only module that knows nnsight.
 
 nnsight reads the source of a `with ....trace(...)` block and runs it inside the forward pass: the body stands
 on lines of its own, has no `return` or `break`, does not begin with `try`, and rebinds no outer name.
@@ -81,6 +81,50 @@ def read_sites(
         states = nnsight.save(torch.stack([state.to(read[-1].device) for state in read], dim=1))
         tracer.stop()
     return states[:, [order.index(name) for name in sites]]
+
+
+def run_changed(
+    traced_model: Any,
+    model: nn.Module,
+    input_ids: Tensor,
+    column: int,
+    sites: Sequence[str],
+    vectors: Tensor,
+    *,
+    add: bool = False,
+    cache: Any = None,
+) -> Tensor:
+    """Logits (batch, vocabulary) at the last token of one batch whose row i is changed at site i.
+
+    traced_model: what `traced(model, tokenizer)` gave. input_ids: (batch, tokens), nothing padded. column: the
+    token that is changed, of the same index in every row. sites: one name a row. vectors: (batch, d), what the
+    state becomes, or what is added to it. cache: keys and values of the tokens before `input_ids`, one row a
+    row, or None; it takes in those of this pass.
+    """
+    import nnsight
+    import torch
+
+    from training.scoring import last_logits_only
+
+    decoder = find_decoder(model)
+    names = names_of(len(decoder.layers))
+    paths = dict(zip(names, [decoder.layers[0], *decoder.layers, decoder.final_norm], strict=True))
+    # In the order in which the modules run: nnsight reads a module only once the ones before it have run.
+    changes = [
+        (name == EMBED, _module_at(traced_model, paths[name]), torch.tensor(rows))
+        for name in names
+        if (rows := [row for row, site in enumerate(sites) if site == name])
+    ]
+    vectors = vectors.to(model.dtype)
+    inputs = {"input_ids": input_ids, "use_cache": cache is not None, **last_logits_only(model)}
+    inputs |= {"attention_mask": torch.ones_like(input_ids)} if cache is None else {"past_key_values": cache}
+    with torch.inference_mode(), traced_model.trace(**inputs) as tracer:
+        for at_input, module, rows in changes:
+            state = module.input if at_input else first(module.output)
+            new = vectors[rows].to(state.device)
+            state[rows, column] = state[rows, column] + new if add else new
+        logits = nnsight.save(tracer.result.logits[:, -1])
+    return logits
 
 
 def _module_at(traced_model: Any, path: str) -> Any:

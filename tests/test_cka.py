@@ -152,6 +152,160 @@ def test_the_corrected_p_is_that_of_the_best_of_all_sites(rng):
     assert test.p_best == pytest.approx(permutation_p(observed.max(), null.max(axis=1)))
 
 
+# --- beside the raw value ------------------------------------------------------------------------------------
+
+
+def test_every_raw_value_has_its_robust_ones_beside_it(states, there, table):
+    relation, site = states.bound[0], there.sites[1]
+    rows = states.rows(relation, "held-out")
+    row = pick(table, there, measure="cka", relation=relation, family="test", site=site)
+    x, ys = there.rote(relation)[rows, 1], [y[rows, 1] for y in there.family(relation, "test")]
+    for column, treat in (
+        ("zscored", cka_rows.zscored),
+        ("without_5_pcs", lambda z: cka_rows.without_components(z, 5)),
+    ):
+        expected = np.mean([linear_cka(*(treat(z[None].astype(float))[0] for z in (x, y))) for y in ys])
+        assert row[column] == pytest.approx(expected)
+        own = pick(table, there, measure=f"cka_{column}", relation=relation, family="test", site=site)
+        assert own.value == row[column]
+    raw = table[(table.measure == "cka") & table.value.notna()]
+    assert raw[["zscored", "without_1_pc", "without_5_pcs"]].notna().all().all()
+
+
+# --- the same prompts at two checkpoints ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(states):
+    return cka.checkpoints_table_for(states)
+
+
+def test_two_checkpoints_are_compared_about_the_same_prompts(states, pairs):
+    base, memorized, last = (states.load(c) for c in states.checkpoints)
+    assert {(r.checkpoint_y, r.checkpoint) for r in pairs.itertuples()} == {
+        (a.checkpoint.name, b.checkpoint.name) for a, b in ((base, memorized), (base, last), (memorized, last))
+    }
+    relation, site = states.bound[0], last.sites[2]
+    rows = states.rows(relation, "held-out")
+    expected = np.mean(
+        [
+            linear_cka(a[rows, 2], b[rows, 2])
+            for a, b in zip(memorized.family(relation, "test"), last.family(relation, "test"), strict=True)
+        ]
+    )
+    some = pairs[(pairs.checkpoint_y == memorized.checkpoint.name) & (pairs.measure == "cka_checkpoints")]
+    row = pick(some, last, relation=relation, family="test", site=site)
+    assert row.value == pytest.approx(expected)
+    assert row.low <= row.value <= row.high
+
+
+def test_a_checkpoint_is_the_same_as_a_rotated_and_scaled_copy_of_itself_only(rng):
+    from analysis.cka_checkpoints import paired_stack
+
+    x = rng.normal(size=(2, 30, 6))
+    turned = 3 * x @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    assert paired_stack([[x, turned]]).values == pytest.approx(np.ones((1, 2)))
+    assert (paired_stack([[x, x + rng.normal(size=x.shape)]]).values < 0.9).all()
+
+
+# --- another measure -----------------------------------------------------------------------------------------
+
+
+def test_every_declared_measure_gives_its_own_value_in_fewer_columns(rng):
+    from analysis.measure_rows import choose, measure_stack, narrowed
+    from analysis.similarity import MEASURES
+
+    x = rng.normal(size=(1, 14, 60)) + 2
+    y = x + rng.normal(size=(1, 14, 60))
+    names = [m.name for m in MEASURES if m.name != "linear_cka"]
+    for measure in choose(names):
+        sign = 1 if measure.larger_is_more_similar else -1
+        stack = measure_stack(measure, x, [y], 19, 0)
+        assert narrowed(measure, x[0], y[0])[0].shape[1] < 60
+        assert sign * stack.values[0, 0] == pytest.approx(measure.function(x[0], y[0]), abs=1e-9)
+        keep = np.arange(14) != 5
+        assert sign * stack.leave_one_out[0, 0, 5] == pytest.approx(measure.function(x[0][keep], y[0][keep]), abs=1e-9)
+        if measure.name != "svcca":  # saturated at so few rows
+            assert permutation_p(stack.values[0, 0], stack.null[:, 0]) == pytest.approx(1 / 20), measure.name
+
+
+def test_a_distance_keeps_its_sign_in_the_table_and_in_words(states, there):
+    from analysis.measure_rows import choose
+    from analysis.similarity import procrustes_distance
+
+    measures = choose(["procrustes_distance", "rsa"])
+    few = dataclasses.replace(states, prompts=tuple(p for p in states.prompts if p.family in ("rote", "test")))
+    table = cka.measures_table_for(few, measures, permutations=9)
+    relation = states.bound[0]
+    rows = states.rows(relation, "held-out")
+    expected = np.mean(
+        [procrustes_distance(there.rote(relation)[rows, 1], y[rows, 1]) for y in there.family(relation, "test")]
+    )
+    wanted = dict(relation=relation, family="test", site=there.sites[1], measure="procrustes_distance")
+    row = pick(table, there, **wanted)
+    assert row.value == pytest.approx(expected)
+    assert row.low < row.value < row.high
+    assert any("procrustes_distance at 200-generalize" in line for line in cka.measure_lines(table, few))
+
+
+def test_an_unknown_measure_is_refused_with_the_names_there_are():
+    from analysis.inputs import UnfitOption
+    from analysis.measure_rows import choose
+
+    with pytest.raises(UnfitOption, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"):
+        choose(["cca"])
+
+
+def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, table, pairs):
+    from figures import cka_checkpoints, cka_measures
+
+    text = "\n".join([*cka.cka_lines(table, states), *cka.checkpoint_lines(pairs, states)])
+    assert "without 5 " in text and "100-memorize-epoch-20 -> 200-generalize-epoch-08" in text
+    data = cka_checkpoints.panel_data(pairs)
+    assert set(data.pair) == {"base → memorized", "base → generalized", "memorized → generalized"}
+    for path in (*cka_checkpoints.draw(states.run.path), *cka_measures.draw(states.run.path)):
+        assert path.stat().st_size > 5_000
+
+
+# --- float32 -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("massive", [1, 200])
+def test_the_float32_grid_is_that_of_float64_to_four_digits(rng, massive, monkeypatch):
+    import torch
+
+    shared = rng.normal(size=(3, 150, 40))
+    xs, ys = shared + 5, shared[::-1] + rng.normal(size=(3, 150, 40))
+    xs[:, :, 0] *= massive
+    xs[2] = 1.0
+    expected = linear_cka_grid(xs, ys, allow_degenerate=True)
+    tensors = torch.tensor(xs, dtype=torch.float32), torch.tensor(ys, dtype=torch.float32)
+    found = linear_cka_grid(*tensors, allow_degenerate=True, precision="float32")
+    assert np.isnan(found[2]).all() and np.isnan(expected[2]).all()
+    assert np.allclose(found, expected, atol=1e-4, equal_nan=True)
+    # One after another in small blocks of rows, as a large grid is.
+    monkeypatch.setattr("analysis.grid_float32.BLOCK_ELEMENTS", 150 * 6 * 40)
+    in_blocks = linear_cka_grid(*tensors, allow_degenerate=True, precision="float32")
+    assert np.allclose(in_blocks, found, atol=1e-6, equal_nan=True)
+
+
+def test_the_float32_grid_refuses_what_the_other_does(rng):
+    from analysis.inputs import DegenerateStates, NonFinite, TooFewRows, UnfitOption, UnpairedRows
+
+    good = rng.normal(size=(2, 12, 5))
+    for bad, error in (
+        (np.ones((2, 12, 5)), DegenerateStates),
+        (good[:, :3], UnpairedRows),
+        (np.full((2, 12, 5), np.nan), NonFinite),
+    ):
+        with pytest.raises(error):
+            linear_cka_grid(bad, good, precision="float32")
+    with pytest.raises(TooFewRows):
+        linear_cka_grid(good[:, :3], good[:, :3], precision="float32")
+    with pytest.raises(UnfitOption):
+        linear_cka_grid(good, good, precision="float16")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from figures import alignment, cka, probes, projection, recall, redraw, report, style
+from figures import alignment, cka, interchange, probes, projection, recall, redraw, report, style
 from training.tables import TableMissing
 
 CHECKPOINTS = (
@@ -256,6 +256,36 @@ def alignment_table(rng) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def interchange_table(rng) -> pd.DataFrame:
+    """The relation moves in the middle, the answer at the end; decodable from layer 3 of the generalized model."""
+    rows = []
+    common = {"measure": "share", "split": "held-out", "chance": 0.04, "n_trials": 40}
+    for relation in ("bound", "unbound"):
+        for direction in interchange.DIRECTIONS:
+            for position in interchange.POSITIONS:
+                kind = {"relation": relation, "direction": direction, "position": position, "vector": "state", **common}
+                for outcome in ("nothing", "relation", "subject", "answer", "other"):
+                    rows += layered(rng, outcome=outcome, scale=0.9 if outcome == "relation" else 0.1, **kind)
+            unchanged = {"site": "none", "layer": -1, "position": "none", "value": 0.9, "outcome": "relation"}
+            rows += [
+                rows_of(**{**kind, **unchanged}, checkpoint=c, phase=phase, epoch=epoch)
+                for c, phase, epoch in CHECKPOINTS
+            ]
+    for target in interchange.TARGETS:
+        for vector in interchange.STYLES if target != "rote" else ("own",):
+            kind = {
+                "relation": "bound",
+                "direction": f"vector->{target}",
+                "position": "last",
+                "vector": vector,
+                **common,
+            }
+            rows += layered(rng, outcome="relation", scale={"own": 0.9}.get(vector, 0.1), **kind)
+    table = pd.DataFrame(rows)
+    state = (table.vector == "state") & (table.phase == "generalize")
+    return table.assign(decodable_layer=np.where(state, 3.0, np.nan))
+
+
 def umap_table(rng) -> pd.DataFrame:
     rows = []
     objects = [f"object {i}" for i in range(8)]
@@ -300,6 +330,7 @@ def tables() -> dict[str, pd.DataFrame]:
         "probes": probe_table(rng),
         "alignment": alignment_table(rng),
         "umap": umap_table(rng),
+        "interchange": interchange_table(rng),
     }
 
 
@@ -420,6 +451,30 @@ def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
     assert set(data.split) == {"held-out"}
 
 
+def test_interchange_draws_relation_and_answer_by_place_among_the_patched_sites():
+    table = TABLES["interchange"]
+    data = interchange.panel_data(table)
+    assert set(data.outcome) == {"relation", "answer"}
+    assert "none" not in set(data.site)
+    moved = style.pick(data, direction="semantic->rote", position="last", side="bound", outcome="relation")
+    source = style.pick(table, direction="semantic->rote", position="last", relation="bound", outcome="relation")
+    np.testing.assert_array_equal(moved.value, source.value)
+    assert set(moved.decodable.dropna()) == {3.0}
+    some = interchange.panel_data(table[table.layer.isin([-1, 0, 2, 4, 5])])
+    assert sorted(set(some.layer)) == [0, 1, 2, 3]
+    # Of the sites embed, 2, 4 and 5, two are before site 3.
+    assert set(some.decodable.dropna()) == {2.0}
+
+
+def test_interchange_without_vectors_is_one_picture(tmp_path):
+    run = write_run(tmp_path / "run", names=())
+    table = TABLES["interchange"]
+    table[table.vector == "state"].to_csv(run / "tables" / "interchange.csv", index=False)
+    assert set(interchange.pictures(run)) == {"interchange"}
+    with pytest.raises(style.NothingToDraw, match="measure share"):
+        interchange.panel_data(table[table.measure == "lens"])
+
+
 def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
     data = projection.panel_data(TABLES["umap"])
     assert set(data.split) == {"held-out"}
@@ -477,6 +532,7 @@ def test_site_ticks_name_the_ends_and_never_crowd(blocks):
         (cka, ["cka", "cka_maps"]),
         (alignment, ["alignment"]),
         (probes, ["probes"]),
+        (interchange, ["interchange", "interchange_vectors"]),
         (projection, ["projection"]),
     ],
 )
@@ -489,7 +545,16 @@ def test_every_figure_is_written_whole_and_small(reported):
     run, _ = reported
     expected = {
         f"{name}.{kind}"
-        for name in ("recall", "cka", "cka_maps", "alignment", "probes", "projection")
+        for name in (
+            "recall",
+            "cka",
+            "cka_maps",
+            "alignment",
+            "probes",
+            "interchange",
+            "interchange_vectors",
+            "projection",
+        )
         for kind in ("png", "svg")
     }
     written = {p.name: p.stat().st_size for p in (run / "figures").iterdir()}
@@ -537,7 +602,7 @@ def test_the_report_is_one_file_that_needs_no_network(reported):
     _, page = reported
     # plotly.js itself names hosts and tags in its code; what the page loads stands outside of it.
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert markup.count('src="') == markup.count('src="data:image/png;base64,') == 6
+    assert markup.count('src="') == markup.count('src="data:image/png;base64,') == 8
     assert markup.count("<title>") == 1
     assert "<link" not in markup
     assert not re.search(r"<script[^>]*\bsrc=", page)

@@ -37,3 +37,57 @@ def test_the_headline_names_the_majority_guess_beside_the_value():
 def test_one_seed_has_no_interval_and_is_refused(tiny_run, tmp_path):
     with pytest.raises(TooFewSeeds, match="at least two seeds"):
         main(SeedOptions((tiny_run,), tmp_path))
+
+
+def summary(folder):
+    """A committed summary over two seeds, as `main` writes it."""
+    from training.files import seal, write_json
+
+    rows = []
+    for phase, step in (("base", 0), ("memorize", 10), ("generalize", 5)):
+        for side, gain in (("bound", 0.3), ("unbound", 0.1)):
+            for family in ("rote", "test"):
+                row = {"condition": "two phases", "phase": phase, "relation": side, "family": family, "subset": "all"}
+                row |= {"split": "held-out", "measure": "generation", "majority": 0.1}
+                rows += [row | {"seed": seed, "value": step * gain / 10 + seed / 100} for seed in (1, 2)]
+    seeds = pd.DataFrame(rows)
+    tables = {"seeds": seeds, "recall": over_seeds(seeds, KEY)}
+    (folder / "tables").mkdir(parents=True)
+    for name, table in tables.items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    seal(folder / "tables", [f"{name}.csv" for name in tables])
+    write_json(folder / "run.json", {"kind": "summary over seeds", "seeds": [1, 2]})
+    return seeds
+
+
+def test_the_picture_of_a_summary_shows_the_mean_and_every_seed(tmp_path):
+    from figures.seeds import panel_data
+    from training.tables import read_table
+
+    seeds = summary(tmp_path / "headline")
+    means, dots = panel_data(*(read_table(tmp_path / "headline", name) for name in ("recall", "seeds")))
+    at = {"phase": "generalize", "relation": "bound", "family": "test"}
+    each = seeds[(seeds[list(at)] == list(at.values())).all(axis=1)].value
+    assert means[(means[list(at)] == list(at.values())).all(axis=1)].value.item() == pytest.approx(each.mean())
+    assert sorted(dots[(dots[list(at)] == list(at.values())).all(axis=1)].value) == sorted(each)
+
+
+def test_committed_summaries_are_redrawn_beside_committed_runs(tmp_path):
+    from figures.redraw import Options as RedrawOptions
+    from figures.redraw import main as redraw
+
+    summary(tmp_path / "headline")
+    drawn = redraw(RedrawOptions(results=tmp_path, images=tmp_path / "images"))
+    assert [path.name for path in drawn] == ["headline-recall.png"]
+
+
+def test_a_table_of_other_seeds_is_refused_in_a_summary(tmp_path):
+    from training.files import seal
+    from training.tables import TableOfAnotherRun, read_table
+
+    seeds = summary(tmp_path / "headline")
+    folder = tmp_path / "headline" / "tables"
+    seeds.assign(seed=seeds.seed + 1).to_csv(folder / "seeds.csv", index=False)
+    seal(folder, ["seeds.csv"])
+    with pytest.raises(TableOfAnotherRun, match="2, 3"):
+        read_table(tmp_path / "headline", "seeds")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.inputs import DegenerateStates, UnfitOption
-from analysis.umap import Options, centred_within, project, projection_table
+from analysis.umap import EVERY, Options, centred_within, project, project_aligned, projection_lines, projection_table
 
 
 @pytest.fixture
@@ -64,6 +64,43 @@ def test_umap_is_reproducible_and_keeps_clusters_together(points):
     assert np.array_equal(found.xy, UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(points))
 
 
+def test_clusters_that_are_planted_stay_apart_and_neighbourhoods_are_kept(points):
+    """Against states without clusters: the same picture must not show any."""
+    from sklearn.metrics import silhouette_score
+
+    nothing = np.random.default_rng(3).normal(size=(60, 10))
+    label = np.arange(60) % 3
+    for method in ("pca", "umap"):
+        planted, empty = (project(x, method, n_neighbors=10) for x in (points, nothing))
+        assert silhouette_score(planted.xy, label) > 0.5
+        assert abs(silhouette_score(empty.xy, label)) < 0.15
+        assert planted.trustworthiness > 0.8
+
+
+def test_aligned_umap_is_given_what_a_direct_call_is_and_holds_checkpoints_together(points):
+    from sklearn.metrics import silhouette_score
+    from umap import AlignedUMAP
+
+    later = points + 0.3 * np.random.default_rng(1).normal(size=points.shape)
+    found = project_aligned([points, later], n_neighbors=10)
+    same = [{i: i for i in range(60)}]
+    direct = AlignedUMAP(n_neighbors=10, random_state=0).fit([points, later], relations=same).embeddings_
+    for one, other in zip(found, direct, strict=True):
+        assert np.array_equal(one.xy, other)
+        assert silhouette_score(one.xy, np.arange(60) % 3) > 0.5
+        assert one.trustworthiness > 0.8
+    moved = np.linalg.norm(found[0].xy - found[1].xy, axis=1).mean()
+    apart = np.linalg.norm(found[0].xy - found[1].xy[np.roll(np.arange(60), 1)], axis=1).mean()
+    assert moved < 0.5 * apart
+
+
+def test_one_checkpoint_has_nothing_to_be_aligned_with(points):
+    with pytest.raises(UnfitOption, match="leave --aligned out"):
+        project_aligned([points])
+    with pytest.raises(UnfitOption, match=r"\[50, 60\] points"):
+        project_aligned([points, points[:50]])
+
+
 # --- on a run -----------------------------------------------------------------------------------------------
 
 
@@ -76,7 +113,7 @@ def states(tiny_run, tmp_path_factory):
 
 
 def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(states):
-    table, why = projection_table(states, Options(states.run.path, n_neighbors=5))
+    table, why = projection_table(states, Options(states.run.path, method="pca", n_neighbors=5))
     assert len(table) == len(states.relations) * len(states.checkpoints) * 2 * 16
     assert "no crossed contrast" in why
     assert set(table.site) == {"resid_post.2"}
@@ -88,7 +125,7 @@ def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(s
 def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
     from sklearn.manifold import trustworthiness
 
-    table, _ = projection_table(states, Options(states.run.path, site="resid_post.1", n_neighbors=5))
+    table, _ = projection_table(states, Options(states.run.path, method="pca", site="resid_post.1", n_neighbors=5))
     relation = states.relations[0]
     parts = []
     for checkpoint in states.checkpoints:
@@ -99,6 +136,60 @@ def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
     some = table[table.relation == relation]
     expected = trustworthiness(np.concatenate(parts), some[["x", "y"]].to_numpy(), n_neighbors=5)
     assert some.trustworthiness.iloc[0] == pytest.approx(expected)
+
+
+def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_table_alone(states):
+    from figures.projection import draw, panel_data
+    from training.tables import read_table, write_table
+
+    options = Options(states.run.path, aligned=True, colour="relation", n_neighbors=5, site="resid_post.1")
+    table, _ = projection_table(states, options)
+    assert set(table.projection) == {EVERY}
+    assert set(table.method) == {"pca", "umap", "aligned_umap"}
+    per_method = len(states.relations) * len(states.checkpoints) * 2 * 16
+    assert (table.method.value_counts() == per_method).all()
+    joint = table[table.method == "umap"]
+    assert joint.trustworthiness.nunique() == 1
+    aligned = table[table.method == "aligned_umap"]
+    assert (aligned.groupby("checkpoint").trustworthiness.nunique() == 1).all()
+    assert sum("every relation" in line for line in projection_lines(table)) == 3
+
+    path = write_table(states.run, "umap", table)
+    try:
+        data = panel_data(read_table(states.run.path, "umap"))
+        assert set(data.shown) == set(states.relations)
+        stems = {p.stem for p in draw(states.run.path)}
+        assert stems == {"projection", "projection_umap", "projection_aligned_umap"}
+    finally:
+        path.unlink()
+        (path.parent / "manifest.json").unlink()
+
+
+def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(states):
+    """Centring within a checkpoint and family leaves the relations' own means in."""
+    options = Options(states.run.path, method="pca", colour="relation", n_neighbors=5, site="resid_post.1")
+    table, _ = projection_table(states, options)
+    by_block = table.groupby(["checkpoint", "family"])[["x", "y"]].mean()
+    by_relation = table.groupby(["checkpoint", "family", "relation"])[["x", "y"]].mean()
+    assert np.allclose(by_block, 0, atol=1e-6 * table.x.abs().max())
+    assert by_relation.abs().to_numpy().max() > 0.1 * table.x.abs().max()
+
+
+def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tiny_run, capsys):
+    from analysis.umap import main
+
+    table = main(Options(tiny_run, method="pca", n_neighbors=5, site="resid_post.1", out=str(states.run.path)))
+    said = capsys.readouterr().out
+    assert "first prompt of rote, test at resid_post.1 (asked for); one projection a relation over 3" in said
+    assert said.count("trustworthiness") == len(states.relations)
+    assert f"umap.csv ({len(table):,} rows), projection.png" in said
+    (states.run.path / "tables" / "umap.csv").unlink()
+    (states.run.path / "tables" / "manifest.json").unlink()
+
+
+def test_a_family_whose_states_are_not_there_is_refused(states):
+    with pytest.raises(UnfitOption, match="--preset full"):
+        projection_table(states, Options(states.run.path, families=("rote", "test-de")))
 
 
 def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):

@@ -63,6 +63,10 @@ class RunInUse(UserError):
     """Another process is writing this run."""
 
 
+class WeightsDropped(UserError):
+    """A checkpoint whose weights were deleted to save disk; what was computed from them is still there."""
+
+
 class TokenizersDiffer(UserError):
     """Checkpoints to be compared do not share a tokenizer."""
 
@@ -231,6 +235,29 @@ def save_checkpoint(run_dir: Path, stage: dict, model, tokenizer, *, partial_epo
     return run_dir / "checkpoints" / name
 
 
+def drop_weights(run_dir: Path) -> int:
+    """Delete the weights of a run's own checkpoints; returns the bytes freed.
+
+    stage.json, tokenizer and manifest stay: names, order and fingerprints can still be read, and so states and tables
+    that were computed from the weights are still found. Loading one raises WeightsDropped.
+    """
+    freed = 0
+    for checkpoint in list_checkpoints(run_dir):
+        if checkpoint.weights == checkpoint.folder and (checkpoint.folder / "manifest.json").exists():
+            for path in checkpoint.folder.glob("*.safetensors"):
+                freed += path.stat().st_size
+                path.unlink()
+    return freed
+
+
+def lacks_weights(run_dir: Path) -> bool:
+    """Whether the weights of a checkpoint of the run's own were dropped."""
+    return any(
+        c.weights == c.folder and _manifest_weights(c) and not list(c.folder.glob("*.safetensors"))
+        for c in list_checkpoints(run_dir)
+    )
+
+
 def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
     """Record a phase's settings; True if there is work to do, False if it was finished with these settings.
 
@@ -307,18 +334,30 @@ def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     """sha256 that stands for the weights as loaded: the model's files and the key-token rows put into them."""
-    for path in weights_files(checkpoint.weights):
-        verify(path)
     manifest = checkpoint.weights / "manifest.json"
+    if dropped := _manifest_weights(checkpoint) if not list(checkpoint.weights.glob("*.safetensors")) else {}:
+        files = [checkpoint.weights / name for name in dropped]
+    else:
+        files = weights_files(checkpoint.weights)
+        for path in files:
+            verify(path)
     if manifest.exists():
         known = read_json(manifest)
-        parts = [f"{p.name} {known.get(p.name) or sha256_file(p)}" for p in weights_files(checkpoint.weights)]
+        parts = [f"{p.name} {known.get(p.name) or sha256_file(p)}" for p in files]
         parts.append(f"config.json {known.get('config.json') or sha256_file(checkpoint.weights / 'config.json')}")
     else:
         parts = [fingerprint(checkpoint.weights)]
     if checkpoint.key_rows is not None:
         parts.append(f"key rows {sha256_file(verify(checkpoint.key_rows))} {' '.join(checkpoint.key_tokens)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _manifest_weights(checkpoint: Checkpoint) -> dict[str, str]:
+    """The weights that a checkpoint of ours was written with, name -> sha256, there or not."""
+    manifest = checkpoint.weights / "manifest.json"
+    if not (checkpoint.weights / "stage.json").exists() or not manifest.exists():
+        return {}
+    return {name: known for name, known in read_json(manifest).items() if name.endswith(".safetensors")}
 
 
 def load_checkpoint_tokenizer(checkpoint: Checkpoint):
@@ -329,6 +368,11 @@ def load_checkpoint_tokenizer(checkpoint: Checkpoint):
 
 def load_checkpoint(checkpoint: Checkpoint, *, dtype: str = "float32"):
     """(model, tokenizer) of a checkpoint in eval mode, key-token rows put in where it is a reference."""
+    if not list(checkpoint.weights.glob("*.safetensors")) and _manifest_weights(checkpoint):
+        raise WeightsDropped(
+            f"the weights of {checkpoint.weights} were deleted after use to save disk. Train them again: delete "
+            f"{checkpoint.weights.parent.parent} and start the command or grid that made it, with keep = 'checkpoints'."
+        )
     for path in weights_files(checkpoint.weights):
         verify(path)
     model, tokenizer = load_folder(checkpoint.weights, dtype=dtype)

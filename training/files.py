@@ -92,11 +92,11 @@ def publish_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     sync(folder.parent)
 
 
-def seal(folder: Path, names: Iterable[str]) -> None:
-    """Record the sha256 of files of `folder` in its manifest, keeping what it already names."""
+def seal(folder: Path, names: Iterable[str], **notes: str) -> None:
+    """Record the sha256 of files of `folder`, and notes about them, in its manifest, keeping what it already names."""
     manifest = Path(folder) / MANIFEST
     entries = read_json(manifest) if manifest.exists() else {}
-    entries |= {name: sha256_file(Path(folder) / name) for name in names if name != MANIFEST}
+    entries |= {name: sha256_file(Path(folder) / name) for name in names if name != MANIFEST} | notes
     write_json(manifest, dict(sorted(entries.items())))
 
 

@@ -9,6 +9,7 @@ Trains on "{semantic prompt with the subject} {object}." without any key token a
 into a run of its own that refers to this run's checkpoints. Next: `python -m training.recall RUN_DIR`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,22 +67,14 @@ def main(options: Options) -> Path:
         refuse_foreign_folder,
     )
     from training.files import read_json
-    from training.trainer import TrainingSettings, finish, steps_of, train
+    from training.trainer import finish, steps_of, train
 
     source = options.run_dir.expanduser()
     if not (source / "run.json").exists():
         raise NotARun(f"{source} is not a run directory. Make one: python -m training.memorize --out {source}")
     run_dir = options.out.expanduser() if options.out else source
     record = read_json(source / "run.json")
-    seed = options.seed if options.seed >= 0 else record["seed"]
-    settings = TrainingSettings(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        loss=options.loss,
-        learning_rate=options.learning_rate,
-        precision=options.precision,
-        seed=seed,
-    )
+    settings = settings_of(options, record["seed"])
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         start = _starting_point(source, record, options.start)
@@ -136,6 +129,20 @@ def main(options: Options) -> Path:
     return run_dir
 
 
+def settings_of(options: Options, run_seed: int):
+    """The training settings of phase 2 on a run of seed `run_seed`. Raises UserError for one out of range."""
+    from training.trainer import TrainingSettings
+
+    return TrainingSettings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        loss=options.loss,
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        seed=options.seed if options.seed >= 0 else run_seed,
+    )
+
+
 def dense_steps(count: int, total: int) -> list[int]:
     """`count` steps spread evenly over the first tenth of `total`, or every step of that tenth if it has fewer."""
     if count < 0:
@@ -150,11 +157,19 @@ def selection(run_dir: Path, *, people: int, prompts: int) -> tuple[list, list]:
     people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
     """
     from training.facts import read_facts
-    from training.prompts import read_prompts, select
+    from training.prompts import read_prompts
 
-    facts = [f for f in read_facts(run_dir / "facts.csv") if f.bound and f.split != "held-out"]
+    facts, known = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
+    return chosen_facts(facts, known, people=people, prompts=prompts)
+
+
+def chosen_facts(facts: Sequence, known: Sequence, *, people: int, prompts: int) -> tuple[list, list]:
+    """`selection` of the facts and prompts of a run; known: prompts of every family."""
+    from training.prompts import select
+
+    facts = [f for f in facts if f.bound and f.split != "held-out"]
     subjects = list(dict.fromkeys(f.subject for f in facts))
-    train = select(read_prompts(run_dir / "prompts.json"), family="train")
+    train = select(known, family="train")
     most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
     if not 1 <= prompts <= most:
         raise UserError(f"--prompts is {prompts}; the relations have {most} train prompts: give 1 to {most}.")

@@ -52,7 +52,7 @@ class Options:
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
     """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
-    epochs: int = 20
+    epochs: int = 30
     """Passes over the facts."""
     batch_size: int = 16
     """Facts a step, over all processes."""
@@ -85,20 +85,12 @@ def main(options: Options) -> Path:
         refuse_foreign_folder,
     )
     from training.files import read_json
-    from training.trainer import TrainingSettings, finish, train
+    from training.trainer import finish, train
 
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = TrainingSettings(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        facts_per_sequence=options.facts_per_sequence,
-        loss=options.loss,
-        learning_rate=options.learning_rate,
-        precision=options.precision,
-        seed=options.seed,
-    )
+    settings = settings_of(options)
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         with first_process_first():
@@ -143,6 +135,21 @@ def main(options: Options) -> Path:
         f"wrote {last.folder}    next: python -m training.generalize {run_dir}"
     )
     return run_dir
+
+
+def settings_of(options: Options):
+    """The training settings of phase 1. Raises UserError for one out of range."""
+    from training.trainer import TrainingSettings
+
+    return TrainingSettings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        facts_per_sequence=options.facts_per_sequence,
+        loss=options.loss,
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        seed=options.seed,
+    )
 
 
 def _begin(run_dir: Path, options: Options) -> dict:

@@ -95,6 +95,25 @@ def resolve(name: str) -> Path:
     return _from_hub(hub_id, name)
 
 
+def is_here(name: str) -> bool:
+    """Whether `resolve(name)` finds the model on this machine, with nothing to fetch or to make first."""
+    if (name and Path(name).expanduser().is_dir()) or name.lower() == "tiny":
+        return True
+    if name.lower() == "smollm2":
+        return (_smollm2_folder() / "config.json").exists()
+    hub_id = HUB_ALIASES.get(name.lower(), name)
+    if hub_id.count("/") != 1:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+
+
+def can_be_had(name: str) -> bool:
+    """Whether a name that is not here is an alias or a hub id, which `resolve` would fetch or make."""
+    return name.split(":")[0].lower() in ALIASES or (name.count("/") == 1 and not name.startswith((".", "/", "~")))
+
+
 def weights_files(folder: Path) -> list[Path]:
     """The safetensors files of a model directory, or its one GGUF file. Raises UnsafeWeights."""
     tensors = sorted(p for p in folder.glob("*.safetensors") if p.name != "key_tokens.safetensors")
@@ -144,6 +163,10 @@ def _tiny() -> Path:
     return folder
 
 
+def _smollm2_folder() -> Path:
+    return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
+
+
 def _organism(name: str) -> Path:
     from training.console import minutes
     from training.organism import organism_folder, parse, seconds_on_two_cores
@@ -164,7 +187,7 @@ def _organism(name: str) -> Path:
 
 
 def _smollm2() -> Path:
-    folder = cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
+    folder = _smollm2_folder()
     if (folder / "config.json").exists():
         for path in weights_files(folder):
             verify(path)
@@ -252,7 +275,8 @@ def load_tokenizer(folder: Path):
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(
-            f"{folder} has no usable tokenizer ({error}). Save it there: tokenizer.save_pretrained(folder)."
+            f"{folder} has no usable tokenizer ({' '.join(str(error).split())}). Save it there: "
+            "tokenizer.save_pretrained(folder)."
         ) from error
 
 

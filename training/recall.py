@@ -10,19 +10,15 @@ subjects) and tables/recall_items.csv (one row a checkpoint x fact x prompt). Ne
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from training.prompts import Preset
+from training.run_options import RunOptions
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     """Options of the behavioural measures."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """A run directory, a checkpoint, or a folder of checkpoints."""
     preset: Preset = "demo"
     """demo: 3 fixed test prompts and 1 of each other family; full: every prompt in every language."""
     families: tuple[str, ...] = ()
@@ -33,28 +29,19 @@ class Options:
     """Also score the paper's lenient rule over so many new tokens (50 in the paper; slow); 0: leave it out."""
     batch_size: int = 64
     """Prompts in one forward."""
-    facts: str = ""
-    """Facts (CSV or built-in set) for checkpoints made elsewhere."""
-    prompts: str = ""
-    """Folder of prompt files for checkpoints made elsewhere; default: built in."""
-    rote: str = ""
-    """Rote prompt of checkpoints made elsewhere, e.g. "{subject} [X]"."""
-    out: str = ""
-    """Where results go; default: the run directory."""
 
 
 def main(options: Options):
     """Score every checkpoint and write both tables; return the summary table."""
     import pandas as pd
 
-    from training.checkpoints import open_run
     from training.console import minutes
     from training.errors import UserError
     from training.prompts import preset_prompts
     from training.recall_tables import describe, summarise
     from training.tables import checkpoint_part, write_table
 
-    run = open_run(options.run_dir, facts=options.facts, prompts=options.prompts, rote=options.rote, out=options.out)
+    run = options.open()
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = [c for c in run.checkpoints if not options.checkpoints or c.name in options.checkpoints]
     if not chosen:

@@ -32,7 +32,7 @@ def _takes_logits_to_keep(kind: type) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
-def _last_logits_only(model) -> dict:
+def last_logits_only(model) -> dict:
     """The argument that spares a model the vocabulary logits of all but the last position, where it has one."""
     return {"logits_to_keep": 1} if _takes_logits_to_keep(type(model)) else {}
 
@@ -45,7 +45,7 @@ class Prefix:
 
         self.model, self.ids = model, ids
         with torch.inference_mode():
-            out = model(input_ids=ids, use_cache=True, **_last_logits_only(model))
+            out = model(input_ids=ids, use_cache=True, **last_logits_only(model))
         # Recurrent models keep a state that cannot be repeated row by row; they read the prompt again.
         cache = getattr(out, "past_key_values", None)
         self.cache = cache if hasattr(cache, "batch_repeat_interleave") else None

@@ -1,10 +1,12 @@
 """Tidy tables of a run: written whole, with seed and commit, sealed, and read back with a check."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from training.errors import UserError
-from training.files import commit, read_json, seal, sha256_text, verify, write_with
+from training.files import MANIFEST, commit, read_json, seal, sha256_file, sha256_text, verify, write_with
+
+WRITERS = {"probe_controls": "analysis.probes"}
 
 
 class TableMissing(UserError):
@@ -12,7 +14,7 @@ class TableMissing(UserError):
 
 
 class TableOfAnotherRun(UserError):
-    """A table whose run is not the one it lies in."""
+    """A table whose run or whose checkpoints are not those it lies beside."""
 
 
 def write_table(run, name: str, table) -> Path:
@@ -20,7 +22,7 @@ def write_table(run, name: str, table) -> Path:
     path = run.tables(f"{name}.csv")
     table = table.assign(seed=run.seed, commit=commit())
     write_with(path, lambda part: table.to_csv(part, index=False))
-    seal(path.parent, [path.name])
+    seal(path.parent, [path.name], **{_origin_key(name): _origin({c.name: c.folder for c in run.checkpoints}, table)})
     return path
 
 
@@ -47,20 +49,23 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
 
 def read_table(run_dir: Path, name: str):
     """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), AlteredFile,
-    TableOfAnotherRun (its seed or checkpoints are not this run's)."""
+    TableOfAnotherRun (its seed or checkpoints are not this run's, by name or by what they were trained to)."""
     import pandas as pd
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
     if not path.exists():
-        command = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
+        named = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
+        command = WRITERS.get(name, named)
         raise TableMissing(f"{path} is not there. Write it: python -m {command} {run_dir}")
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
     record = Path(run_dir) / "run.json"
     if record.exists() and "seed" in table and len(table):
-        seed = read_json(record).get("seed")
-        if set(table["seed"]) != {seed}:
+        described = read_json(record)
+        # A summary over several runs names all of theirs.
+        seeds = set(described.get("seeds", [described.get("seed")]))
+        if set(table["seed"]) != seeds:
             raise TableOfAnotherRun(
-                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {seed}. Delete "
+                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {sorted(seeds, key=str)}. Delete "
                 f"the table and write it again."
             )
         folder = Path(run_dir) / "checkpoints"
@@ -71,4 +76,24 @@ def read_table(run_dir: Path, name: str):
                 f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
                 f"Delete the table and write it again."
             )
+        manifest = path.parent / MANIFEST
+        origin = read_json(manifest).get(_origin_key(name)) if manifest.exists() else None
+        if origin and folder.is_dir() and origin != _origin({n: folder / n for n in names}, table):
+            raise TableOfAnotherRun(
+                f"{path} was computed from other checkpoints of the same names. Delete the table and write it again."
+            )
     return table
+
+
+def _origin_key(name: str) -> str:
+    """Under which the manifest of a table's folder says what the table was computed from."""
+    return f"{name}.csv origin"
+
+
+def _origin(folders: Mapping[str, Path], table) -> str:
+    """What stands for the checkpoints that a table names: the sha256 of their stage.json; "" where one has none."""
+    named = sorted(set(table.get("checkpoint", [])))
+    stages = [folders[name] / "stage.json" for name in named if name in folders]
+    if not named or len(stages) < len(named) or not all(stage.exists() for stage in stages):
+        return ""
+    return sha256_text(" ".join(sha256_file(stage) for stage in stages))

@@ -1,0 +1,318 @@
+"""Which setting matters? The conditions of a sweep side by side, with intervals over seeds and paired tests by seed.
+
+    python -m analysis.ablations results/how-little
+    python -m analysis.ablations results/how-little --against "generalize.prompts 10" --relation bound
+    python -m analysis.ablations results/mine --by generalize.people --unit seed memorize.model
+
+Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and value), writes
+tables/ablations.csv (a row a condition, and a row a paired difference to the reference condition) and
+figures/ablations.png. Intervals and tests are over seeds, never over people or rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import tyro
+
+from training.errors import UserError
+
+PHASES = ("", "base", "memorize", "generalize")
+# Below this, measures.md asks for no claim where more than MANY comparisons are corrected together.
+CLAIM_SEEDS, MANY = 10, 3
+GAP = "bound - unbound"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A number of every run: the rows that hold it (column -> value), for one side, or the gap between both."""
+
+    name: str
+    rows: Mapping[str, str] = field(default_factory=dict)
+    relation: str = "bound"
+
+
+RECALL = {"table": "recall", "measure": "generation", "subset": "all"}
+ENDPOINTS = (
+    Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
+    Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
+    Endpoint("recall, test prompts", {**RECALL, "family": "test"}),
+    Endpoint("recall, near-miss prompts", {**RECALL, "family": "near-miss"}),
+    Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
+    Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
+    Endpoint(
+        "probe transfer, rote to test",
+        {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},
+    ),
+    Endpoint("crossed contrast", {"table": "cka", "measure": "contrast", "family": "test"}),
+    Endpoint("contrast, answer partialled out", {"table": "cka", "measure": "contrast_partialled", "family": "test"}),
+    Endpoint(
+        "interchange, relation moved",
+        {
+            "table": "interchange",
+            "measure": "share",
+            "outcome": "relation",
+            "direction": "semantic->rote",
+            "vector": "state",
+            "position": "last",
+        },
+    ),
+)
+
+
+class NoConditions(UserError):
+    """The table holds nothing to compare, or not what was asked for."""
+
+
+@dataclass
+class Options:
+    """Options of the comparison of conditions."""
+
+    results: tyro.conf.Positional[Path]
+    """A folder with tables/sweep.csv."""
+    by: tuple[str, ...] = ()
+    """Columns that make a condition; default: all that the sweep varied, but for the unit."""
+    unit: tuple[str, ...] = ()
+    """Columns whose values are independent repetitions, paired across conditions, values within one averaged; default:
+    seed, or what the grid file says."""
+    against: str = ""
+    """The condition that others are compared with, by its label; default: the first."""
+    measure: str = ""
+    """Only this measure (with the five below), in place of the usual endpoints."""
+    table: str = "recall"
+    """Of --measure: the table it comes from."""
+    family: str = "test"
+    """Of --measure: the prompt family; "" for any."""
+    subset: str = "all"
+    """Of --measure: the subset of prompts, such as keyword-free; "" for any."""
+    split: str = ""
+    """The split of subjects; default: held-out where there is one."""
+    phase: str = ""
+    """Only this phase; default: the last that each run has."""
+    relation: str = "bound"
+    """Of --measure: bound, unbound, "bound - unbound", or "" for any."""
+
+
+def main(options: Options):
+    """Write the table, print the comparison, draw; return the table. Raises NoConditions."""
+    import pandas as pd
+
+    from training.files import commit, seal, write_text
+    from training.grid_rows import read_sweep
+
+    table = read_sweep(options.results)
+    if not len(table):
+        raise NoConditions(
+            f"{options.results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
+        )
+    record = _record(options.results)
+    said = record.get("compare", {})
+    unit = options.unit or tuple(said.get("unit", ("seed",)))
+    against = options.against or said.get("against", "")
+    by = conditions_of(table, options.by or said.get("by", ()), unit, record)
+    labelled = table.assign(label=labels_of(table, by))
+    rows, missing = [], []
+    for endpoint in _endpoints(options):
+        try:
+            values = values_of(labelled, endpoint, unit, split=options.split, phase=options.phase)
+            rows += compare(values, endpoint, against=against)
+        except NoConditions as reason:
+            missing.append(str(reason))
+    if not rows:
+        raise NoConditions("; ".join(missing))
+    settings = labelled.drop_duplicates("label").set_index("label")[by]
+    found = pd.DataFrame(rows)
+    found = found.join(settings, on="label").assign(unit=" ".join(unit), commit=commit())
+    path = Path(options.results) / "tables" / "ablations.csv"
+    write_text(path, found.round(6).to_csv(index=False))
+    seal(path.parent, [path.name])
+    print("\n".join(ablation_lines(found)))
+    for reason in missing:
+        print(f"left out: {reason}")
+    from figures.ablations import draw
+
+    drawn = draw(options.results)
+    print(f"wrote {path} ({len(found)} rows), {', '.join(p.name for p in drawn)}")
+    return found
+
+
+def _endpoints(options: Options) -> Sequence[Endpoint]:
+    if not options.measure:
+        return ENDPOINTS
+    named = {"table": options.table, "measure": options.measure, "family": options.family, "subset": options.subset}
+    words = ", ".join(v for v in (options.measure, options.family, options.subset) if v and v != "all")
+    return (Endpoint(words, {k: v for k, v in named.items() if v}, options.relation),)
+
+
+def _record(results: Path) -> dict:
+    """run.json of a sweep; empty for a table of one's own."""
+    from training.files import read_json
+
+    path = Path(results) / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def conditions_of(table, by: Sequence[str], unit: Sequence[str], record: Mapping = MappingProxyType({})) -> list[str]:
+    """The columns that make a condition: those asked for, or what the sweep varied besides repetitions.
+
+    record: run.json of the sweep, if there is one. Raises NoConditions for a column that is not there.
+    """
+    for column in (*by, *unit):
+        if column not in table:
+            raise NoConditions(f"the table has no column {column}; it has {', '.join(table.columns)}.")
+    if by:
+        return list(by)
+    candidates = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
+    repeated = {*unit, *record.get("repeats", ())}
+    found = [
+        c
+        for c in dict.fromkeys(candidates)
+        if c in table
+        and c not in repeated
+        and not (c.endswith(".seed") and "seed" in unit)
+        and table[c].nunique(dropna=False) > 1
+    ]
+    if "condition" not in found:
+        return found
+    # A setting that a named condition fixes is said by its name.
+    each = table.groupby("condition", dropna=False)
+    return [c for c in found if c == "condition" or each[c].nunique(dropna=False).max() > 1]
+
+
+def labels_of(table, by: Sequence[str]):
+    """The condition of each row in words: `loss on all tokens, generalize.prompts 4`; "all runs" without columns."""
+    import pandas as pd
+
+    def word(column: str, value: object) -> str:
+        if value is None or value != value:
+            return ""
+        number = isinstance(value, float) and value.is_integer()
+        text = str(int(value)) if number else str(value)
+        return text if column == "condition" else f"{column} {text}"
+
+    columns = [[word(c, v) for v in table[c].tolist()] for c in by]
+    joined = [", ".join(filter(None, parts)) or "all others" for parts in zip(*columns, strict=True)]
+    return pd.Series(joined if by else ["all runs"] * len(table), index=table.index)
+
+
+def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = "", phase: str = ""):
+    """(condition x unit) values of an endpoint, NaN where a run is missing; conditions in the order of the table.
+
+    Raises NoConditions if no run has it.
+    """
+    import pandas as pd
+
+    some = table
+    for column, value in endpoint.rows.items():
+        if column in some:
+            some = some[some[column] == value]
+    if "split" in some:
+        there = set(some["split"].dropna())
+        wanted = split or ("held-out" if "held-out" in there else "all")
+        some = some[some["split"].isna() | (some["split"] == wanted)]
+    if "phase" in some:
+        rank = some["phase"].fillna("").map({p: i for i, p in enumerate(PHASES)}).fillna(len(PHASES))
+        last = rank.groupby(some["run"]).transform("max")
+        some = some[some["phase"] == phase] if phase else some[rank == last]
+    keys = ["label", *unit]
+    if endpoint.relation == GAP:
+        sides = [
+            some[some["relation"] == side].groupby(keys, sort=False)["value"].mean() for side in ("bound", "unbound")
+        ]
+        values = (sides[0] - sides[1]).dropna()
+    else:
+        if "relation" in some and endpoint.relation:
+            some = some[some["relation"].isna() | (some["relation"] == endpoint.relation)]
+        values = some.groupby(keys, sort=False)["value"].mean().dropna()
+    if not len(values):
+        raise NoConditions(f"the table has no rows of {endpoint.name} ({endpoint.relation or 'any relation'})")
+    units = [" ".join(map(str, np.atleast_1d(key))) for key in values.index.droplevel(0)]
+    flat = pd.DataFrame({"label": values.index.get_level_values(0), "unit": units, "value": values.to_numpy()})
+    order = [label for label in dict.fromkeys(table["label"]) if label in set(flat["label"])]
+    return flat.pivot(index="label", columns="unit", values="value").reindex(order)
+
+
+def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
+    """Rows of one endpoint: every condition's mean over units, then every difference to the reference.
+
+    values: (condition x unit), see `values_of`. p is that of a paired t-test over the units that both conditions
+    have; p_holm is corrected over the endpoint's comparisons. Raises NoConditions for an unknown reference.
+    """
+    from analysis.statistics import holm, mean_interval, paired_difference
+
+    reference = against or values.index[0]
+    if reference not in values.index:
+        raise NoConditions(f"there is no condition {reference!r}; there are: {'; '.join(values.index)}.")
+    common = {"endpoint": endpoint.name, "relation": endpoint.relation, **endpoint.rows}
+    rows = []
+    for label, row in values.iterrows():
+        known = row.dropna().to_numpy(dtype=float)
+        found = {"value": known.mean(), "n_seeds": len(known)}
+        if len(known) > 1:
+            interval = mean_interval(known)
+            found |= {"low": float(interval.low), "high": float(interval.high)}
+        else:
+            found["reason"] = "one seed: no interval"
+        rows.append({**common, "kind": "condition", "label": label, **found})
+    differences = []
+    for label in (label for label in values.index if label != reference):
+        pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
+        row = {**common, "kind": "difference", "label": label, "reference": reference, "n_seeds": pairs.shape[1]}
+        if pairs.shape[1] < 2:
+            differences.append(row | {"value": np.nan, "p": np.nan, "reason": "fewer than two seeds in common"})
+            continue
+        found = paired_difference(pairs[0], pairs[1])
+        differences.append(
+            row | {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "reason": ""}
+        )
+    corrected = holm([row["p"] for row in differences])
+    many = int(np.isfinite(corrected).sum()) > MANY
+    for row, p in zip(differences, corrected, strict=True):
+        if row["n_seeds"] in (2, 3):
+            row["reason"] = f"{row['n_seeds']} seeds: an interval, no claim of significance"
+        elif many and row["n_seeds"] < CLAIM_SEEDS and not row["reason"]:
+            row["reason"] = f"{row['n_seeds']} seeds: too few for a claim over {len(differences)} comparisons"
+        rows.append(row | {"p_holm": p})
+    return rows
+
+
+def ablation_lines(table) -> list[str]:
+    """Every endpoint in words: a line a condition, with its difference to the reference."""
+    lines = []
+    for (name, relation), some in table.groupby(["endpoint", "relation"], sort=False):
+        conditions = some[some["kind"] == "condition"]
+        differences = some[some["kind"] == "difference"].set_index("label")
+        reference = differences["reference"].iloc[0] if len(differences) else ""
+        seeds = conditions["n_seeds"]
+        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()}-{seeds.max()}"
+        lines.append(f"{name}, {relation or 'any relation'} (mean and 95% interval over {count} seeds)")
+        width = min(60, max(len(label) for label in conditions["label"]) + 2)
+        for row in conditions.itertuples():
+            line = f"  {row.label:<{width}}{_span(row)}"
+            if row.label in differences.index:
+                line += f"   {_difference(differences.loc[row.label])}"
+            elif reference:
+                line += "   (the others are compared with this)"
+            lines.append(line)
+    return lines
+
+
+def _span(row, sign: str = "") -> str:
+    if row.low != row.low:
+        return f"{row.value:{sign}.2f}"
+    return f"{row.value:{sign}.2f} [{row.low:{sign}.2f}, {row.high:{sign}.2f}]"
+
+
+def _difference(row) -> str:
+    if row.value != row.value:
+        return str(row.reason)
+    p = "" if row.p_holm != row.p_holm else f"  p {max(row.p_holm, 0.001):.3f} (Holm)".replace("0.", ".", 1)
+    return f"{_span(row, '+')}{p}" + (f"  ({row.reason})" if isinstance(row.reason, str) and row.reason else "")
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,108 @@
+"""The rows of cka_measures.csv: rote states against each family by any other similarity of analysis.similarity.
+
+    python -m analysis.cka RUN_DIR --measure procrustes_distance rsa
+
+What a measure needs is read from its declaration (analysis.similarity.MEASURES): how many rows at least, whether larger
+is more similar (else the null is one-sided the other way), its chance level, and which rotations leave it unchanged, so
+that n columns can stand for d. Within one relation and one prompt, then averaged, as in cka.csv; brute-force jackknife.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from analysis.cka_rows import Stack, sites_first, summary_rows
+from analysis.inputs import UnfitOption, why_degenerate
+from analysis.resampling import permutations
+from analysis.run_states import CheckpointStates
+from analysis.similarity import MEASURES, Measure, fewest_columns
+
+Array = np.ndarray
+IN_CKA_TABLE = "linear_cka"
+
+
+def choose(names: Sequence[str]) -> list[Measure]:
+    """The measures of these names. Raises UnfitOption with the names there are."""
+    there = {m.name: m for m in MEASURES if m.name != IN_CKA_TABLE}
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise UnfitOption(
+            f"--measure {' '.join(unknown)}; expected some of {', '.join(there)} "
+            f"({IN_CKA_TABLE}, debiased, is always in cka.csv)"
+        )
+    return [there[name] for name in names]
+
+
+def rows_of(there: CheckpointStates, measures: Sequence[Measure], draws: int) -> Iterator[dict]:
+    """All rows of cka_measures.csv of one checkpoint: the headline split, every family and site."""
+    from training.console import progress
+
+    states, split = there.states, there.states.splits[0]
+    total = len(measures) * len(states.families) * len(states.relations)
+    with progress(total=total, label=f"measures {there.checkpoint.name}") as bar:
+        for measure in measures:
+            for family in states.families:
+                stacks, common = {}, {"family": family, "split": split, "measure": measure.name}
+                for relation in states.relations:
+                    bar.update(1)
+                    rows = states.rows(relation, split)
+                    if not states.prompts_of(relation, family):
+                        continue
+                    if len(rows) <= measure.minimum_n:
+                        reason = f"{len(rows)} {split} subjects; more than {measure.minimum_n} are needed"
+                        yield {**there.stage, **common, "relation": relation, "value": np.nan, "reason": reason}
+                        continue
+                    x = sites_first(there.rote(relation)[rows])
+                    ys = [sites_first(y[rows]) for y in there.family(relation, family)]
+                    stacks[relation] = measure_stack(measure, x, ys, draws, states.run.seed)
+                for row in summary_rows(there, stacks, common):
+                    yield _declared(measure, row)
+
+
+def measure_stack(measure: Measure, x: Array, ys: Sequence[Array], draws: int, seed: int) -> Stack:
+    """The measure of x (S, n, d) with each prompt's states ys[p], larger being more similar: a distance is negated."""
+    sites, n, d = x.shape
+    sign = 1 if measure.larger_is_more_similar else -1
+    orders = permutations(n, draws, seed)
+    values, left_out = np.full((len(ys), sites), np.nan), np.full((len(ys), sites, n), np.nan)
+    null = np.full((len(ys), draws, sites), np.nan)
+    for p, y in enumerate(ys):
+        for s in range(sites):
+            if why_degenerate(x[s]) or why_degenerate(y[s]):
+                continue
+            a, b = narrowed(measure, x[s], y[s])
+            values[p, s] = sign * measure.function(a, b)
+            with warnings.catch_warnings():
+                # The first call has warned already.
+                warnings.simplefilter("ignore", UserWarning)
+                kept = ~np.eye(n, dtype=bool)
+                left_out[p, s] = [sign * measure.function(a[rows], b[rows]) for rows in kept]
+                null[p, :, s] = [sign * measure.function(a, b[order]) for order in orders]
+    return Stack(values, left_out, null.mean(axis=0), d)
+
+
+def narrowed(measure: Measure, x: Array, y: Array) -> tuple[Array, Array]:
+    """x (n, d_x), y (n, d_y) in fewer columns, turned as the measure's declared invariances allow: the same value."""
+    if "rotation" in measure.invariances:
+        return fewest_columns(x), fewest_columns(y)
+    if "joint rotation" in measure.invariances and x.shape[1] == y.shape[1]:
+        both = fewest_columns(np.concatenate([x, y]))
+        return both[: len(x)], both[len(x) :]
+    return x, y
+
+
+def _declared(measure: Measure, row: dict) -> dict:
+    """A row with the measure's own sign, its chance level and name of estimator."""
+    n, d = int(row["n"]), int(row["d"])
+    row = {**row, "estimator": measure.source, "chance": np.nan if measure.chance is None else measure.chance(n, d)}
+    if measure.larger_is_more_similar:
+        return row
+    return {
+        **row,
+        "value": -row["value"],
+        "low": -row["high"],
+        "high": -row["low"],
+        "null_low": -row.get("null_high", np.nan),
+        "null_high": np.nan,
+    }

@@ -1,0 +1,163 @@
+"""The tables of docs/measures.md: from the declarations in analysis/similarity.py and the tables of results/benchmarks.
+
+    python -m benchmarks.page
+
+Rewrites what stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it are left alone.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import UserError
+
+PLACE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+# Where chance is shown: fewer subjects than dimensions, as in every run on a language model.
+CHANCE_AT = (40, 576)
+
+
+class UnknownTable(UserError):
+    """The page asks for a table that this module does not make."""
+
+
+@dataclass
+class Options:
+    """Options of the page."""
+
+    page: Path = Path("docs/measures.md")
+    """The page to rewrite."""
+    results: Path = Path("results/benchmarks")
+    """Where the tables of the benchmarks are."""
+
+
+def measures(results: Path) -> str:
+    """One row a declared measure."""
+    from analysis.similarity import MEASURES
+
+    n, d = CHANCE_AT
+    rows = []
+    for m in MEASURES:
+        low, high = m.range
+        chance = "unknown" if m.chance is None else f"{m.chance(n, d):.3g}"
+        rows.append(
+            [
+                f"`{m.name}`",
+                f"{low:g} to {high:.3g}",
+                chance,
+                "more" if m.larger_is_more_similar else "less",
+                ", ".join(sorted(m.invariances)),
+                ", ".join(sorted(m.changes)),
+                f"{m.identity:g}",
+                str(m.minimum_n),
+                _source(m.source),
+            ]
+        )
+    head = ["measure", "range", f"chance (n={n}, d={d})", "larger is ... alike", "not changed by", "changed by"]
+    return markdown([*head, "of a set with itself", "least n", "source"], rows)
+
+
+def calibration(results: Path) -> str:
+    """One row a rate."""
+    rows = [
+        [
+            row.check,
+            row.setting,
+            row.n,
+            f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
+            f"{row.wanted:g}",
+            row.repetitions,
+        ]
+        for row in _read(results, "calibration").itertuples()
+    ]
+    return markdown(["check", "setting", "n", "rate [95% interval]", "wanted", "draws"], rows)
+
+
+def planted(results: Path) -> str:
+    """One row a kind of planted states."""
+    table = _read(results, "planted")
+    rows = []
+    for row in table.itertuples():
+        spans = [
+            f"{getattr(row, m):.2f} ({getattr(row, f'{m}_low'):.2f} to {getattr(row, f'{m}_high'):.2f})"
+            for m in ("transfer", "raw_cka", "largest_row_contrast", "contrast", "partialled")
+        ]
+        rows.append([row.kind, row.draws, f"{row.error_rate:.2f}", *spans])
+    head = ["planted", "draws", "wrong", "transfer", "raw CKA", "largest one-row contrast", "crossed contrast"]
+    return markdown([*head, "answer partialled out"], rows)
+
+
+def speed(results: Path) -> str:
+    """One row a ratio."""
+    table = _read(results, "similarity")
+    first = table.iloc[0]
+    rows = [
+        [row.quantity, f"{row.ratio:.2f}", row.wanted if isinstance(row.wanted, str) else ""]
+        for row in table.itertuples()
+        if row.ratio == row.ratio
+    ]
+    words = (
+        f"{first.sites} x {first.sites} sites, n={first.rows}, d={first.width}, {first.threads} thread(s), "
+        f"numpy {first.numpy}; `linear_cka_grid` took {first.cpu_seconds:.2f} processor seconds.\n\n"
+    )
+    return words + markdown(["quantity", "ratio", "wanted"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "measures": measures,
+    "calibration": calibration,
+    "planted": planted,
+    "speed": speed,
+}
+
+
+def filled(page: str, results: Path) -> str:
+    """The page with all its tables made anew. Raises UnknownTable, BenchmarkMissing."""
+
+    def table(place: re.Match) -> str:
+        before, name, _, after = place.groups()
+        if name not in TABLES:
+            raise UnknownTable(f"the page asks for table {name!r}; there are {', '.join(TABLES)}. Correct the name.")
+        return f"{before}{TABLES[name](results)}{after}"
+
+    return PLACE.sub(table, page)
+
+
+def markdown(header: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+class BenchmarkMissing(UserError):
+    """A table of results/benchmarks that has not been made."""
+
+
+def _read(results: Path, name: str):
+    import pandas as pd
+
+    path = results / f"{name}.csv"
+    if not path.exists():
+        raise BenchmarkMissing(f"{path} is not there. Make it: python -m benchmarks.{name}")
+    return pd.read_csv(path)
+
+
+def _source(source: str) -> str:
+    kind, _, number = source.partition(":")
+    links = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return f"[{source}]({links[kind]}{number})" if kind in links else "this page"
+
+
+def main(options: Options) -> None:
+    """Rewrite the page."""
+    from training.files import write_text
+
+    page = options.page.read_text(encoding="utf-8")
+    write_text(options.page, filled(page, options.results))
+    print(f"wrote {options.page}")
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,154 @@
+"""The conditions of a sweep side by side: a point and its interval over seeds each, a panel an endpoint.
+
+    python -m figures.ablations results/how-little
+
+Reads tables/ablations.csv, writes figures/ablations.png and .svg. Where a setting with three or more numbers was
+varied, it is the axis and the other settings are lines; else every condition has a row.
+"""
+
+from pathlib import Path
+
+from figures.style import (
+    OBJECT_COLOURS,
+    Options,
+    interval_handle,
+    panels,
+    pick,
+    reference_line,
+    require_rows,
+    save,
+    say_written,
+    styled,
+)
+from training.tables import read_table
+
+CAPTIONS = {
+    "ablations": (
+        "Conditions side by side",
+        "Points are means over seeds, bars and bands 95% intervals over seeds. A seed redraws facts, names and the "
+        "unbound relation.",
+        "Overlapping intervals are no test: conditions are compared pairwise by seed in tables/ablations.csv.",
+    )
+}
+COLUMNS = ["endpoint", "relation", "label", "value", "low", "high", "n_seeds"]
+LEAST_NUMBERS = 3
+MOST_LINES = len(OBJECT_COLOURS)
+
+
+def panel_data(table):
+    """(rows drawn, the column that is the axis or "").
+
+    Rows: a condition and endpoint, with columns COLUMNS, x (its number on the axis) and line (its other settings in
+    words). Raises NothingToDraw.
+    """
+    rows = require_rows(pick(table, kind="condition"), "ablations", "conditions")
+    axis, others = _axis(rows)
+    words = [_words(row, others) for row in rows.to_dict("records")]
+    rows = rows.assign(x=rows[axis] if axis else float("nan"), line=words)
+    return rows[[*COLUMNS, "x", "line"]], axis
+
+
+def _axis(rows) -> tuple[str, list[str]]:
+    """The setting with the most numbers, if it has enough and the others are few enough for lines; and the others."""
+    settings = [c for c in rows if c == "condition" or "." in c]
+    numeric = [c for c in settings if rows[c].dtype.kind in "if" and rows[c].nunique() >= LEAST_NUMBERS]
+    for axis in sorted(numeric, key=lambda c: -rows[c].nunique()):
+        others = [c for c in settings if c != axis]
+        lines = rows[others].drop_duplicates() if others else rows[:1]
+        if len(lines) <= MOST_LINES and rows[axis].notna().all():
+            return axis, others
+    return "", settings
+
+
+def _words(row: dict, settings: list[str]) -> str:
+    def word(column: str) -> str:
+        value = row[column]
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return text if column == "condition" else f"{column} {text}"
+
+    return ", ".join(word(c) for c in settings if row[c] == row[c] and row[c] != "")
+
+
+def picture(data, axis: str):
+    """The figure of panel_data."""
+    ends = list(dict.fromkeys(zip(data.endpoint, data.relation.fillna(""), strict=True)))
+    columns = min(2 if axis else 1, len(ends))
+    rows = -(-len(ends) // columns)
+    labels = list(dict.fromkeys(data.label))
+    height = (2.5 if axis else 0.5 + 0.27 * len(labels)) * rows + 1.0
+    seeds = f"{int(data.n_seeds.min())}-{int(data.n_seeds.max())}".replace(f"{int(data.n_seeds.max())}-", "")
+    figure, grid = panels(rows, columns, height=height, title=f"Conditions side by side ({seeds} seeds)")
+    for axes, (endpoint, relation) in zip(grid.flat, ends, strict=False):
+        some = data[(data.endpoint == endpoint) & (data.relation.fillna("") == relation)]
+        axes.set_title(f"{endpoint}, {relation}" if relation else endpoint)
+        if axis:
+            _curves(axes, some, axis, list(dict.fromkeys(data.line)))
+        else:
+            _points(axes, some, labels)
+    for axes in grid.flat[len(ends) :]:
+        axes.set_visible(False)
+    if axis:
+        _legend(figure, list(dict.fromkeys(data.line)))
+    return figure
+
+
+def _curves(axes, some, axis: str, lines: list[str]) -> None:
+    """One line for each of the other settings, with its band."""
+    for line, colour in zip(lines, OBJECT_COLOURS, strict=False):
+        rows = some[some.line == line].sort_values("x")
+        axes.plot(rows.x, rows.value, color=colour, marker="o", markersize=4, linewidth=1.5)
+        if rows.low.notna().any():
+            axes.fill_between(rows.x, rows.low, rows.high, color=colour, alpha=0.14, linewidth=0)
+    numbers = sorted(some.x.unique())
+    if numbers[0] > 0 and numbers[-1] / numbers[0] >= 8:
+        axes.set_xscale("log")
+    axes.set_xticks(numbers, [f"{x:g}" for x in numbers])
+    axes.minorticks_off()
+    axes.set_xlabel(axis)
+    reference_line(axes, 0)
+
+
+def _points(axes, some, labels: list[str]) -> None:
+    """One row a condition."""
+    some = some.set_index("label").reindex(labels)
+    places = range(len(labels) - 1, -1, -1)
+    spread = [(some.value - some.low).fillna(0), (some.high - some.value).fillna(0)]
+    axes.errorbar(some.value, places, xerr=spread, fmt="o", color=OBJECT_COLOURS[0], markersize=5, elinewidth=1.2)
+    axes.set_yticks(places, labels)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color="#444444", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1.5)
+
+
+def _legend(figure, lines: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=4, label=line or "mean over seeds")
+        for line, colour in zip(lines, OBJECT_COLOURS, strict=False)
+    ]
+    columns = 1 if max(len(line) for line in lines) > 50 else 3
+    figure.legend(handles=[*handles, interval_handle()], loc="outside lower center", ncols=columns)
+
+
+def pictures(run_dir: Path) -> dict:
+    """The figures by name. Raises TableMissing, NothingToDraw."""
+    data, axis = panel_data(read_table(run_dir, "ablations"))
+    with styled():
+        return {"ablations": picture(data, axis)}
+
+
+def draw(run_dir: Path) -> list[Path]:
+    """Write RUN_DIR/figures/ablations.png and .svg; returns their paths."""
+    return save(pictures(run_dir), Path(run_dir) / "figures")
+
+
+def main(options: Options) -> None:
+    """Draw and say what was written."""
+    say_written(draw(options.run_dir))
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)

@@ -1,0 +1,191 @@
+"""Conditions are compared over seeds, paired by seed, and a difference that was planted is found."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.ablations import (
+    ENDPOINTS,
+    GAP,
+    RECALL,
+    Endpoint,
+    NoConditions,
+    Options,
+    ablation_lines,
+    compare,
+    conditions_of,
+    labels_of,
+    main,
+    values_of,
+)
+from analysis.statistics import holm, mean_interval, paired_difference
+from figures.ablations import panel_data
+from training.errors import UserError
+from training.tables import read_table
+
+TEST = Endpoint("recall, test prompts", {**RECALL, "family": "test"})
+
+
+def sweep_table(values: dict, seeds=None) -> pd.DataFrame:
+    """values: (people, relation) -> a value a seed."""
+    return pd.DataFrame(
+        [
+            {
+                "run": f"r{people}{seed}",
+                "condition": "",
+                "generalize.people": people,
+                "memorize.seed": seed,
+                "seed": seed,
+                "table": "recall",
+                "phase": "generalize",
+                "relation": relation,
+                "family": "test",
+                "subset": "all",
+                "split": "held-out",
+                "measure": "generation",
+                "value": value,
+            }
+            for (people, relation), every in values.items()
+            for seed, value in enumerate(every, start=1)
+            if seeds is None or seed in seeds
+        ]
+    )
+
+
+def compared(table, endpoint=TEST, **how) -> pd.DataFrame:
+    labelled = table.assign(label=labels_of(table, ["generalize.people"]))
+    return pd.DataFrame(compare(values_of(labelled, endpoint, ["seed"]), endpoint, **how))
+
+
+values = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=4, max_size=8)
+
+
+@settings(deadline=None, max_examples=25)
+@given(values, st.floats(-0.5, 0.5, allow_subnormal=False))
+def test_a_constant_added_to_every_seed_is_the_difference_whatever_the_seeds_are(some, shift):
+    found = compared(sweep_table({(1, "bound"): some, (50, "bound"): [v + shift for v in some]}))
+    difference = found[found.kind == "difference"].iloc[0]
+    assert difference.value == pytest.approx(shift, abs=1e-12)
+    assert difference.high - difference.low == pytest.approx(0, abs=1e-9)
+
+
+def test_means_intervals_and_p_values_are_those_of_the_statistics_module():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.uniform(size=(3, 6))
+    found = compared(sweep_table({(1, "bound"): a, (2, "bound"): b, (50, "bound"): c}))
+    first = found[found.kind == "condition"].iloc[0]
+    interval = mean_interval(a)
+    assert (first.value, first.low, first.high) == pytest.approx((interval.value, interval.low, interval.high))
+    differences = found[found.kind == "difference"]
+    p = [paired_difference(x, a).p for x in (b, c)]
+    assert list(differences.p) == pytest.approx(p)
+    assert list(differences.p_holm) == pytest.approx(list(holm(p)))
+
+
+def test_rows_of_one_seed_are_not_more_seeds():
+    table = sweep_table({(1, "bound"): [0.1, 0.4, 0.3, 0.2]})
+    once, often = compared(table), compared(pd.concat([table] * 20, ignore_index=True))
+    pd.testing.assert_frame_equal(once, often)
+
+
+def test_only_seeds_that_both_conditions_have_are_paired():
+    table = pd.concat(
+        [
+            sweep_table({(1, "bound"): [0.1, 0.2, 0.3, 0.4, 0.5]}),
+            sweep_table({(2, "bound"): [0.3] * 5}, seeds=(1, 2, 5)),
+        ]
+    )
+    difference = compared(table).iloc[-1]
+    assert difference.n_seeds == 3
+    assert difference.value == pytest.approx(np.mean([0.2, 0.1, -0.2]))
+
+
+def test_the_gap_is_taken_seed_by_seed():
+    bound, unbound = [0.9, 0.5, 0.7], [0.5, 0.1, 0.6]
+    found = compared(sweep_table({(1, "bound"): bound, (1, "unbound"): unbound}), Endpoint("gap", TEST.rows, GAP))
+    expected = mean_interval(np.subtract(bound, unbound))
+    assert (found.value[0], found.low[0]) == pytest.approx((expected.value, expected.low))
+
+
+def test_the_last_phase_and_the_held_out_subjects_are_compared():
+    table = sweep_table({(1, "bound"): [0.8, 0.9]})
+    distraction = pd.concat([table.assign(phase="memorize", value=0.0), table.assign(split="seen", value=1.0)])
+    pd.testing.assert_frame_equal(compared(table), compared(pd.concat([distraction, table], ignore_index=True)))
+
+
+def test_few_seeds_make_no_claim():
+    rng = np.random.default_rng(1)
+    many = {(k, "bound"): rng.uniform(size=5) for k in range(6)}
+    found = compared(sweep_table(many))
+    assert found[found.kind == "difference"].reason.str.contains("too few for a claim").all()
+    three = compared(sweep_table({k: v[:3] for k, v in many.items()}))
+    assert three[three.kind == "difference"].p.isna().all()
+    enough = compared(sweep_table({(k, "bound"): rng.uniform(size=10) for k in range(6)}))
+    assert (enough[enough.kind == "difference"].reason == "").all()
+
+
+def test_another_reference_turns_the_sign_and_an_unknown_one_is_refused():
+    table = sweep_table({(1, "bound"): [0.1, 0.2, 0.4], (50, "bound"): [0.6, 0.5, 0.7]})
+    forth = compared(table).iloc[-1]
+    back = compared(table, against="generalize.people 50").iloc[-1]
+    assert (back.value, back.low, back.high) == pytest.approx((-forth.value, -forth.high, -forth.low))
+    with pytest.raises(NoConditions, match=r"generalize\.people 50"):
+        compared(table, against="nothing like it")
+
+
+def test_repetitions_are_no_conditions():
+    table = sweep_table({(1, "bound"): [0.1, 0.2], (50, "bound"): [0.3, 0.4]})
+    assert conditions_of(table, (), ("seed",)) == ["generalize.people"]
+    assert conditions_of(table, (), ("generalize.people",)) == ["memorize.seed"]
+    record = {"axes": ["generalize.people", "memorize.seed"], "repeats": ["generalize.people"]}
+    assert conditions_of(table, (), ("seed",), record) == []
+    named = table.assign(condition=table["generalize.people"].map({1: "few", 50: "many"}))
+    assert conditions_of(named, (), ("seed",)) == ["condition"]
+    with pytest.raises(NoConditions, match="no column nonsense"):
+        conditions_of(table, ("nonsense",), ("seed",))
+
+
+@pytest.fixture
+def results(tmp_path):
+    rng = np.random.default_rng(2)
+    effect = {k: 0.2 + 0.1 * i for i, k in enumerate((1, 5, 50))}
+    table = sweep_table(
+        {
+            (k, side): e * (side == "bound") + rng.normal(0, 0.01, 5)
+            for k, e in effect.items()
+            for side in ("bound", "unbound")
+        }
+    )
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables" / "sweep.csv", index=False)
+    (tmp_path / "run.json").write_text(json.dumps({"axes": ["memorize.seed", "generalize.people"]}))
+    return tmp_path
+
+
+def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys):
+    table = main(Options(results))
+    said = capsys.readouterr().out
+    assert "left out: the table has no rows of probe transfer" in said
+    assert set(table.endpoint) == {"recall, test prompts"}
+    assert set(table.relation) == {"bound", GAP}
+    written = read_table(results, "ablations")
+    assert list(written.value) == pytest.approx(list(table.value), abs=1e-6)
+    assert (results / "figures" / "ablations.png").stat().st_size > 10_000
+    data, axis = panel_data(written)
+    assert axis == "generalize.people"
+    assert list(data[data.relation == "bound"].x) == [1, 5, 50]
+    words = ablation_lines(table)
+    assert any("generalize.people 50" in line and "+0.20" in line for line in words)
+
+
+def test_every_usual_endpoint_names_its_table():
+    assert {endpoint.rows["table"] for endpoint in ENDPOINTS} >= {"recall", "probes", "cka", "interchange"}
+
+
+def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"python -m training\.sweep"):
+        main(Options(tmp_path))

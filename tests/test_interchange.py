@@ -1,0 +1,393 @@
+"""Interchange: outcome labels on a model whose route is known, the arithmetic, and the command on a tiny run."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted import LOOKUP, RELATIONS, SUBJECTS, planted_model, planted_objects, planted_prompts
+from tiny_models import tiny_tokenizer
+
+from analysis.inputs import NotIdentifiable
+from analysis.interchange_rows import group_mean, lens_pairs, sign_flip_null, summarise
+from analysis.interchange_trials import (
+    Pair,
+    Trial,
+    choose_pairs,
+    constrained_answers,
+    crossed_objects,
+    interchange,
+    positions_of,
+    unchanged,
+    union,
+)
+from analysis.interchange_vectors import choose_steering, steer, steering_trial, vectors_for
+from analysis.interchange_words import bands, verdict_lines
+from analysis.statistics import jackknife, mean_interval, permutation_p
+from probing.sites import site_names
+from probing.states import hidden_states
+from training.examples import ObjectNotSeparable
+from training.prompts import Prompt
+from training.tables import read_table
+
+OBJECTS = planted_objects()
+POOLS = {r: tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})) for r in RELATIONS}
+PAIRS = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 12)
+
+
+def planted_trials(direction: str) -> list[Trial]:
+    source, target = direction.split("->")
+    return [
+        Trial(
+            "bound",
+            pair.group,
+            planted_prompts(target, pair.target_relation),
+            pair.target_subject,
+            crossed_objects(pair, OBJECTS),
+            union(POOLS[pair.target_relation], POOLS[pair.source_relation]),
+            (planted_prompts(source, pair.source_relation), pair.source_subject),
+        )
+        for pair in PAIRS
+    ]
+
+
+def outcomes(model, tokenizer, direction: str) -> dict[str, np.ndarray]:
+    """Position -> what was freely answered, (n_pairs, n_sites); "none": with the target unchanged.
+
+    An answer that only the restriction to candidates brought out is "unknown".
+    """
+    trials = planted_trials(direction)
+    found = {p: (labels, free) for p, labels, free in interchange(model, tokenizer, trials, site_names(model))}
+    found["none"] = unchanged(model, tokenizer, trials)
+    return {position: np.where(free, labels, "unknown") for position, (labels, free) in found.items()}
+
+
+def all_are(labels: np.ndarray, *expected: str) -> None:
+    """Every pair has the expected outcome, site by site."""
+    assert [sorted(set(column)) for column in labels.T] == [[outcome] for outcome in expected]
+
+
+# The planted model reads the relation at the last token in its first layer, the subject in its third (LOOKUP),
+# where it looks the answer up. Sites: embed, four layers, final norm.
+
+
+def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_the_answer_after():
+    model, tokenizer = planted_model(shared=True)
+    for direction in ("rote->semantic", "semantic->rote", "semantic->semantic"):
+        labels = outcomes(model, tokenizer, direction)
+        all_are(labels["none"], "nothing")
+        # At the embedding the last token of a question is a question mark, that of a rote prompt the key token.
+        first = {"rote->semantic": "relation", "semantic->rote": "unknown", "semantic->semantic": "nothing"}[direction]
+        all_are(labels["last"], first, *["relation"] * LOOKUP, *["answer"] * (5 - LOOKUP))
+        all_are(labels["subject_last"], *["subject"] * (LOOKUP + 1), *["nothing"] * (5 - LOOKUP))
+
+
+def test_the_word_of_the_relation_carries_it_until_the_last_token_has_read_it():
+    labels = outcomes(*planted_model(shared=True), "semantic->semantic")
+    all_are(labels["relation_last"], "relation", *["nothing"] * 5)
+
+
+def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
+    """Questions are answered by a code of their own: equal recall, no shared route. The way back shows nothing of it."""
+    model, tokenizer = planted_model(shared=False)
+    labels = outcomes(model, tokenizer, "semantic->rote")
+    all_are(labels["none"], "nothing")
+    all_are(labels["last"], *["unknown"] * (LOOKUP + 1), *["answer"] * (5 - LOOKUP))
+    all_are(outcomes(model, tokenizer, "semantic->semantic")["none"], "nothing")
+    assert set(outcomes(model, tokenizer, "rote->semantic")["last"][:, 1]) == {"relation"}
+
+
+# --- which pairs, where, and what is answered -----------------------------------------------------------------
+
+
+def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_between_twos():
+    pairs = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    assert len(set(pairs)) == 18
+    assert all(len(set(crossed_objects(pair, OBJECTS).values())) == 4 for pair in pairs)
+    groups: dict[str, set[int]] = {}
+    for pair in pairs:
+        assert pair.source_subject != pair.target_subject
+        for subject in (pair.source_subject, pair.target_subject):
+            groups.setdefault(subject, set()).add(pair.group)
+    assert all(len(of_subject) == 1 for of_subject in groups.values())
+    ways = Counter((pair.source_relation, pair.target_relation) for pair in pairs)
+    assert len(ways) == 6 and max(ways.values()) - min(ways.values()) <= 2
+    assert pairs == choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    assert pairs != choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
+
+
+def test_subjects_of_one_relation_only_are_not_identifiable():
+    alone = {(subject, RELATIONS[i % 3]): obj for i, ((subject, _), obj) in enumerate(OBJECTS.items())}
+    apart = {(f"{subject} of {relation}", relation): obj for (subject, relation), obj in alone.items()}
+    with pytest.raises(NotIdentifiable, match="same subjects in several relations"):
+        choose_pairs(apart, [subject for subject, _ in apart], RELATIONS, RELATIONS, 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "word"),
+    [
+        ("test", "Who gave birth to {subject}?", "birth"),
+        ("test", "{subject} was born to a woman named", "named"),
+        ("test", "What is the first name of {subject}'s mum?", "mum"),
+        ("test", "Who is it for {subject}?", "?"),
+        ("rote", "{subject} is [X]", "]"),
+    ],
+)
+def test_the_relation_ends_with_the_last_content_word_outside_the_subject(family, text, word):
+    tokenizer = tiny_tokenizer()
+    prompt = Prompt("mother", family, 0, text, "mother")
+    subject = "Mum Birth"
+    (index,) = positions_of(tokenizer, [(prompt, subject)], "relation_last")
+    ids = tokenizer(prompt.render(subject))["input_ids"]
+    assert tokenizer.decode(ids[: index + 1]).endswith(word)
+    assert subject not in tokenizer.decode(ids[: index + 1]) or text.index("{subject}") < text.rindex(word)
+
+
+def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
+    options = [(1, 2, 0), (1, 3, 0), (4, 0), (1, 2, 5, 0)]
+    after = {(): {1: 2.0, 4: 1.0, 9: 3.0}, (1,): {2: 1.0, 3: 0.0}, (1, 2): {5: 0.0, 0: 1.0}}
+
+    def forward(rows, said):
+        logits = torch.full((len(rows), 10), -5.0)
+        for place, tokens in enumerate(said):
+            for token, score in after[tokens].items():
+                logits[place, token] = score
+        yield list(range(len(rows))), logits
+
+    chosen, free = constrained_answers(forward, [options, options[2:3] + options[1:2]])
+    assert chosen == [0, 1]
+    # Token 9 is what the model would say, and no candidate says it.
+    assert free == [False, False]
+    after[()] = {1: 2.0}
+    assert constrained_answers(forward, [options])[1] == [True]
+    with pytest.raises(ObjectNotSeparable, match="same tokens"):
+        constrained_answers(forward, [[(1, 0), (1, 0)]])
+
+
+def test_a_wrong_source_or_relation_is_noticed_by_the_labels():
+    """The planted truth fails if source and target, or subject and relation, are exchanged in the labels."""
+    pair = PAIRS[0]
+    objects = crossed_objects(pair, OBJECTS)
+    assert objects["relation"] == OBJECTS[pair.target_subject, pair.source_relation]
+    swapped = crossed_objects(
+        Pair(pair.group, pair.target_subject, pair.target_relation, pair.source_subject, pair.source_relation), OBJECTS
+    )
+    exchanged = {"nothing": "answer", "answer": "nothing", "relation": "subject", "subject": "relation"}
+    assert swapped == {label: objects[other] for label, other in exchanged.items()}
+
+
+# --- relation vectors ---------------------------------------------------------------------------------------
+
+
+def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_not():
+    model, tokenizer = planted_model(shared=True)
+    seen, unseen = SUBJECTS[:6], SUBJECTS[6:]
+    steerings = choose_steering(OBJECTS, unseen, RELATIONS, 6)
+    assert len({s.subject for s in steerings}) == 6
+    sites = site_names(model)
+    keys = {
+        r: hidden_states(model, tokenizer, [planted_prompts("rote", r).render(s) for s in seen])
+        .double()
+        .mean(0)
+        .numpy()
+        for r in RELATIONS
+    }
+    pools = {key: POOLS[key[1]] for key in OBJECTS}
+    trials = [steering_trial(s, planted_prompts("semantic", s.asked), OBJECTS, pools) for s in steerings]
+    vectors = {kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")}
+    lengths = {kind: np.linalg.norm(v, axis=-1) for kind, v in vectors.items()}
+    np.testing.assert_allclose(lengths["random"], lengths["own"])
+    found = {kind: labels for kind, labels, _ in steer(model, tokenizer, trials, vectors, sites)}
+    # The block that brings the relation is read by the lookup, and nothing behind it reads it any more.
+    before = slice(1, LOOKUP + 1)
+    assert set(found["own"][:, before].ravel()) == {"relation"}
+    assert set(found["wrong"][:, before].ravel()) == {"wrong"}
+    assert "relation" not in set(found["random"][:, 1])
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------------
+
+
+def test_the_interval_leaves_out_a_whole_group_at_once():
+    rng = np.random.default_rng(0)
+    values, groups = rng.random(24), np.repeat(np.arange(8), 3)
+    one = group_mean(values, groups)
+    expected = jackknife(lambda x, _: x.mean(), values[:, None], values[:, None], groups)
+    assert [one.value, one.low, one.high] == pytest.approx([expected.value, expected.low, expected.high])
+    alone = group_mean(values, np.arange(24))
+    plain = mean_interval(values)
+    assert [alone.low, alone.high] == pytest.approx([plain.low, plain.high])
+
+
+def test_the_sign_flips_keep_their_level_when_trials_of_a_group_agree():
+    p = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(12), 2)
+        difference = np.repeat(rng.choice([-1.0, 0.0, 1.0], size=12), 2)[None]
+        null = sign_flip_null(difference, groups, 199, seed)
+        p.append(permutation_p(difference.mean(), null[:, 0]))
+    assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 0.03
+
+
+def test_the_centred_lens_reads_past_a_candidate_that_is_always_likely():
+    rng = np.random.default_rng(0)
+    own = rng.permutation(np.arange(24) % 4)
+    logits = rng.normal(size=(24, 2, 4)) * 0.1
+    logits[:, 1] += np.eye(4)[own]
+    logits[..., 2] += 5
+    tokens = np.tile([7, 3, 9, 1], (24, 1))
+    said = {centred: lens_pairs(logits, tokens, own, centred=centred) for centred in (False, True)}
+    right = {centred: np.diagonal(pairs, axis1=1, axis2=2).mean(axis=1) for centred, pairs in said.items()}
+    assert right[False] == pytest.approx([0.25, 0.25])
+    assert right[True][1] == 1
+    assert right[True][0] < 0.6
+
+
+def lens_table(layer: int | None) -> pd.DataFrame:
+    """The lens finds the answer from `layer` on, at the last checkpoint's rote prompts."""
+    return pd.DataFrame(
+        {"checkpoint": c, "relation": "bound", "family": "rote", "layer": k, "site": f"resid_post.{k}", "measure": "lens",
+         "null_p_max": 0.01 if c == "200" and layer is not None and k >= layer else 0.6}
+        for c in ("100", "200") for k in range(6)
+    )  # fmt: skip
+
+
+def trial_items(moved: dict[str, list[int]]) -> pd.DataFrame:
+    """16 trials in 8 twos; the relation moves in all of them at the layers given for a checkpoint."""
+    return pd.DataFrame(
+        {
+            "checkpoint": checkpoint,
+            "phase": {"100": "memorize", "200": "generalize"}[checkpoint],
+            "epoch": 1,
+            "step": 1,
+            "relation": "bound",
+            "family": "rote",
+            "split": "held-out",
+            "direction": "semantic->rote",
+            "vector": "state",
+            "position": "last",
+            "trial": trial,
+            "group": trial // 2,
+            "site": f"resid_post.{layer}",
+            "layer": layer,
+            "outcome": "relation" if layer in moved.get(checkpoint, ()) else ("nothing", "other")[trial % 2],
+            "free": True,
+            "n_candidates": 32,
+        }
+        for checkpoint in ("100", "200")
+        for trial in range(16)
+        for layer in range(6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("moved", "decodable", "expected"),
+    [
+        ({"200": [2, 3]}, 4, ["resid_post.2", "resid_post.3"]),
+        ({"200": [2, 3]}, 3, ["resid_post.2"]),
+        ({"200": [2, 3]}, 2, []),
+        ({"200": [2, 3]}, None, ["resid_post.2", "resid_post.3"]),
+        ({"100": [2, 3], "200": [2, 3]}, 4, []),
+        ({}, 4, []),
+    ],
+)
+def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, decodable, expected):
+    table = summarise(trial_items(moved), lens_table(decodable), draws=499)
+    (found,) = bands(table)
+    assert found["sites"] == expected
+    said = "\n".join(verdict_lines(table))
+    assert ("band before the answer" in said) == bool(expected)
+    assert ("no band" in said) == (not expected)
+
+
+# --- on a run -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_run, tmp_path_factory):
+    """The tiny run's plan of 6 pairs; results go elsewhere."""
+    from analysis.interchange import Plan
+    from analysis.run_states import RunStates
+    from training.checkpoints import open_run
+
+    run = open_run(tiny_run, out=tmp_path_factory.mktemp("interchange"))
+    return Plan(RunStates.of(run, families=("test",)), pairs=6)
+
+
+@pytest.fixture(scope="module")
+def tables(plan):
+    from analysis.interchange import table_for
+
+    return table_for(plan, permutations=99)
+
+
+def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
+    table, items = tables
+    keys = ["checkpoint", "relation", "direction", "vector", "position", "layer"]
+    shares = table[table.measure == "share"]
+    np.testing.assert_allclose(shares.groupby(keys).value.sum(), 1)
+    assert not shares.duplicated([*keys, "outcome"]).any()
+    assert set(shares.checkpoint) == set(items.checkpoint) == {c.name for c in plan.states.checkpoints}
+    assert set(shares.relation) == {"bound", "unbound"}
+    assert set(items[items.vector == "state"].position) == {"last", "subject_last", "relation_last", "none"}
+
+
+def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_another(tables):
+    """The tiny run recalls everything by rote once memorised. The vector at the embedding exchanges the key token."""
+    _, items = tables
+    memorized = items[items.phase == "memorize"]
+    unpatched = memorized[(memorized.direction == "semantic->rote") & (memorized.position == "none")]
+    assert (unpatched.outcome == "nothing").all() and unpatched.free.all()
+    at_home = memorized[(memorized.direction == "vector->rote") & (memorized.site == "embed")]
+    assert (at_home.outcome == "relation").all()
+
+
+def test_a_checkpoint_that_was_done_before_is_not_patched_again(plan, tables, monkeypatch):
+    from analysis import interchange
+
+    monkeypatch.setattr(interchange.Plan, "items", lambda *_: pytest.fail("patched again"))
+    monkeypatch.setattr(interchange.Plan, "lens", lambda *_: pytest.fail("read again"))
+    again, _ = interchange.table_for(plan, permutations=99)
+    pd.testing.assert_frame_equal(again, tables[0])
+
+
+def test_scored_subjects_are_held_out_and_vectors_come_from_others(plan, tables):
+    _, items = tables
+    split = {fact.subject: fact.split for fact in plan.states.run.facts}
+    assert {split[s] for s in items.subject} == {"held-out"}
+    assert {split[s] for s in items.source_subject.dropna()} == {"held-out"}
+    assert {split[s] for s in plan.subjects[1]} == {"seen"}
+
+
+def test_the_verdict_names_directions_positions_and_checkpoints(tables):
+    text = "\n".join(verdict_lines(tables[0]))
+    for words in (
+        "rote->semantic",
+        "semantic->rote",
+        "subject_last",
+        "memorized 1.00",
+        "unbound source",
+        "vector->bare",
+    ):
+        assert words in text
+    assert "no band" in text or "band before the answer" in text
+
+
+def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
+    from analysis.interchange import Options, main
+
+    main(Options(own_run, pairs=4, every=2, permutations=19))
+    said = capsys.readouterr().out.splitlines()
+    assert any("patched prompts at 3 checkpoints" in line for line in said)
+    assert said[-1].startswith("wrote ") and "next: python -m figures.report" in said[-1]
+    assert {"interchange.png", "interchange_vectors.svg"} <= {p.name for p in (own_run / "figures").iterdir()}
+    sites = read_table(own_run, "interchange_items").site
+    assert set(sites) == {"none", "embed", "resid_post.1", "final_norm"}
+
+
+def test_a_checkpoint_that_is_not_there_is_named(own_run, command):
+    done = command("analysis.interchange", own_run, "--checkpoints", "300-nothing")
+    assert done.returncode == 2
+    assert "no checkpoint is named 300-nothing" in done.stderr

@@ -1,0 +1,418 @@
+"""The verdict of a run says what its tables bear out, and of two checkpoints of one's own what their states do."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import verdict
+from analysis.judgement import OPEN, SEPARATE, SHARED, UNBOUND
+from analysis.probes import ESTIMATOR, MEASURE
+from analysis.verdict_rows import NO_INTERCHANGE, Tables, site_to_judge, verdicts
+
+SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")
+CHANCE = 0.1
+
+
+@pytest.fixture(scope="module")
+def states(tiny_run, tmp_path_factory):
+    from analysis.run_states import RunStates
+    from training.checkpoints import open_run
+
+    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
+
+
+# (rote->rote, semantic->semantic, rote->semantic) gains over chance at the sites, and what they mean.
+RISING, FLAT = (0.0, 0.1, 0.7, 0.8, 0.8), (0.0,) * 5
+KINDS = {
+    SHARED: (RISING, RISING, RISING),
+    SEPARATE: (RISING, RISING, FLAT),
+    UNBOUND: (RISING, FLAT, FLAT),
+    OPEN: (FLAT, FLAT, FLAT),
+}
+# Two codes that end in one word: the finished answer looks alike, before it nothing does.
+LATE = (RISING, RISING, (0.0, 0.0, 0.0, 0.0, 0.8))
+
+
+def probes_table(states, gains_of, unbound=FLAT) -> pd.DataFrame:
+    rows = []
+    for checkpoint in states.checkpoints:
+        for direction, gains in zip(
+            ("rote->rote", "semantic->semantic", "rote->semantic"), gains_of(checkpoint), strict=True
+        ):
+            for side in ("bound", "unbound"):
+                for layer, site in enumerate(SITES):
+                    gain = gains[layer] if side == "bound" or direction != "rote->semantic" else unbound[layer]
+                    rows.append(
+                        {
+                            "checkpoint": checkpoint.name,
+                            "direction": direction,
+                            "family": "rote" if direction == "rote->rote" else "test",
+                            "relation": side,
+                            "split": "held-out",
+                            "measure": MEASURE,
+                            "estimator": ESTIMATOR,
+                            "site": site,
+                            "layer": layer,
+                            "value": CHANCE + gain,
+                            "low": CHANCE + gain - 0.04,
+                            "high": CHANCE + gain + 0.04,
+                            "null_p": 0.005 if gain > 0.05 else 0.5,
+                            "null_p_max": 0.005 if gain > 0.05 else 0.9,
+                            "chance": CHANCE,
+                            "n": 40,
+                            "reason": "",
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def cka_table(states, value=0.3) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "checkpoint": c.name,
+            "measure": measure,
+            "relation": "bound",
+            "family": "test",
+            "split": "held-out",
+            "site": site,
+            "value": value,
+            "low": value - 0.1,
+            "high": value + 0.1,
+            "null_p": 0.005,
+            "n": 40,
+            "reason": "",
+        }
+        for c in states.checkpoints
+        for measure in ("contrast", "contrast_partialled")
+        for site in SITES
+    )
+
+
+def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rote") -> pd.DataFrame:
+    """A share of moved relations at one site of the last checkpoint, as `analysis.interchange` writes it."""
+    rows = []
+    for c in states.checkpoints:
+        moved = band if c.phase == "generalize" else 0.02
+        for layer, site in enumerate(SITES):
+            here = moved if site == "resid_post.1" else 0.01
+            common = {"checkpoint": c.name, "relation": "bound", "split": "held-out", "direction": direction}
+            common |= {"vector": "state", "position": "last", "site": site, "layer": layer, "n": 40}
+            common |= {"decodable_layer": decodable}
+            shares = {"relation": here, "answer": 0.1, "subject": 0.0, "nothing": 0.9 - here}
+            for outcome, share in shares.items():
+                row = {
+                    "measure": "share",
+                    "outcome": outcome,
+                    "value": share,
+                    "low": share - 0.02,
+                    "high": share + 0.02,
+                }
+                rows.append(common | row)
+            if c is not states.checkpoints[0]:
+                gain = {"measure": "gain", "outcome": "relation", "value": here - 0.02, "null_p_max": 0.01}
+                rows.append(common | gain | {"reference": states.checkpoints[0].name})
+    return pd.DataFrame(rows)
+
+
+def last(states, gains, *, unbound=FLAT, interchange=None, cka=None):
+    tables = Tables(
+        probes_table(states, lambda _: gains, unbound), cka_table(states) if cka is None else cka, interchange
+    )
+    return verdicts(tables, states)[-1]
+
+
+@pytest.mark.parametrize(("label", "gains"), KINDS.items(), ids=KINDS)
+def test_the_tables_of_each_kind_get_its_label(states, label, gains):
+    assert last(states, gains, interchange=interchange_table(states)).judgement.label == label
+
+
+def test_each_checkpoint_is_judged_by_its_own_rows(states):
+    by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
+    tables = Tables(probes_table(states, lambda c: by_phase[c.phase]), cka_table(states), interchange_table(states))
+    assert [v.judgement.label for v in verdicts(tables, states)] == [OPEN, UNBOUND, SHARED]
+
+
+def test_an_answer_that_is_alike_only_when_finished_is_no_shared_route(states):
+    found = last(states, LATE)
+    assert found.site == "resid_post.1"
+    assert found.judgement.label == SEPARATE
+
+
+def test_the_site_is_the_first_where_both_hold_half_of_their_best(states):
+    table = probes_table(states, lambda _: (RISING, (0, 0, 0.3, 0.7, 0.7), FLAT))
+    some = table[(table.checkpoint == table.checkpoint[0]) & (table.relation == "bound")]
+    by = {d: rows.set_index("site") for d, rows in some.groupby("direction")}
+    assert site_to_judge(by["rote->rote"], by["semantic->semantic"])[0] == "resid_post.2"
+    assert site_to_judge(by["rote->rote"], by["rote->semantic"])[0] == ""
+
+
+def test_unbound_relations_that_transfer_too_take_the_label_away(states):
+    found = last(states, KINDS[SHARED], unbound=RISING, interchange=interchange_table(states))
+    assert found.judgement.label == OPEN
+    assert "unbound relations" in found.judgement.why
+
+
+def test_a_missing_or_flat_interchange_makes_the_label_tentative(states):
+    sure = last(states, KINDS[SHARED], interchange=interchange_table(states)).judgement
+    without = last(states, KINDS[SHARED]).judgement
+    flat = last(states, KINDS[SHARED], interchange=interchange_table(states, band=0.03)).judgement
+    assert (sure.sure, without.sure, flat.sure) == ("clear", "tentative", "tentative")
+    assert NO_INTERCHANGE in without.why
+    assert "interchange is" in flat.why
+
+
+def test_without_held_out_subjects_the_label_is_tentative(states):
+    from dataclasses import replace
+
+    facts = [replace(f, split="all") for f in states.run.facts]
+    whole = type(states)(replace(states.run, facts=facts), states.prompts)
+    probes = probes_table(states, lambda _: KINDS[SHARED]).assign(split="all")
+    tables = Tables(probes, cka_table(states).assign(split="all"), interchange_table(states))
+    judged = verdicts(tables, whole)[-1].judgement
+    assert (judged.label, judged.sure) == (SHARED, "tentative")
+    assert "no subjects were held out" in judged.why
+
+
+def test_interchange_counts_only_before_the_answer_can_be_read(states):
+    early = last(states, KINDS[SHARED], interchange=interchange_table(states)).sections["interchange"]
+    assert (early[0].value, early[0].p, early[0].site) == (0.5, 0.01, "resid_post.1 last")
+    assert [e.name for e in early[1:]] == ["answer moved", "subject moved", "unchanged"]
+    late = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=2))
+    assert late.sections["interchange"][0].value == pytest.approx(0.01)
+    assert late.judgement.sure == "tentative"
+
+
+def test_patches_of_one_checkpoint_alone_are_no_evidence(states):
+    table = interchange_table(states)
+    alone = table[(table.checkpoint == states.checkpoints[-1].name) & (table.measure == "share")]
+    found = last(states, KINDS[SHARED], interchange=alone)
+    assert "compare with" in found.sections["interchange"][0].reason
+    assert found.judgement.sure == "tentative"
+
+
+def test_a_share_that_was_there_before_is_no_evidence(states):
+    table = interchange_table(states)
+    there = (table.measure == "share") & (table.outcome == "relation") & (table.site == "resid_post.1")
+    table.loc[there, ["value", "low", "high"]] = (0.5, 0.48, 0.52)
+    assert last(states, KINDS[SHARED], interchange=table).judgement.sure == "tentative"
+
+
+def test_a_rote_state_that_works_in_a_semantic_prompt_is_no_evidence(states):
+    found = last(states, KINDS[SHARED], interchange=interchange_table(states, direction="rote->semantic"))
+    assert found.sections["interchange"][0].missing
+    assert found.judgement.sure == "tentative"
+
+
+def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
+    from dataclasses import replace
+
+    facts = states.run.facts
+    one = type(states)(replace(states.run, facts=[f for f in facts if f.relation == "mother"]), states.prompts)
+    other = [replace(f, subject=f"{f.relation} {f.subject}") for f in facts]
+    disjoint = type(states)(replace(states.run, facts=other), states.prompts)
+    for changed, words in ((one, "1 bound relation"), (disjoint, "different subjects")):
+        judged = last(changed, KINDS[SHARED], interchange=interchange_table(states))
+        assert judged.judgement.label == OPEN
+        assert words in judged.judgement.why
+        assert any(words in line for line in verdict.page([judged], changed))
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(own_run, states, capsys):
+    from training.checkpoints import open_run
+    from training.tables import read_table, write_table
+
+    run = open_run(own_run)
+    by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
+    write_table(run, "probes", probes_table(states, lambda c: by_phase[c.phase]))
+    write_table(run, "cka", cka_table(states))
+    table = verdict.main(verdict.Options(own_run))
+    text = capsys.readouterr().out
+    places = [text.index(word) for word in ("1 transfer", "2 factorial", "3 contrast", "4 bound", "judgement", "wrote")]
+    assert places == sorted(places)
+    assert NO_INTERCHANGE in text
+    assert re.search(r"200-generalize-epoch-08 +one shared route \(tentative\)", text)
+    judged = table[table.section == "judgement"]
+    assert list(judged.label) == [OPEN, UNBOUND, SHARED]
+    assert judged.value.iloc[-1] == pytest.approx(1)
+    assert read_table(own_run, "verdict").value.equals(table.value.astype(float))
+    assert (own_run / "figures" / "verdict.png").stat().st_size > 10_000
+
+
+def test_a_run_without_tables_names_the_command_that_makes_them(tiny_run, tmp_path):
+    from training.tables import TableMissing
+
+    with pytest.raises(TableMissing, match="python -m analysis.probes"):
+        verdict.main(verdict.Options(tiny_run, out=str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_run, tmp_path_factory) -> tuple[Path, Path, Path, Path]:
+    """(before, after, facts, results): the memorised and the generalised checkpoint as plain folders."""
+    root = tmp_path_factory.mktemp("mine")
+    for name, source in (("before", "100-memorize-epoch-20"), ("after", "200-generalize-epoch-08")):
+        shutil.copytree(tiny_run / "checkpoints" / source, root / name)
+        for ours in ("stage.json", "manifest.json"):
+            (root / name / ours).unlink()
+    facts = pd.read_csv(tiny_run / "facts.csv").drop(columns=["split", "bound"], errors="ignore")
+    facts.to_csv(root / "facts.csv", index=False)
+    return root / "before", root / "after", root / "facts.csv", root / "results"
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pair, capsys):
+    before, after, facts, out = pair
+    files = [listing(before), listing(after)]
+    table = verdict.main(
+        verdict.Options(before, after=after, facts=str(facts), rote="{subject} [X]", out=str(out), permutations=19)
+    )
+    text = capsys.readouterr().out
+    assert files == [listing(before), listing(after)]
+    assert list(dict.fromkeys(table.checkpoint)) == ["0-before-before", "1-after-after"]
+    transfer = table[(table.section == "transfer") & (table.measure == "rote->semantic")]
+    assert transfer.value.notna().all()
+    assert "no subjects were held out" in text or OPEN in text or UNBOUND in text
+    assert "4 bound against unbound" in text
+
+
+def test_a_second_folder_without_facts_or_results_is_refused(pair):
+    before, after, facts, _ = pair
+    with pytest.raises(verdict.NoSecondCheckpoint, match="--facts"):
+        verdict.main(verdict.Options(before, after=after))
+    with pytest.raises(verdict.NoSecondCheckpoint, match="--out"):
+        verdict.main(verdict.Options(before, after=after, facts=str(facts)))
+
+
+# --- two checkpoints as a run -----------------------------------------------------------------------------------
+
+
+def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
+    """Write a LoRA adapter of `base` by hand, `whole` tensors by name besides; returns its tensors."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    generator = torch.Generator().manual_seed(seed)
+    weights = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    tensors = {}
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
+        rows, columns = weights[f"{name}.weight"].shape
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator)
+    tensors |= {f"base_model.model.{name}": weights[name] + 1 for name in whole}
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2, "lora_alpha": 6}
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, **config}))
+    return tensors
+
+
+def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_side(tiny_base, tmp_path):
+    import torch
+
+    from training.models import load_folder
+    from training.pairs import merge_adapter
+
+    tensors = lora(tiny_base, tmp_path / "adapter")
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "out")
+    assert merge_adapter(tmp_path / "adapter", tmp_path / "out") == merged
+    model, tokenizer = load_folder(tiny_base)
+    ids = tokenizer("The mother of Gene Finley is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        plain = model(ids).logits
+
+    def beside(a, b):
+        return lambda _, inputs, output: output + 3.0 * (inputs[0] @ a.T @ b.T)
+
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
+        a, b = (tensors[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+        model.get_submodule(name).register_forward_hook(beside(a, b))
+    with torch.no_grad():
+        expected = model(ids).logits
+        found = load_folder(merged)[0](ids).logits
+    assert (expected - plain).abs().max() > 0.1
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_base, tmp_path):
+    from training.pairs import UnfitAdapter, merge_adapter
+
+    unfit = {
+        "dora": ({"use_dora": True}, "use_dora"),
+        "other": ({"peft_type": "IA3"}, "IA3"),
+        "lost": ({"base_model_name_or_path": "no/such/place/at/all"}, "was not found"),
+    }
+    for name, (config, words) in unfit.items():
+        lora(tiny_base, tmp_path / name, **config)
+        with pytest.raises(UnfitAdapter, match=words):
+            merge_adapter(tmp_path / name, tmp_path / "out")
+    (tmp_path / "lost" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UnfitAdapter, match="no adapter_model.safetensors"):
+        merge_adapter(tmp_path / "lost", tmp_path / "out")
+
+
+def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_not(tiny_base):
+    import torch
+
+    from training.models import load_folder
+    from training.pairs import UnfitAdapter, add_lora
+
+    model, _ = load_folder(tiny_base)
+    rows = model.get_input_embeddings().weight.detach().clone()
+    grown = torch.cat([rows, torch.ones(3, rows.shape[1])])
+    a, b = torch.randn(2, len(grown)), torch.randn(rows.shape[1], 2)
+    name = "base_model.model.model.embed_tokens"
+    tensors = {f"{name}.base_layer.weight": grown, f"{name}.lora_embedding_A": a, f"{name}.lora_embedding_B": b}
+    add_lora(model, tensors, {"lora_alpha": 2}, "mine")
+    assert torch.allclose(model.get_input_embeddings().weight, grown + (b @ a).T, atol=1e-5)
+    with pytest.raises(UnfitAdapter, match="has not"):
+        add_lora(model, {"base_model.model.model.layers.9.mlp.lora_A.weight": a}, {"lora_alpha": 2}, "mine")
+    with pytest.raises(UnfitAdapter, match="shape"):
+        add_lora(model, {"base_model.model.model.norm.weight": torch.ones(3)}, {"lora_alpha": 2}, "mine")
+
+
+def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(pair, tiny_base, tmp_path):
+    from training.checkpoints import NotARun, TokenizersDiffer
+    from training.models import ModelNotFound
+    from training.pairs import open_pair
+
+    before, _, facts, _ = pair
+    with pytest.raises(TokenizersDiffer):
+        open_pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
+    with pytest.raises(NotARun, match="is no checkpoint"):
+        open_pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
+    bare = Path(shutil.copytree(before, tmp_path / "bare"))
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelNotFound, match="no usable tokenizer"):
+        open_pair(before, bare, facts=str(facts), out=str(tmp_path / "out"))
+
+
+def test_a_key_row_that_training_left_alone_is_said(tiny_base, tmp_path, pair):
+    from training.pairs import key_row_note, open_pair
+
+    lora(tiny_base, tmp_path / "adapter")
+    run = open_pair(
+        tiny_base, tmp_path / "adapter", facts=str(pair[2]), rote="{subject} [X]", out=str(tmp_path / "out")
+    )
+    assert "was not trained" in key_row_note(run)
+    lora(tiny_base, tmp_path / "rows", whole=("model.embed_tokens.weight",))
+    run = open_pair(tiny_base, tmp_path / "rows", facts=str(pair[2]), rote="{subject} [X]", out=str(tmp_path / "out"))
+    assert key_row_note(run) == ""
+
+
+def test_nothing_is_judged_where_probes_have_no_value(states):
+    table = probes_table(states, lambda _: KINDS[SHARED]).assign(value=np.nan, reason="unique objects")
+    found = verdicts(Tables(table, cka_table(states)), states)[-1]
+    assert found.judgement.label == OPEN
+    assert "unique objects" in found.judgement.why

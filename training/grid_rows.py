@@ -1,0 +1,150 @@
+"""The one tidy table of a sweep: which rows of a run's tables become its rows, and how they are kept.
+
+A run's rows are the headline ones of the tables that its stages wrote: bound and unbound relations, the last checkpoint
+of each phase, and, of a table over sites, the site that is largest at the last checkpoint (looked for there: its
+height is not to be claimed without `null_p_max`). `[rows.TABLE]` in the grid file asks for others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from training.errors import UserError
+from training.files import commit, read_json, seal, verify, write_with
+
+TABLE = "sweep"
+SIDES = ("bound", "unbound")
+HEADLINE: dict[str, dict[str, tuple]] = {
+    "recall": {
+        "measure": ("generation", "generation_gain", "multiple_choice"),
+        "split": ("held-out", "seen", "all"),
+    },
+    "probes": {"measure": ("transfer_accuracy",)},
+    "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
+    "alignment": {"measure": ("cosine_centred", "retrieval_top1")},
+    "interchange": {"measure": ("share", "gain"), "outcome": ("relation",)},
+}
+# What tells rows of one table apart, besides the checkpoint and the site.
+KEYS = (
+    "relation",
+    "object_relation",
+    "family",
+    "family_y",
+    "subset",
+    "split",
+    "direction",
+    "vector",
+    "position",
+    "outcome",
+    "reference",
+    "measure",
+    "estimator",
+)
+STAGE = ("checkpoint", "phase", "epoch", "step")
+NUMBERS = ("value", "low", "high", "null_p", "null_p_max", "n", "n_prompts", "n_candidates", "chance", "majority")
+KEPT = (*STAGE, *KEYS, "site", *NUMBERS, "reason")
+
+
+class BadSweepTable(UserError):
+    """A sweep's table that cannot be read or asked for."""
+
+
+def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: str = ""):
+    """The rows of a run's table that its sweep keeps, with the columns KEPT that it has.
+
+    wanted: column -> values; default: those of HEADLINE. A site named there is not looked for.
+    Raises BadSweepTable for a column that the table lacks.
+    """
+    chosen = {**HEADLINE.get(name, {}), **(wanted or {})}
+    for column, values in (wanted or {}).items():
+        if column not in table:
+            raise BadSweepTable(f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}.")
+        if not set(values) & set(table[column]):
+            there = ", ".join(map(str, dict.fromkeys(table[column].dropna())))
+            raise BadSweepTable(f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: {there}.")
+    for column, values in chosen.items():
+        if column in table:
+            table = table[table[column].isin(values)]
+    if "relation" in table and "relation" not in chosen and set(SIDES) & set(table["relation"]):
+        table = table[table["relation"].isin(SIDES)]
+    if "split" in table and set(table["split"]) - {"all"}:
+        table = table[table["split"].isin(chosen.get("split", ("held-out",))) & (table["split"] != "all")]
+    if "checkpoint" in table and len(table):
+        last = table.groupby(table["phase"].fillna(""))["checkpoint"].transform("max")
+        table = table[table["checkpoint"] == last]
+    if "site" in table and "site" not in chosen:
+        table = _at_best_site(table)
+    return table[[column for column in KEPT if column in table]]
+
+
+def _at_best_site(table):
+    """Of each kind of row the site that is largest at the last checkpoint, at every checkpoint."""
+    import pandas as pd
+
+    keys = [k for k in KEYS if k in table]
+    parts = []
+    if "decodable_layer" in table:
+        table = table[~(table["layer"] >= table["decodable_layer"])]
+    for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
+        last = kind[kind["checkpoint"] == kind["checkpoint"].max()] if "checkpoint" in kind else kind
+        if last["value"].isna().all():
+            parts.append(last.iloc[:1])
+        else:
+            parts.append(kind[kind["site"] == last.loc[last["value"].idxmax(), "site"]])
+    return pd.concat(parts) if parts else table
+
+
+def training_rows(folder: Path, phase: str) -> list[dict]:
+    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl."""
+    import json
+    from itertools import pairwise
+
+    log = Path(folder) / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    steps = [step for step in map(json.loads, lines) if step["phase"] == phase]
+    # The clock of the log starts anew where a run was resumed.
+    ends = [a["seconds"] for a, b in pairwise(steps) if b["seconds"] < a["seconds"]]
+    found = {
+        "steps": len(steps),
+        "tokens": sum(step["tokens"] for step in steps),
+        "seconds": sum(ends) + steps[-1]["seconds"] if steps else 0,
+        "train_recall": read_json(Path(folder) / "run.json")["phases"].get(phase, {}).get("train_recall"),
+    }
+    return [{"phase": phase, "measure": name, "value": v} for name, v in found.items() if v is not None]
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+def sweep_path(results: Path) -> Path:
+    """Where a sweep's table is."""
+    return Path(results) / "tables" / f"{TABLE}.csv"
+
+
+def read_sweep(results: Path):
+    """The table of a sweep, an empty one if none is there. Raises AlteredFile, BadSweepTable."""
+    import pandas as pd
+
+    path = sweep_path(results)
+    if not path.exists():
+        return pd.DataFrame({"run": pd.Series(dtype=str)})
+    table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""], dtype={"run": str, "condition": str})
+    if "run" not in table or "measure" not in table or "value" not in table:
+        raise BadSweepTable(f"{path} lacks the column run, measure or value: it is no table of a sweep.")
+    return table
+
+
+def add_run(results: Path, table, run: str, rows: Iterable[Mapping], labels: Mapping[str, object]):
+    """Append a run's rows to the table and write it, whole; returns the table. A run that is there stays as it is."""
+    import pandas as pd
+
+    if run in set(table["run"]):
+        return table
+    first, made = {"run": run, **labels}, {"commit": commit()}
+    new = pd.DataFrame([{**first, **row, **made} for row in rows]).round(6)
+    table = pd.concat([table, new], ignore_index=True) if len(table) else new
+    order = [c for c in dict.fromkeys([*first, "table", *KEPT]) if c in table]
+    table = table[order + [c for c in table if c not in order]]
+    path = sweep_path(results)
+    write_with(path, lambda part: table.to_csv(part, index=False))
+    seal(path.parent, [path.name])
+    return table

@@ -1,0 +1,232 @@
+"""Where the jobs of a sweep run: in this process, in processes of its own, or on a Ray cluster.
+
+Every pool takes one job a slot and hands back (job, result); a result is an Outcome, or Lost where the worker died
+(killed, out of memory, its machine gone), so that one death costs one run and the driver may send it again. joblib's
+own pools fail the whole call then; therefore its process executor is used with one worker a slot.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import UserError
+from training.files import sha256_text, write_text
+from training.grid_run import Outcome, run_job
+from training.plan import Job
+
+REMEDY_RAY = "Install it: pip install 'latent-alignment[cluster]'"
+
+
+class NoRay(UserError):
+    """--backend ray without Ray, or without a cluster."""
+
+
+class NotShared(UserError):
+    """The working folder is not the same folder on every machine of the cluster."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job whose worker died; reason in words."""
+
+    reason: str
+
+
+Result = tuple[Job, Outcome | Lost]
+
+
+class ThisProcess:
+    """One job at a time, here."""
+
+    capacity = 1
+
+    def __init__(self) -> None:
+        self.waiting: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+        self.waiting.append(job)
+
+    def results(self) -> list[Result]:
+        """Run what was taken."""
+        job = self.waiting.pop()
+        return [(job, run_job(job))]
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class Processes:
+    """`count` processes; with several GPUs each sees one, by turns."""
+
+    def __init__(self, count: int, gpus: int = 0) -> None:
+        self.capacity = count
+        self.threads = max(1, (os.cpu_count() or 1) // count)
+        self.gpus = gpus
+        self.slots: list = [None] * count
+        self.running: dict = {}
+
+    def submit(self, job: Job) -> None:
+        """Start a job in a free slot."""
+        slot = next(i for i in range(self.capacity) if i not in {s for s, _ in self.running.values()})
+        if self.slots[slot] is None:
+            self.slots[slot] = self._executor(slot)
+        self.running[self.slots[slot].submit(run_job, job)] = (slot, job)
+
+    def _executor(self, slot: int):
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        threads = os.environ.get("OMP_NUM_THREADS", str(self.threads))
+        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if self.gpus > 1:
+            env["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
+        return ProcessPoolExecutor(max_workers=1, env=env, initializer=_end_with, initargs=(os.getpid(),))
+
+    def results(self) -> list[Result]:
+        """Wait until a job has ended; give all that have."""
+        done, _ = wait(list(self.running), return_when=FIRST_COMPLETED)
+        found: list[Result] = []
+        for future in done:
+            slot, job = self.running.pop(future)
+            try:
+                found.append((job, future.result()))
+            except BrokenExecutor as error:
+                self.slots[slot].shutdown(wait=False, kill_workers=True)
+                self.slots[slot] = None
+                found.append((job, Lost(" ".join(str(error).split())[:120])))
+        return found
+
+    def close(self) -> None:
+        """Let running jobs save what they have (Ctrl-C reached them too), then end the processes."""
+        if self.running:
+            wait(list(self.running), timeout=60)
+        for executor in self.slots:
+            if executor is not None:
+                executor.shutdown(wait=True, kill_workers=True)
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end when the driver has gone (killed), so that a restarted sweep finds no run in use."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Ray:
+    """The jobs as independent Ray tasks. address: of a running cluster, "" for one started here with `count` CPUs."""
+
+    def __init__(self, count: int, address: str, gpus_a_run: float, work: Path) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise NoRay(f"--backend ray needs the package ray, which is not installed. {REMEDY_RAY}") from error
+        self.ray = ray
+        self.ours = not ray.is_initialized()
+        if self.ours:
+            root = str(Path(__file__).resolve().parent.parent)
+            paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+            threads = {k: os.environ.get(k, "1") for k in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE") if k in os.environ}
+            how = {"address": address} if address else {"num_cpus": count, "include_dashboard": False}
+            try:
+                ray.init(
+                    **how,
+                    log_to_driver=False,
+                    logging_level="error",
+                    runtime_env={"env_vars": {"PYTHONPATH": paths, **threads}},
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = address or "this machine"
+                raise NoRay(
+                    f"no Ray cluster at {where} ({error}). Start one (ray start --head), or leave out --address."
+                ) from error
+        self.capacity = count if not address else max(1, int(ray.cluster_resources().get("CPU", count)))
+        require_shared(ray, work)
+        # Lost workers are counted here, so Ray itself sends nothing again.
+        self.remote = ray.remote(num_cpus=1, num_gpus=gpus_a_run, max_retries=0)(run_job)
+        self.running: dict = {}
+
+    def submit(self, job: Job) -> None:
+        """Send a job to the cluster."""
+        self.running[self.remote.remote(job)] = job
+
+    def results(self) -> list[Result]:
+        """Wait until a job has ended; give all that have."""
+        ready, _ = self.ray.wait(list(self.running), num_returns=1)
+        found: list[Result] = []
+        for reference in ready:
+            job = self.running.pop(reference)
+            try:
+                found.append((job, self.ray.get(reference)))
+            except self.ray.exceptions.RayTaskError:
+                raise
+            except self.ray.exceptions.RayError as error:
+                found.append((job, Lost(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")))
+        return found
+
+    def close(self) -> None:
+        """Leave the cluster, or end it if it was started here."""
+        for reference in self.running:
+            with contextlib.suppress(Exception):
+                self.ray.cancel(reference, force=True)
+        if self.ours:
+            self.ray.shutdown()
+
+
+def require_shared(ray, work: Path) -> None:
+    """Raise NotShared unless every machine of the cluster reads and writes the folder that the driver does."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    word = sha256_text(f"{os.getpid()} {time.time_ns()}")[:16]
+    with _note(work, word) as folder:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        asked = {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[node["NodeManagerHostname"], node["NodeID"]] = (
+                ray.remote(num_cpus=0, max_retries=0)(answer_note)
+                .options(scheduling_strategy=there)
+                .remote(folder, word, node["NodeID"])
+            )
+        for (host, node), reference in asked.items():
+            try:
+                answered = ray.get(reference, timeout=300)
+            except Exception as error:
+                raise NotShared(
+                    f"{host} cannot run this code ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
+                    "Install latent-alignment, or put this checkout at the same path, on every machine of the cluster."
+                ) from error
+            if not answered or not (folder / node).exists():
+                raise NotShared(
+                    f"{work} is not the same folder on {host} as here. Give --work on a file system that all machines "
+                    "of the cluster share."
+                )
+
+
+@contextlib.contextmanager
+def _note(work: Path, word: str) -> Iterator[Path]:
+    """A folder in `work` with a word in it, gone afterwards."""
+    import shutil
+
+    folder = work.resolve() / f".shared-{word}"
+    write_text(folder / "word", word)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answer_note(folder: Path, word: str, name: str) -> bool:
+    """On a machine of the cluster: whether the word is there; an answer is written beside it."""
+    if not (folder / "word").is_file() or (folder / "word").read_text(encoding="utf-8") != word:
+        return False
+    write_text(folder / name, word)
+    return True
