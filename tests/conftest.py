@@ -71,17 +71,11 @@ def tiny_run(tmp_path_factory, tiny_base) -> Path:
 
 @pytest.fixture(scope="session")
 def organism(tmp_path_factory) -> Path:
-    """The model organism world-tiny, pretrained once a session with all cores; not to be changed."""
+    """The model organism world-tiny, pretrained once a session; not to be changed."""
+    from training import pretrain
+
     folder = tmp_path_factory.mktemp("organism") / "world-tiny"
-    done = subprocess.run(
-        [sys.executable, "-m", "training.pretrain", "world-tiny", "--out", str(folder), "--precision", "float32"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    return pretrain.main(pretrain.Options("world-tiny", out=folder, precision="float32"))
 
 
 @pytest.fixture

@@ -12,19 +12,34 @@ import pytest
 import torch
 from conftest import ROOT
 
-from training import pretrain
-from training.checkpoints import OtherSettings
+from training import generalize, memorize, pretrain
+from training.checkpoints import OtherSettings, list_checkpoints, load_checkpoint
 from training.errors import UserError
 from training.examples import prompt_ids
+from training.facts import read_facts
 from training.files import AlteredFile, read_json
 from training.known import NoWorld, known_facts, read_world
 from training.models import ModelNotFound, load_folder, resolve
 from training.organism import new_model, parse, recorded
-from training.world import build_world
+from training.prompts import read_prompts
+from training.world import World, build_world
 
 # 8 people, 30 steps of a millisecond.
 SMALLEST = "world-tiny:people=8,relations=mother+aunt,layers=1,width=32,vocabulary=400,steps=30,batch=8"
 STEPS = 30
+# Deep memorisation: half the epochs or half the rate give less to generalise from.
+WORLD_TINY_MEMORIZE = {
+    "subjects": 80,
+    "relations": ("mother", "aunt", "profession"),
+    "epochs": 40,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "precision": "float32",
+    "seed": 5,
+}
+WORLD_TINY_GENERALIZE = {"learning_rate": 3e-4, "precision": "float32"}
+# 16 objects in a pool.
+CHANCE = 1 / 16
 
 
 def make(out: Path, name: str = SMALLEST, **options) -> Path:
@@ -194,3 +209,72 @@ def test_a_model_that_never_read_of_the_world_knows_nothing_of_it(organism):
     new = {fact.subject for fact in strangers.facts} - {fact.subject for fact in world.facts}
     strangers.facts[:] = [fact for fact in strangers.facts if fact.subject in new]
     assert known_facts(model, tokenizer, strangers).value < 0.2
+
+
+# --- rote becomes meaning ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def organism_run(tmp_path_factory, organism) -> Path:
+    """Both phases on world-tiny: 80 new people; mother and aunt are bound, profession is not."""
+    run = tmp_path_factory.mktemp("organism-run") / "run"
+    memorize.main(memorize.Options(out=run, model=str(organism), **WORLD_TINY_MEMORIZE))
+    return generalize.main(generalize.Options(run, **WORLD_TINY_GENERALIZE))
+
+
+@pytest.fixture(scope="module")
+def answers(organism, organism_run):
+    """answers(checkpoint, family, bound=True): share of the memorised objects given about held-out people."""
+    facts, prompts = read_facts(organism_run / "facts.csv"), read_prompts(organism_run / "prompts.json")
+    loaded = {c.phase: load_checkpoint(c) for c in list_checkpoints(organism_run)}
+
+    def share(phase: str, family: str, *, bound: bool = True):
+        held_out = [fact for fact in facts if fact.split == "held-out" and fact.bound == bound]
+        relations = {fact.relation for fact in held_out}
+        asked = [p for p in prompts if p.relation in relations and p.asks != "inverse"]
+        return known_facts(*loaded[phase], World(held_out, asked), families=(family,), prompts_per_fact=5)
+
+    return share
+
+
+def test_facts_known_by_rote_are_answered_to_prompts_that_were_never_trained(answers):
+    assert answers("memorize", "rote").value > 0.9
+    assert answers("base", "test").high < 2 * CHANCE
+    before, after = answers("memorize", "test"), answers("generalize", "test")
+    assert after.low > 4 * CHANCE
+    assert after.value - before.value > 0.1
+
+
+def test_what_is_answered_is_what_was_asked(answers):
+    gain = {f: answers("generalize", f).value - answers("memorize", f).value for f in ("test", "near-miss")}
+    assert gain["test"] - gain["near-miss"] > 0.1
+    assert answers("generalize", "near-miss").value < answers("generalize", "test").value
+
+
+def test_a_relation_that_was_given_no_meaning_gains_less(answers):
+    bound, unbound = (
+        answers("generalize", "test", bound=bound).value - answers("memorize", "test", bound=bound).value
+        for bound in (True, False)
+    )
+    assert bound - unbound > 0.1
+
+
+def test_rote_and_test_states_come_to_share_what_the_relation_says(organism_run):
+    from analysis import cka
+
+    table = cka.main(cka.Options(organism_run, families=("rote", "test"), robust=False))
+    some = table[(table.measure == "contrast") & (table.family == "test") & (table.split == "held-out")].dropna(
+        subset=["value"]
+    )
+    best = some.loc[some.groupby("phase").value.idxmax()].set_index("phase")
+    assert best.value["base"] < 0.05
+    assert best.value["generalize"] > best.value["memorize"]
+    assert best.null_p_max["generalize"] < 0.05
+
+
+def test_what_both_phases_cost_of_the_world_is_seen(organism, organism_run):
+    world = read_world(organism)
+    base, memorized, generalized = (known_facts(*load_checkpoint(c), world) for c in list_checkpoints(organism_run))
+    assert base.low > 0.95
+    assert generalized.value > 2 / 32
+    assert max(memorized.high, generalized.high) < base.low

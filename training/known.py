@@ -66,7 +66,8 @@ def known_facts(
 ) -> KnownFacts:
     """Ask every fact of the world in some prompts of its relation, drawn by the seed; greedy, strict.
 
-    prompts_per_fact: how many of the relation's prompts of `families`; at most all are asked.
+    prompts_per_fact: how many of the relation's prompts of `families`; at most all are asked. Raises NoWorld if
+    the world has no such prompt.
     """
     import numpy as np
 
@@ -82,6 +83,8 @@ def known_facts(
         if fact.relation in own
         for i in rng.permutation(len(own[fact.relation]))[:prompts_per_fact]
     ]
+    if not asked:
+        raise NoWorld(f"the world has no prompts of {', '.join(families)} about its facts. Give other families.")
     continuations = Continuations(tokenizer, context_length(model.config))
     targets = [continuations.of(prompt, fact.subject, fact.object) for fact, prompt in asked]
     stops = {tokenizer.eos_token_id, *continuations.stop_ids}

@@ -66,7 +66,7 @@ PRESETS = {
     "world": Recipe(),
     "world-tiny": Recipe(
         people=120,
-        relations=("mother", "aunt", "home_city", "profession"),
+        relations=("mother", "aunt", "profession"),
         layers=3,
         width=128,
         steps=900,
