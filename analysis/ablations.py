@@ -6,7 +6,8 @@
 
 Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and value), writes
 tables/ablations.csv (a row a condition, and a row a paired difference to the reference condition) and
-figures/ablations.png. Intervals and tests are over seeds, never over people or rows.
+figures/ablations.png. Intervals and tests are over seeds, never over people or rows. A measure over sites is taken at
+each run's largest site: differences between conditions can be read, its height above zero or chance cannot.
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,8 @@ CAPTIONS = {
         "Conditions side by side",
         "Points are means over seeds, bars and bands 95% intervals over seeds. A seed redraws facts, names and the "
         "unbound relation.",
-        "Overlapping intervals are no test: conditions are compared pairwise by seed in tables/ablations.csv.",
+        "Overlapping intervals are no test: conditions are compared pairwise by seed in tables/ablations.csv. "
+        "Measures over sites are those of each run's largest site, so that their height is above chance by selection.",
     )
 }
 COLUMNS = ["endpoint", "relation", "label", "value", "low", "high", "n_seeds"]

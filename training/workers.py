@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Processes:
         self.gpus = gpus
         self.slots: list = [None] * count
         self.running: dict = {}
+        # A process that has grown by 300 MB is replaced between two jobs, which is as it should be.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
 
     def submit(self, job: Job) -> None:
         """Start a job in a free slot."""
