@@ -106,11 +106,10 @@ class Processes:
 
     def close(self) -> None:
         """Let running jobs save what they have (Ctrl-C reached them too), then end the processes."""
-        if self.running:
-            wait(list(self.running), timeout=60)
+        left = wait(list(self.running), timeout=60).not_done if self.running else ()
         for executor in self.slots:
             if executor is not None:
-                executor.shutdown(wait=True, kill_workers=True)
+                executor.shutdown(wait=True, kill_workers=bool(left))
 
 
 def _end_with(parent: int) -> None:
