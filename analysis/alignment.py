@@ -20,6 +20,7 @@ from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import Scores, first_reasons, paired_scores, relation_rows
 from training.prompts import Preset
 from training.run_options import RunOptions
+from training.tables import headline_split
 
 Array = np.ndarray
 NEIGHBOURS = 5
@@ -283,7 +284,7 @@ def alignment_lines(table) -> list[str]:
     """
     from analysis.probes import span, two_places
 
-    split = "held-out" if "held-out" in set(table.split) else "all"
+    split = headline_split(table)
     some = table[(table.split == split) & (table.relation == "bound")]
     top = some[(some.checkpoint == table.checkpoint.iloc[-1]) & (some.measure == "retrieval_top1")]
     top = top[top.family == ("test" if "test" in set(top.family) else next(iter(top.family), ""))]

@@ -12,6 +12,7 @@ from analysis.inputs import site_reasons, to_labels
 from analysis.resampling import Rng
 from analysis.statistics import Interval, jackknife_interval, max_statistic_test, permutation_p
 from analysis.transfer import Scores, first_reasons, paired_scores, relation_rows
+from training.tables import pick
 
 Array = np.ndarray
 LEVEL = 0.05
@@ -81,7 +82,7 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
                 )
             earlier = there
             for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
-                control = like(items, **{**kind, "vector": other, "checkpoint": stage["checkpoint"]})
+                control = pick(items, **{**kind, "vector": other, "checkpoint": stage["checkpoint"]})
                 row = {**common, "measure": "contrast", "reference": other}
                 rows += difference_rows(control, there, row, draws, seed) if len(control) else ()
     return pd.DataFrame(rows)
@@ -151,13 +152,6 @@ def matrix(items, column: str) -> tuple[Array, list[dict], list]:
     sites = items.site.to_numpy()[first_row]
     named = [{"layer": int(layer), "site": site} for layer, site in zip(layers, sites, strict=True)]
     return wide, named, list(items.group.to_numpy()[first_trial])
-
-
-def like(items, **wanted):
-    """The rows with these values."""
-    for column, value in wanted.items():
-        items = items[items[column] == value]
-    return items
 
 
 def _groups(items, columns: list[str]) -> Iterator[tuple[dict, object]]:

@@ -21,6 +21,7 @@ from analysis.run_states import CheckpointStates, RunStates, scored_tables
 from analysis.transfer import FOLDS, Scores, Transfer, fit_probes, paired_scores, relation_rows, transfer
 from training.prompts import Preset
 from training.run_options import RunOptions
+from training.tables import headline_split
 
 __all__ = [
     "Options",
@@ -193,7 +194,7 @@ def _split_rows(
 
 def verdict_lines(table) -> list[str]:
     """The best site's transfer from rote to test prompts of other subjects, by checkpoint, in words."""
-    split = "held-out" if "held-out" in set(table.split) else "all"
+    split = headline_split(table)
     some = table[(table.direction == "rote->semantic") & (table.split == split)]
     family = "test" if "test" in set(some.family) else next(iter(some.family), "")
     some = some[(some.family == family) & some.relation.isin(["bound", "unbound"])]
@@ -246,7 +247,7 @@ CONTROL_WORDS = (
 
 def control_lines(table) -> list[str]:
     """What the controls say at the last checkpoint, each at its best site, test prompts, in words."""
-    split = "held-out" if "held-out" in set(table.split) else "all"
+    split = headline_split(table)
     last = list(dict.fromkeys(table.checkpoint))[-1]
     family = "test" if "test" in set(table.family.dropna()) else "train"
     lines = [f"controls at {last}, each at its best site ({split} subjects, {family} prompts)"]

@@ -15,10 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from training.checkpoints import Checkpoint, Run, checkpoint_fingerprint, load_checkpoint, load_checkpoint_tokenizer
+from training.checkpoints import Checkpoint, checkpoint_fingerprint, load_checkpoint, load_checkpoint_tokenizer
 from training.console import minutes
 from training.errors import UserError
 from training.prompts import Prompt, preset_prompts, select
+from training.runs import Run
 
 Array = np.ndarray
 # Its prompts are those of the other relations' test family: the crossed table holds their states already.

@@ -76,7 +76,7 @@ def main(options: Options):
     """Write the tables, print the half-way steps, draw; return the table of half-way steps."""
     import pandas as pd
 
-    from training.checkpoints import open_run
+    from training.runs import open_run
     from training.tables import write_table
 
     if len(options.runs) > 1 and options.out is None:
@@ -141,25 +141,13 @@ def _followed(table, curve: Curve):
     """Rows of one curve, bound and unbound, one a checkpoint."""
     import pandas as pd
 
-    for column, value in curve.rows.items():
-        if column in table:
-            table = table[table[column] == value]
-    split = "held-out" if "held-out" in set(table.split) else "all"
-    table = table[(table.split == split) & table.relation.isin(("bound", "unbound"))]
-    parts = []
-    for _, side in table.groupby("relation", sort=False):
-        if "site" in side:
-            if "decodable_layer" in side:
-                side = side[~(side.layer >= side.decodable_layer)]
-            last = side[side.checkpoint == side.checkpoint.iloc[-1]] if len(side) else side
-            if last.value.isna().all():
-                continue
-            side = side[side.site == last.loc[last.value.idxmax()].site]
-        parts.append(side)
-    if not parts:
-        return table.iloc[:0]
+    from training.tables import at_largest_site, headline_split, pick
+
+    table = pick(table, **curve.rows)
+    table = pick(table, split=headline_split(table), relation=("bound", "unbound"))
+    sides = [at_largest_site(side) if "site" in side else side for _, side in table.groupby("relation", sort=False)]
     kept = [c for c in (*STAGE, "relation", "split", "site", "value", "low", "high", "n") if c in table]
-    return pd.concat(parts)[kept].assign(curve=curve.name)
+    return pd.concat([table.iloc[:0], *sides])[kept].assign(curve=curve.name)
 
 
 def total_steps(table) -> Array:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.interchange_rows import STATE, like
+from analysis.interchange_rows import STATE
 from analysis.judgement import HALF, LEVEL, Evidence, Judgement, decide
 from analysis.run_states import RunStates
+from training.tables import pick
 
 FAMILY = "test"
 DIRECTIONS = ("rote->semantic", "rote->rote", "semantic->semantic")
@@ -205,7 +206,7 @@ def _interchange(table, checkpoint: str, split: str) -> list[Evidence]:
     """
     if table is None:
         return [Evidence("interchange", np.nan, reason=NO_INTERCHANGE)]
-    some = like(table, relation="bound", direction=DIRECTION, vector=STATE, split=split, position="last")
+    some = pick(table, relation="bound", direction=DIRECTION, vector=STATE, split=split, position="last")
     here = some[some.checkpoint == checkpoint]
     moved = here[(here.measure == "share") & (here.outcome == "relation") & here.value.notna()]
     if not len(moved):
@@ -214,16 +215,16 @@ def _interchange(table, checkpoint: str, split: str) -> list[Evidence]:
     if not len(moved):
         return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
     best = moved.loc[moved.value.idxmax()]
-    at = like(some, site=best.site)
-    gain = like(at, checkpoint=checkpoint, measure="gain", outcome="relation")
+    at = pick(some, site=best.site)
+    gain = pick(at, checkpoint=checkpoint, measure="gain", outcome="relation")
     if not len(gain) or not np.isfinite(gain.null_p_max.iloc[0]):
         return [Evidence("interchange", np.nan, reason="no checkpoint before it was patched, to compare with")]
     gain = gain.iloc[0]
-    earlier = like(at, checkpoint=gain.reference, measure="share", outcome="relation")
+    earlier = pick(at, checkpoint=gain.reference, measure="share", outcome="relation")
     levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
     found = []
     for outcome, name in OUTCOMES.items():
-        row = like(at, checkpoint=checkpoint, measure="share", outcome=outcome).iloc[0]
+        row = pick(at, checkpoint=checkpoint, measure="share", outcome=outcome).iloc[0]
         main = outcome == "relation"
         p, chance = (float(gain.null_p_max), max(levels, default=np.nan)) if main else (np.nan, np.nan)
         where = f"{best.site} {best.position}"

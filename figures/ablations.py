@@ -10,17 +10,15 @@ from pathlib import Path
 
 from figures.style import (
     OBJECT_COLOURS,
-    Options,
+    drawer,
     interval_handle,
     panels,
-    pick,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     styled,
 )
-from training.tables import read_table
+from training.tables import pick, read_table
 
 CAPTIONS = {
     "ablations": (
@@ -139,17 +137,8 @@ def pictures(run_dir: Path) -> dict:
         return {"ablations": picture(data, axis)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/ablations.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

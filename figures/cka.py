@@ -11,9 +11,8 @@ from pathlib import Path
 from figures.style import (
     SIDES,
     SITE_LABEL,
-    Options,
     count_words,
-    headline_split,
+    drawer,
     interval_handle,
     layer_line,
     legend_below,
@@ -22,19 +21,17 @@ from figures.style import (
     null_handle,
     optional_table,
     panels,
-    pick,
     plotly_trace,
     reference_handle,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     site_axis,
     site_names,
     stages,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 COLUMNS = [
     "panel",
@@ -310,17 +307,8 @@ def pictures(run_dir: Path) -> dict:
         return {"cka": picture(data), **({"cka_maps": maps(grid)} if grid is not None and len(grid) else {})}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/cka.png and cka_maps.png, and .svg of both; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

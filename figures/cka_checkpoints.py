@@ -8,24 +8,21 @@ Reads tables/cka_checkpoints.csv, writes figures/cka_checkpoints.png and .svg.
 from pathlib import Path
 
 from figures.style import (
-    Options,
     count_words,
-    headline_split,
+    drawer,
     in_order,
     layer_line,
     milestones,
     panels,
-    pick,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     site_axis,
     site_names,
     stages,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 SHOWN = ("rote", "train", "test", "near-miss", "unrelated")
 MEASURES = {"cka_checkpoints": "debiased CKA", "cka_checkpoints_without_5_pcs": "the same without\n5 components a side"}
@@ -125,17 +122,8 @@ def pictures(run_dir: Path) -> dict:
         return {"cka_checkpoints": picture(data)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/cka_checkpoints.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

@@ -9,24 +9,21 @@ from pathlib import Path
 
 from figures.style import (
     SITE_LABEL,
-    Options,
     count_words,
-    headline_split,
+    drawer,
     interval_handle,
     legend_below,
     milestones,
     optional_table,
     panels,
-    pick,
     reference_handle,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     site_axis,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 COLUMNS = [
     "panel",
@@ -196,17 +193,8 @@ def pictures(run_dir: Path) -> dict:
         return {"probe_controls": picture(data)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/probe_controls.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

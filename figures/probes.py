@@ -9,9 +9,8 @@ from pathlib import Path
 
 from figures.style import (
     SIDES,
-    Options,
     count_words,
-    headline_split,
+    drawer,
     in_order,
     interval_handle,
     layer_line,
@@ -19,18 +18,16 @@ from figures.style import (
     null_band,
     null_handle,
     panels,
-    pick,
     reference_handle,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     site_axis,
     site_names,
     stages,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 COLUMNS = [
     "direction",
@@ -168,17 +165,8 @@ def pictures(run_dir: Path) -> dict:
         return {"probes": picture(data)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/probes.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

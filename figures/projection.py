@@ -11,18 +11,15 @@ from pathlib import Path
 from figures.style import (
     NULL_GREY,
     OBJECT_COLOURS,
-    Options,
-    headline_split,
+    drawer,
     in_order,
     milestones,
     panels,
-    pick,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 COLUMNS = [
     "projection",
@@ -214,17 +211,8 @@ def pictures(run_dir: Path) -> dict:
         }
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/projection.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

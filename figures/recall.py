@@ -9,23 +9,20 @@ from pathlib import Path
 
 from figures.style import (
     SIDES,
-    Options,
     count_words,
-    headline_split,
+    drawer,
     in_order,
     legend_below,
     panels,
-    pick,
     plotly_trace,
     reference_handle,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     stages,
     styled,
 )
-from training.tables import read_table
+from training.tables import headline_split, pick, read_table
 
 LABELS = {
     "near-miss": "near-\nmiss",
@@ -179,17 +176,8 @@ def pictures(run_dir: Path) -> dict:
         return {"recall": picture(data)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/recall.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

@@ -12,19 +12,9 @@ from pathlib import Path
 
 from figures import cka, recall
 from figures.redraw import MODULES, NoTables, draw_all
-from figures.style import (
-    SIDES,
-    NothingToDraw,
-    Options,
-    Stage,
-    headline_split,
-    in_order,
-    optional_table,
-    pick,
-    say_written,
-    stages,
-)
+from figures.style import SIDES, NothingToDraw, Options, Stage, in_order, optional_table, say_written, stages
 from training.files import read_json, write_text
+from training.tables import headline_split, pick
 
 CAPTIONS = {name: caption for module in MODULES for name, caption in module.CAPTIONS.items()}
 # What is claimed, in the order of proof, and where figures.cka.panel_data holds it: (panel, line).

@@ -13,24 +13,22 @@ from figures.style import (
     SIDES,
     SITE_LABEL,
     STAGES,
-    Options,
     Stage,
+    drawer,
     in_order,
     layer_line,
     legend_below,
     optional_table,
     panels,
-    pick,
     reference_handle,
     reference_line,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     site_axis,
     site_names,
     styled,
 )
-from training.tables import read_table
+from training.tables import pick, read_table
 
 WITHOUT = ("without phase 1", "#009E73")
 LAYERS = {
@@ -160,17 +158,8 @@ def pictures(run_dir: Path) -> dict:
         return found
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/recall.png and layers.png, and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

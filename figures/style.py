@@ -3,7 +3,7 @@
 Pictures are drawn from tables only, on matplotlib's own canvases: no window, no global setting is changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,19 +121,6 @@ def _pale(colour: str, share: float) -> str:
 
 
 # --- picking rows -------------------------------------------------------------------------------------------
-
-
-def pick(table, **wanted):
-    """Rows whose columns have these values (a tuple: any of them); a column the table lacks asks nothing."""
-    for column, value in wanted.items():
-        if column in table:
-            table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
-    return table
-
-
-def headline_split(table) -> str:
-    """held-out where the facts were split, else all."""
-    return "held-out" if "held-out" in set(table["split"]) else "all"
 
 
 def in_order(families: Iterable[str]) -> list[str]:
@@ -326,6 +313,25 @@ def _write(figure, path: Path, kind: str) -> None:
 def say_written(paths: Iterable[Path]) -> None:
     """Print what was drawn."""
     print("wrote " + ", ".join(str(path) for path in paths))
+
+
+def drawer(pictures: Callable[[Path], Mapping[str, object]]) -> Callable[[Path], list[Path]]:
+    """The `draw` of a figure module: draw(run_dir) writes RUN_DIR/figures/NAME.png and .svg and returns their paths.
+
+    pictures: run directory -> figures by name; raises TableMissing or NothingToDraw.
+    """
+
+    def draw(run_dir: Path) -> list[Path]:
+        return save(pictures(run_dir), Path(run_dir) / "figures")
+
+    return draw
+
+
+def run_figure(draw: Callable[[Path], list[Path]], text: str) -> None:
+    """`python -m figures.NAME RUN_DIR`: draw and say what was written."""
+    from training.console import run_command
+
+    run_command(lambda options: say_written(draw(options.run_dir)), Options, text)
 
 
 # --- the interactive curves of the report page --------------------------------------------------------------

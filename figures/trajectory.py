@@ -7,20 +7,8 @@ Reads tables/trajectory.csv, writes figures/trajectory.png and .svg.
 
 from pathlib import Path
 
-from figures.style import (
-    OBJECT_COLOURS,
-    SIDES,
-    Options,
-    headline_split,
-    panels,
-    pick,
-    reference_line,
-    require_rows,
-    save,
-    say_written,
-    styled,
-)
-from training.tables import read_table
+from figures.style import OBJECT_COLOURS, SIDES, drawer, panels, reference_line, require_rows, run_figure, styled
+from training.tables import headline_split, pick, read_table
 
 COLUMNS = ["curve", "relation", "split", "phase", "checkpoint", "total_step", "value", "share", "maximum"]
 PARTS = {"phase 1": ("base", "memorize"), "phase 2": ("memorize", "generalize")}
@@ -113,17 +101,8 @@ def pictures(run_dir: Path) -> dict:
         return {"trajectory": picture(data)}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/trajectory.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

@@ -8,14 +8,13 @@ Reads tables/verdict.csv, writes figures/verdict.png and .svg.
 from pathlib import Path
 
 from figures.style import (
-    Options,
     count_words,
+    drawer,
     legend_below,
     panels,
     reference_handle,
     require_rows,
-    save,
-    say_written,
+    run_figure,
     stages,
     styled,
 )
@@ -91,17 +90,8 @@ def pictures(run_dir: Path) -> dict:
         return {"verdict": picture(panel_data(table), dict(zip(judged.checkpoint, judged.label, strict=True)))}
 
 
-def draw(run_dir: Path) -> list[Path]:
-    """Write RUN_DIR/figures/verdict.png and .svg; returns their paths."""
-    return save(pictures(run_dir), Path(run_dir) / "figures")
-
-
-def main(options: Options) -> None:
-    """Draw and say what was written."""
-    say_written(draw(options.run_dir))
+draw = drawer(pictures)
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
-    run_command(main, Options, __doc__)
+    run_figure(draw, __doc__)

@@ -34,8 +34,9 @@ from analysis.similarity import linear_cka
 from probing.sites import site_names
 from probing.states import hidden_states
 from training import generalize, memorize, recall
-from training.checkpoints import load_checkpoint, open_run
+from training.checkpoints import load_checkpoint
 from training.prompts import select
+from training.runs import open_run
 
 warnings.filterwarnings("ignore")
 folder = Path(tempfile.mkdtemp()) / "quickstart"

@@ -88,7 +88,7 @@ def test_too_few_subjects_for_neighbours_are_not_identifiable(sides):
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote, test and unrelated prompts; results go elsewhere."""
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     run = open_run(tiny_run, out=tmp_path_factory.mktemp("alignment"))
     return RunStates.of(run, families=("test", "unrelated"))

@@ -10,7 +10,7 @@ from analysis import cka, cka_rows
 from analysis.run_states import RunStates
 from analysis.similarity import crossed_contrast, linear_cka, linear_cka_grid, object_kernel
 from analysis.statistics import max_statistic_test, permutation_p
-from training.checkpoints import open_run
+from training.runs import open_run
 from training.tables import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from figures import alignment, cka, interchange, probes, projection, recall, redraw, report, style
-from training.tables import TableMissing
+from training.tables import TableMissing, pick
 
 CHECKPOINTS = (
     ("000-base", "base", 0),
@@ -373,7 +373,7 @@ def test_recall_shows_strict_generation_of_all_items_and_nothing_else():
     assert len(data) == len(CHECKPOINTS) * 2 * 6 * 2
     assert set(data.split) == {"held-out", "seen"}
     assert set(data.relation) == {"bound", "unbound"}
-    last = style.pick(data, checkpoint=CHECKPOINTS[-1][0], relation="bound", split="held-out", family="test")
+    last = pick(data, checkpoint=CHECKPOINTS[-1][0], relation="bound", split="held-out", family="test")
     assert list(last.value) == [HELD_OUT_TEST]
     assert 0.99 not in set(data.value)
 
@@ -394,8 +394,8 @@ def test_cka_panels_take_held_out_test_rows_of_the_means():
     assert lines["contrast", "unbound"] == {"main"}
     assert lines["cka", "bound"] == {"main", "unrelated"}
     assert lines["object_kernel", "unbound"] == {"main", "other"}
-    source = style.pick(TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound")
-    drawn = style.pick(data, panel="transfer", side="bound")
+    source = pick(TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound")
+    drawn = pick(data, panel="transfer", side="bound")
     np.testing.assert_array_equal(drawn.value, source.value)
 
 
@@ -417,8 +417,8 @@ def test_several_unbound_relations_are_averaged_without_an_interval():
     table = TABLES["cka"]
     one = table[table.measure == "interaction"]
     data = cka.panel_data(pd.concat([table, one.assign(relation="another", value=one.value + 0.2)]))
-    mean = style.pick(data, panel="contrast", side="unbound")
-    expected = style.pick(one, split="held-out").value + 0.1
+    mean = pick(data, panel="contrast", side="unbound")
+    expected = pick(one, split="held-out").value + 0.1
     np.testing.assert_allclose(mean.sort_values(["checkpoint", "layer"]).value, expected)
     assert mean.low.isna().all()
 
@@ -440,7 +440,7 @@ def test_alignment_shows_each_measure_beside_its_controls():
         "raw": {"paired", "mismatched", "unrelated"},
     }
     assert set(data.split) == {"held-out"}
-    assert style.pick(data, panel="retrieval").chance.unique() == [1 / N]
+    assert pick(data, panel="retrieval").chance.unique() == [1 / N]
 
 
 def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
@@ -456,8 +456,8 @@ def test_interchange_draws_relation_and_answer_by_place_among_the_patched_sites(
     data = interchange.panel_data(table)
     assert set(data.outcome) == {"relation", "answer"}
     assert "none" not in set(data.site)
-    moved = style.pick(data, direction="semantic->rote", position="last", side="bound", outcome="relation")
-    source = style.pick(table, direction="semantic->rote", position="last", relation="bound", outcome="relation")
+    moved = pick(data, direction="semantic->rote", position="last", side="bound", outcome="relation")
+    source = pick(table, direction="semantic->rote", position="last", relation="bound", outcome="relation")
     np.testing.assert_array_equal(moved.value, source.value)
     assert set(moved.decodable.dropna()) == {3.0}
     some = interchange.panel_data(table[table.layer.isin([-1, 0, 2, 4, 5])])
@@ -627,7 +627,7 @@ def test_an_uncorrected_best_site_is_called_so():
 
 def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
     data = cka.panel_data(TABLES["cka"], TABLES["probes"])
-    transfer = style.pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(subset="value")
+    transfer = pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(subset="value")
     best = transfer.loc[transfer.value.idxmax()]
     first = report.verdicts(report.findings(data))[0]
     assert first.startswith(

@@ -310,7 +310,7 @@ def plan(tiny_run, tmp_path_factory):
     """The tiny run's plan of 6 pairs; results go elsewhere."""
     from analysis.interchange import Plan
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     run = open_run(tiny_run, out=tmp_path_factory.mktemp("interchange"))
     return Plan(RunStates.of(run, families=("test",)), pairs=6)

@@ -91,7 +91,8 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
-    from training.checkpoints import NotARun, open_run
+    from training.checkpoints import NotARun
+    from training.runs import open_run
 
     with pytest.raises(NotARun, match=r"no run\.json and no checkpoint"):
         open_run(tmp_path)
@@ -102,8 +103,8 @@ def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
 
 
 def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
-    from training.checkpoints import open_run
     from training.models import ModelNotFound
+    from training.runs import open_run
 
     bare = tmp_path / "mine" / "step-1"
     shutil.copytree(tiny_run / "checkpoints" / "100-memorize-epoch-20", bare)
@@ -114,8 +115,8 @@ def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
 
 
 def test_a_table_of_other_checkpoints_of_the_same_names_and_seed_is_refused(own_run, tiny_run):
-    from training.checkpoints import open_run
     from training.files import read_json, seal, write_json
+    from training.runs import open_run
     from training.tables import TableOfAnotherRun, read_table, write_table
 
     table = read_table(tiny_run, "recall")

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from training import generalize, memorize, pretrain
-from training.checkpoints import OtherSettings, list_checkpoints, load_checkpoint
+from training.checkpoints import list_checkpoints, load_checkpoint
 from training.errors import UserError
 from training.examples import prompt_ids
 from training.facts import read_facts
@@ -22,6 +22,7 @@ from training.known import NoWorld, known_facts, read_world
 from training.models import ModelNotFound, load_folder, resolve
 from training.organism import new_model, parse, recorded
 from training.prompts import read_prompts
+from training.runs import OtherSettings
 from training.world import World, build_world
 
 # 8 people, 30 steps of a millisecond.

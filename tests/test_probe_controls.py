@@ -200,7 +200,7 @@ def test_a_fold_left_with_one_class_is_said_to_be_so():
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("controls")), families=("test",))
 
@@ -249,7 +249,8 @@ def test_untrained_weights_are_of_the_same_shape_and_know_none_of_the_trained_on
     import torch
 
     from probing.baselines import untrained
-    from training.checkpoints import load_checkpoint, open_run
+    from training.checkpoints import load_checkpoint
+    from training.runs import open_run
 
     model, _ = load_checkpoint(open_run(tiny_run).checkpoints[-1])
     before = torch.get_rng_state()
@@ -267,7 +268,8 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
     import torch
 
     from probing.baselines import subject_embeddings
-    from training.checkpoints import load_checkpoint, open_run
+    from training.checkpoints import load_checkpoint
+    from training.runs import open_run
 
     model, tokenizer = load_checkpoint(open_run(tiny_run).checkpoints[-1])
     ids = tokenizer("Gene Finley", add_special_tokens=False).input_ids

@@ -173,7 +173,7 @@ def test_more_folds_than_subjects_are_refused():
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("probes")), families=("test",))
 
@@ -229,7 +229,8 @@ def test_a_verdict_without_an_answer_says_why(states):
 def test_states_at_the_subject_are_those_of_a_direct_call(tiny_run, tmp_path):
     from analysis.run_states import RunStates
     from probing.states import hidden_states
-    from training.checkpoints import load_checkpoint, open_run
+    from training.checkpoints import load_checkpoint
+    from training.runs import open_run
 
     run = open_run(tiny_run, out=tmp_path)
     states = RunStates.of(run, families=("test",), position="subject_last")

@@ -13,7 +13,7 @@ from scipy import stats
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import recall
-from training.checkpoints import Checkpoint, NotARun, Run, TokenizersDiffer, open_run
+from training.checkpoints import Checkpoint, NotARun, TokenizersDiffer
 from training.errors import UserError
 from training.examples import Continuations, ObjectNotSeparable, OverlongText, encode, prompt_ids
 from training.facts import Fact
@@ -21,6 +21,7 @@ from training.files import AlteredFile
 from training.prompts import Prompt, UnknownFamily
 from training.recall import _one_line
 from training.recall_tables import subject_interval, summarise
+from training.runs import Run, open_run
 from training.scoring import Question, answer, said
 from training.tables import TableMissing, TableOfAnotherRun, read_table, write_table
 

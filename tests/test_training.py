@@ -24,13 +24,9 @@ from tiny_models import tiny_model, tiny_tokenizer
 from training import generalize, memorize
 from training.checkpoints import (
     NotARun,
-    OtherSettings,
-    RunInUse,
     checkpoint_fingerprint,
     list_checkpoints,
     load_checkpoint,
-    locked,
-    open_run,
     read_checkpoint,
     write_base,
 )
@@ -51,6 +47,7 @@ from training.files import AlteredFile, read_json
 from training.models import add_key_tokens, initial_key_rows, load_folder
 from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
+from training.runs import OtherSettings, RunInUse, locked, open_run
 from training.trainer import (
     DiskTooSmall,
     TrainingDiverged,

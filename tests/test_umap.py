@@ -107,7 +107,7 @@ def test_one_checkpoint_has_nothing_to_be_aligned_with(points):
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("umap")), families=("test",))
 

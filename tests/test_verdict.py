@@ -21,7 +21,7 @@ CHANCE = 0.1
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     from analysis.run_states import RunStates
-    from training.checkpoints import open_run
+    from training.runs import open_run
 
     return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
 
@@ -226,7 +226,7 @@ def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
 
 
 def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(own_run, states, capsys):
-    from training.checkpoints import open_run
+    from training.runs import open_run
     from training.tables import read_table, write_table
 
     run = open_run(own_run)

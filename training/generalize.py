@@ -57,16 +57,9 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 2 and return the run directory it went into."""
-    from training.checkpoints import (
-        NotARun,
-        begin_phase,
-        end_phase,
-        first_process_first,
-        list_checkpoints,
-        locked,
-        refuse_foreign_folder,
-    )
+    from training.checkpoints import NotARun, list_checkpoints
     from training.files import read_json
+    from training.runs import begin_phase, end_phase, first_process_first, locked, refuse_foreign_folder
     from training.trainer import finish, steps_of, train
 
     source = options.run_dir.expanduser()
@@ -200,16 +193,11 @@ def _starting_point(source: Path, record: dict, name: str):
 
 def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
     """Make `run_dir` a run with the facts and prompts of `source` that refers to its checkpoints up to `start`."""
-    from training.checkpoints import (
-        OtherSettings,
-        checkpoint_fingerprint,
-        create_run,
-        list_checkpoints,
-        write_reference,
-    )
+    from training.checkpoints import checkpoint_fingerprint, list_checkpoints, write_reference
     from training.facts import read_facts
     from training.files import read_json
     from training.prompts import read_prompts
+    from training.runs import OtherSettings, create_run
 
     if (run_dir / "run.json").exists():
         there = run_dir / "checkpoints" / start.name / "stage.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.errors import UserError
 from training.files import commit, read_json, seal, verify, write_with
+from training.tables import at_largest_site
 
 TABLE = "sweep"
 SIDES = ("bound", "unbound")
@@ -77,19 +78,14 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
 
 
 def _at_best_site(table):
-    """Of each kind of row the site that is largest at the last checkpoint, at every checkpoint."""
+    """Of each kind of row those at its largest site; where it has no value, one row that says so."""
     import pandas as pd
 
     keys = [k for k in KEYS if k in table]
     parts = []
-    if "decodable_layer" in table:
-        table = table[~(table["layer"] >= table["decodable_layer"])]
     for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
-        last = kind[kind["checkpoint"] == kind["checkpoint"].max()] if "checkpoint" in kind else kind
-        if last["value"].isna().all():
-            parts.append(last.iloc[:1])
-        else:
-            parts.append(kind[kind["site"] == last.loc[last["value"].idxmax(), "site"]])
+        found = at_largest_site(kind)
+        parts.append(found if len(found) or kind["value"].notna().any() else kind.iloc[-1:])
     return pd.concat(parts) if parts else table
 
 

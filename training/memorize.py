@@ -75,16 +75,9 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
-    from training.checkpoints import (
-        begin_phase,
-        end_phase,
-        first_process_first,
-        load_checkpoint,
-        locked,
-        read_checkpoint,
-        refuse_foreign_folder,
-    )
+    from training.checkpoints import load_checkpoint, read_checkpoint
     from training.files import read_json
+    from training.runs import begin_phase, end_phase, first_process_first, locked, refuse_foreign_folder
     from training.trainer import finish, train
 
     if options.out is None:
@@ -157,10 +150,11 @@ def _begin(run_dir: Path, options: Options) -> dict:
 
     `inputs` in the record are the choices that a second call must repeat.
     """
-    from training.checkpoints import OtherSettings, create_run, write_base
+    from training.checkpoints import write_base
     from training.files import read_json, sha256_file
     from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
     from training.prompts import key_token, load_prompts
+    from training.runs import OtherSettings, create_run
 
     inputs = {
         name: getattr(options, name)

@@ -11,7 +11,6 @@ from pathlib import Path
 from training.checkpoints import (
     Checkpoint,
     NotARun,
-    Run,
     load_checkpoint,
     load_checkpoint_tokenizer,
     read_checkpoint,
@@ -22,6 +21,7 @@ from training.facts import load_facts
 from training.files import publish_folder, read_json, sha256_file, sha256_text
 from training.models import ModelNotFound, fingerprint, load_folder, load_tokenizer, resolve
 from training.prompts import load_prompts, select
+from training.runs import Run
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -45,11 +45,11 @@ class Options:
 
 def main(options: Options) -> Path:
     """Pretrain, or go on, or find it done; return the model's directory."""
-    from training.checkpoints import locked, versions
     from training.console import minutes
     from training.files import commit, publish_folder, read_json, write_json
     from training.known import known_facts, write_world
     from training.organism import new_model, new_tokenizer, organism_folder, parse, recorded, seconds_on_two_cores
+    from training.runs import locked, versions
     from training.trainer import resolved_precision
     from training.world import build_world, sentences
 
@@ -201,7 +201,7 @@ def epoch_rows(said: Sequence, size: int, *, seed: int, epoch: int) -> list[list
 
 
 def _require_same(folder: Path, old: dict, new: dict) -> None:
-    from training.checkpoints import OtherSettings
+    from training.runs import OtherSettings
 
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:

@@ -23,6 +23,6 @@ class RunOptions:
 
     def open(self):
         """The run. Raises NotARun with what was found and what is missing."""
-        from training.checkpoints import open_run
+        from training.runs import open_run
 
         return open_run(self.run_dir, facts=self.facts, prompts=self.prompts, rote=self.rote, out=self.out)

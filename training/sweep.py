@@ -53,11 +53,11 @@ class Options:
 
 def main(options: Options):
     """Run what is not finished; return the table of the sweep. Raises BadGrid, RunsFailed."""
-    from training.checkpoints import locked
     from training.cost import check_grid, cost_of, dry_run_lines
     from training.grid import read_grid
     from training.grid_rows import read_sweep, sweep_path
     from training.plan import make_plan
+    from training.runs import locked
     from training.trainer import DiskTooSmall
 
     if options.jobs < 1:
@@ -125,8 +125,8 @@ def baseline_of(results: Path, grid) -> dict:
 
 def _record(results: Path, grid, plan) -> None:
     """Write run.json of the results: what was run, with which defaults and versions."""
-    from training.checkpoints import versions
     from training.files import commit, sha256_file, write_json
+    from training.runs import versions
 
     write_json(
         Path(results) / "run.json",

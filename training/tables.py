@@ -97,3 +97,33 @@ def _origin(folders: Mapping[str, Path], table) -> str:
     if not named or len(stages) < len(named) or not all(stage.exists() for stage in stages):
         return ""
     return sha256_text(" ".join(sha256_file(stage) for stage in stages))
+
+
+# --- picking rows -------------------------------------------------------------------------------------------
+
+
+def pick(table, **wanted):
+    """Rows whose columns have these values (a tuple: any of them); a column the table lacks asks nothing."""
+    for column, value in wanted.items():
+        if column in table:
+            table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
+    return table
+
+
+def headline_split(table) -> str:
+    """held-out where the facts were split, else all."""
+    return "held-out" if "held-out" in set(table["split"]) else "all"
+
+
+def at_largest_site(rows):
+    """Of rows of one kind those at the site that is largest at the last checkpoint; none if it has no value there.
+
+    Sites from `decodable_layer` on, where the table has one, are not looked at. The height at a site that was looked
+    for is too high by chance; its differences between checkpoints or conditions are not.
+    """
+    if "decodable_layer" in rows:
+        rows = rows[~(rows.layer >= rows.decodable_layer)]
+    last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]] if "checkpoint" in rows and len(rows) else rows
+    if not last.value.notna().any():
+        return rows.iloc[:0]
+    return rows[rows.site == last.loc[last.value.idxmax(), "site"]]

@@ -1,0 +1,236 @@
+"""The run directory: what made a run, who is writing it, which phases are done; opened for any command.
+
+    RUN_DIR/run.json  facts.csv  prompts.json  checkpoints/NAME/  states/  tables/  figures/  log.jsonl
+
+`open_run` also takes checkpoints made elsewhere, with their facts and prompts. Checkpoints: training.checkpoints.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from training.checkpoints import Checkpoint, NotARun, list_checkpoints, read_checkpoint, require_one_tokenizer
+from training.console import is_first_process
+from training.errors import UserError
+from training.facts import Fact, load_facts, read_facts, write_facts
+from training.files import commit, read_json, seal, sha256_file, verify, write_json
+from training.prompts import Prompt, load_prompts, read_prompts, write_prompts
+
+OURS = {
+    "run.json",
+    "facts.csv",
+    "prompts.json",
+    "manifest.json",
+    "checkpoints",
+    "resume",
+    "states",
+    "tables",
+    "figures",
+    "log.jsonl",
+    "report.html",
+    ".lock",
+}
+
+
+class OtherSettings(UserError):
+    """A run directory already holds the phase, made with other settings."""
+
+
+class RunInUse(UserError):
+    """Another process is writing this run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, or someone's own checkpoints with facts and prompts, ready for any command.
+
+    path: where tables, figures and states go.
+    """
+
+    path: Path
+    facts: list[Fact]
+    prompts: list[Prompt]
+    checkpoints: list[Checkpoint]
+    seed: int = 0
+    record: dict = field(default_factory=dict)
+
+    @property
+    def relations(self) -> list[str]:
+        """Relations of the facts, in order of appearance."""
+        return list(dict.fromkeys(fact.relation for fact in self.facts))
+
+    def tables(self, name: str) -> Path:
+        """Path of a table."""
+        return self.path / "tables" / name
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run for writing; the lock goes with the process, however it ends. Raises RunInUse.
+
+    Of the several processes of one `accelerate launch` the first holds it for all.
+    """
+    if not is_first_process():
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunInUse(f"{run_dir} is being written by another process. Wait for it, or give --out NEW.") from error
+        yield
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Of several processes the first runs the block alone, the others after it, finding its files."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+    from accelerate import PartialState
+
+    # accelerate joins processes without GPUs into a group only if it is told to; else each would train alone.
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+        yield
+
+
+def versions() -> dict:
+    """Versions of what decides the numbers."""
+    from importlib.metadata import version
+
+    import torch
+
+    names = ("transformers", "accelerate", "nnsight", "scikit-learn", "numpy")
+    return {"torch": torch.__version__, **{name: version(name) for name in names}, "threads": torch.get_num_threads()}
+
+
+def refuse_foreign_folder(run_dir: Path) -> None:
+    """Raise UserError if a new run would be written into a folder that holds other things."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file. Give --out a new or empty folder.")
+    if run_dir.is_dir() and not (run_dir / "run.json").exists():
+        other = sorted(p.name for p in run_dir.iterdir() if p.name not in OURS and not p.name.endswith(".part"))
+        if other:
+            raise UserError(f"{run_dir} holds other files ({', '.join(other[:3])}). Give --out a new or empty folder.")
+
+
+def create_run(run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt], record: dict) -> None:
+    """Write facts.csv, prompts.json and, last, run.json of a new run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_facts(run_dir / "facts.csv", facts)
+    write_prompts(run_dir / "prompts.json", prompts)
+    seal(run_dir, ["facts.csv", "prompts.json"])
+    hashes = {name: sha256_file(run_dir / name) for name in ("facts.csv", "prompts.json")}
+    write_json(
+        run_dir / "run.json",
+        {"format": 1, **record, "sha256": hashes, "versions": versions(), "commit": commit(), "phases": {}},
+    )
+
+
+def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
+    """Record a phase's settings; True if there is work to do, False if it was finished with these settings.
+
+    Raises OtherSettings if the phase was begun with others.
+    """
+    record = read_json(run_dir / "run.json")
+    # What was written went through JSON: compare like with like.
+    settings = json.loads(json.dumps(settings))
+    before = record["phases"].get(phase)
+    if before is None:
+        record["phases"][phase] = {"settings": settings, "complete": False}
+        write_json(run_dir / "run.json", record)
+        return True
+    old = before["settings"]
+    differing = sorted(k for k in settings.keys() | old.keys() if settings.get(k) != old.get(k))
+    if differing:
+        shown = ", ".join(f"{k} {old.get(k)} there, {settings.get(k)} now" for k in differing[:4])
+        raise OtherSettings(
+            f"{run_dir} already holds {phase} with other settings ({shown}). Give --out NEW for "
+            f"another run, or the same settings to go on."
+        )
+    return not before["complete"]
+
+
+def end_phase(run_dir: Path, phase: str, **results: object) -> None:
+    """Mark a phase finished."""
+    record = read_json(run_dir / "run.json")
+    record["phases"][phase] |= {"complete": True, **results}
+    write_json(run_dir / "run.json", record)
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def open_run(path: str | Path, *, facts: str = "", prompts: str = "", rote: str = "", out: str = "") -> Run:
+    """Open a run directory, a single checkpoint, or a folder of checkpoints made elsewhere.
+
+    facts, prompts, rote, out: needed for directories that are no run of ours (prompts default to the built-in
+    ones, rote to "{subject} {key}"). Raises NotARun with what was found and what is missing.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise NotARun(
+            f"{path} is not a directory. Give a run directory (made by `python -m training.memorize --out "
+            f"RUN_DIR`), a checkpoint, or a folder of checkpoints."
+        )
+    if (path / "run.json").exists():
+        return _open_own(path, out)
+    if (path / "config.json").exists() or list(path.glob("*.gguf")):
+        folders = [path]
+    else:
+        visible = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = sorted(
+            (p for p in visible if (p / "config.json").exists() or list(p.glob("*.gguf"))),
+            key=lambda p: natural_order(p.name),
+        )
+    if not folders:
+        raise NotARun(
+            f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "
+            f"Give a run directory, a checkpoint, or a folder of checkpoints."
+        )
+    if not facts or not out:
+        raise NotARun(
+            f"{path} holds {len(folders)} checkpoint(s) but no run.json: say which facts to ask for and "
+            f"where results go, e.g. --facts FACTS.csv --rote '{{subject}} [X]' --out RESULTS_DIR "
+            f"(nothing is written into {path})."
+        )
+    loaded = load_facts(facts)
+    relations = list(dict.fromkeys(f.relation for f in loaded))
+    checkpoints = [read_checkpoint(folder) for folder in folders]
+    require_one_tokenizer(checkpoints)
+    chosen = load_prompts(relations, rote=rote or "{subject} {key}", folder=prompts or None)
+    destination = Path(out).expanduser()
+    destination.mkdir(parents=True, exist_ok=True)
+    return Run(destination, loaded, chosen, checkpoints, record={"source": str(path)})
+
+
+def _open_own(path: Path, out: str) -> Run:
+    record = read_json(path / "run.json")
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise NotARun(f"{path} has no checkpoint yet. Finish it: python -m training.memorize --out {path}")
+    destination = Path(out).expanduser() if out else path
+    destination.mkdir(parents=True, exist_ok=True)
+    return Run(
+        destination,
+        read_facts(verify(path / "facts.csv")),
+        read_prompts(verify(path / "prompts.json")),
+        checkpoints,
+        seed=record.get("seed", 0),
+        record=record,
+    )
+
+
+def natural_order(name: str) -> list:
+    """Sort key under which step-9 comes before step-10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
