@@ -27,9 +27,9 @@ TITLES = {
     "bound against unbound": "bound against unbound\n(transfer accuracy)",
 }
 NAMES = {
-    "interchange": "the relation",
-    "answer moved": "the answer",
-    "subject moved": "the subject",
+    "interchange": "relation",
+    "answer moved": "answer",
+    "subject moved": "subject",
     "unchanged": "nothing",
     "transfer of unbound relations": "unbound",
 }
