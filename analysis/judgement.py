@@ -255,17 +255,10 @@ def object_permutation_p(found: Sequence[Transfer], n: int, rng: Rng = 0) -> tup
     answers stay. Under two unrelated codes every such relabelling is as likely as the true one.
     """
     rng = np.random.default_rng(rng)
-    total, draws, facts = 0.0, np.zeros(n), 0
-    for transfer in found:
-        size = int(transfer.labels.max()) + 1
-        table = np.zeros((size, size))
-        for answers in transfer.predictions[:, :, 0]:
-            np.add.at(table, (transfer.labels, answers), 1 / len(transfer.predictions))
-        orders = rng.permuted(np.tile(np.arange(size), (n, 1)), axis=1)
-        total += np.trace(table)
-        draws += table[np.arange(size), orders].sum(axis=1)
-        facts += len(transfer.labels)
-    return total / facts, float(permutation_p(total / facts, draws / facts))
+    sizes = [len(transfer.labels) for transfer in found]
+    value = np.average([transfer.accuracy[0] for transfer in found], weights=sizes)
+    null = np.average([transfer.object_null(n, rng)[:, 0] for transfer in found], axis=0, weights=sizes)
+    return float(value), float(permutation_p(value, null))
 
 
 def _scored(name: str, found: Sequence[Transfer], who: Sequence[Array], n: int, rng: Rng) -> Evidence:

@@ -11,7 +11,7 @@ The functions are for notebooks too: `from analysis.probes import transfer, prob
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,7 +86,10 @@ def main(options: Options):
 def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS):
     """tables/probes.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
     (table,) = scored_tables(
-        states, {"probes": lambda there: rows_of(there, permutations, folds)}, [permutations, folds]
+        states,
+        {"probes": lambda there: rows_of(there, permutations, folds)},
+        # Rows that were kept before there was a null over objects are made again.
+        [permutations, folds, "null over objects"],
     )
     return table
 
@@ -166,7 +169,7 @@ def _split_rows(
     states = there.states
     found: dict[str, Scores | str] = {}
     prompts = 0
-    for relation, answer in answers.items():
+    for place, (relation, answer) in enumerate(answers.items()):
         rows = states.rows(relation, common["split"])
         try:
             if isinstance(answer, str):
@@ -175,7 +178,7 @@ def _split_rows(
         except NotIdentifiable as error:
             found[relation] = str(error)
             continue
-        found[relation] = paired_scores(
+        scores = paired_scores(
             some.pair_scores(),
             np.array(states.subjects(relation))[rows],
             some.reasons,
@@ -183,6 +186,8 @@ def _split_rows(
             states.run.seed,
             chance=some.chance,
         )
+        # Of each relation its own draws: their objects are different things.
+        found[relation] = replace(scores, object_null=some.object_null(draws, [states.run.seed, place]))
         prompts = max(prompts, len(some.predictions))
     shape = {"d": there.values.shape[-1], "n_prompts": prompts}
     for row in relation_rows(found, there.sites, bound=states.bound, unbound=states.unbound):

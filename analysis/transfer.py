@@ -79,6 +79,23 @@ class Transfer:
         scores[[reason is not None for reason in self.reasons]] = np.nan
         return scores
 
+    def object_null(self, draws: int, rng: Rng = 0) -> Array:
+        """(draws, S) accuracies with whole objects permuted: the answers stay, the objects change their names.
+
+        Two unrelated codes of few objects agree on some objects by luck, for all subjects of such an object at once;
+        permuting subjects takes that for evidence, this does not. NaN at sites left out.
+        """
+        size = int(max(self.labels.max(), self.predictions.max())) + 1
+        tables = np.zeros((len(self.reasons), size, size))
+        for s, reason in enumerate(self.reasons):
+            if reason is None:
+                for answers in self.predictions[:, :, s]:
+                    np.add.at(tables[s], (self.labels, answers), 1 / self.predictions[:, :, s].size)
+            else:
+                tables[s] = np.nan
+        orders = np.random.default_rng(rng).permuted(np.tile(np.arange(size), (draws, 1)), axis=1)
+        return np.array([tables[:, np.arange(size), order].sum(axis=1) for order in orders]).reshape(draws, len(tables))
+
 
 @dataclass(frozen=True, eq=False)
 class FittedProbes:
@@ -232,7 +249,8 @@ class Scores:
     """A measure of every fact at every site, and the null of its mean.
 
     values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 without one; subjects: (n,) whom
-    the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean.
+    the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean; object_null: (N, S) of the
+    mean with objects permuted instead of subjects (Transfer.object_null), None without one.
     """
 
     values: Array
@@ -240,6 +258,7 @@ class Scores:
     subjects: tuple
     reasons: tuple[str | None, ...]
     chance: float = np.nan
+    object_null: Array | None = None
 
 
 def paired_scores(
@@ -266,12 +285,14 @@ def pooled(scores: Sequence[Scores]) -> Scores:
     """The facts of several relations together; where a subject recurs, all its facts stay its own."""
     sizes = np.array([s.values.shape[1] for s in scores])
     share = sizes / sizes.sum()
+    object_nulls = [s.object_null for s in scores]
     return Scores(
         np.concatenate([s.values for s in scores], axis=1),
         np.tensordot(share, [s.null for s in scores], axes=1),
         tuple(subject for s in scores for subject in s.subjects),
         first_reasons(*(s.reasons for s in scores)),
         float(share @ [s.chance for s in scores]),
+        None if any(null is None for null in object_nulls) else np.tensordot(share, object_nulls, axes=1),
     )
 
 
@@ -280,7 +301,8 @@ def summaries(scores: Scores) -> list[dict]:
 
     low, high: 95% jackknife interval that leaves out one subject with all its facts; with one fact a subject
     it is the t interval of the mean. null_high: the null's 95% quantile; null_p_max: corrected for the best
-    of all sites; n: number of subjects.
+    of all sites; n: number of subjects. null_p_objects, null_p_objects_max: the same two with objects permuted, where
+    the scores have that null.
     """
     who = to_labels(scores.subjects, len(scores.subjects), "subjects")
     counts = np.bincount(who)
@@ -306,6 +328,9 @@ def summaries(scores: Scores) -> list[dict]:
         "null_p_max": corrected,
         "chance": np.where(finite, scores.chance, np.nan),
     }
+    if scores.object_null is not None and len(scores.object_null) and finite.any():
+        columns["null_p_objects"] = permutation_p(value, scores.object_null)
+        columns["null_p_objects_max"] = max_statistic_test(value, scores.object_null).p
     return [
         {**{name: column[s] for name, column in columns.items()}, "n": len(counts), "reason": scores.reasons[s] or ""}
         for s in range(len(value))

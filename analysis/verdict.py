@@ -70,7 +70,13 @@ def _of_run(options: Options) -> tuple[Tables, RunStates]:
         interchange = read_table(run.path, "interchange")
     except TableMissing:
         interchange = None
-    return Tables(read_table(run.path, "probes"), read_table(run.path, "cka"), interchange), RunStates.of(run)
+    probes = read_table(run.path, "probes")
+    if "null_p_objects" not in probes:
+        raise TableMissing(
+            f"{run.tables('probes.csv')} was written without the null over objects. Write it again: "
+            f"python -m analysis.probes {run.path}"
+        )
+    return Tables(probes, read_table(run.path, "cka"), interchange), RunStates.of(run)
 
 
 def _of_pair(options: Options) -> tuple[Tables, RunStates]:

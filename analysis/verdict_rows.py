@@ -182,7 +182,9 @@ def _probe_evidence(name: str, rows, site: str) -> Evidence:
     row = rows.loc[at]
     # A ceiling took part in choosing the site.
     chosen = at != site or name in ("rote->rote", "semantic->semantic")
-    p = row.null_p_max if chosen else row.null_p
+    # The larger of the nulls over subjects and over objects: the second also holds against two codes of few objects.
+    columns = ("null_p_max", "null_p_objects_max") if chosen else ("null_p", "null_p_objects")
+    p = float(np.fmax(*(row[column] for column in columns)))
     return Evidence(name, row.value, row.low, row.high, p, row.chance, int(row.n), at)
 
 

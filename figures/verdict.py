@@ -73,6 +73,8 @@ def picture(data, labels: dict[str, str]):
                 if row.chance == row.chance:
                     axes.hlines(row.chance, x - 0.1, x + 0.1, color="#444444", linewidth=1.2)
         axes.set_xticks(range(len(measures)), [m.replace(" ", "\n", 1).replace("->", "->\n") for m in measures])
+        if len(measures) > 3:
+            axes.tick_params(axis="x", rotation=25)
         axes.set_xlim(-0.6, len(measures) - 0.4)
         axes.set_title(TITLES[section])
         if section != "contrast":

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from analysis.inputs import DegenerateStates, NotIdentifiable, TooFewRows
-from analysis.statistics import mean_interval
+from analysis.statistics import mean_interval, permutation_p
 from analysis.transfer import (
     Scores,
+    Transfer,
     fit_probes,
     paired_scores,
     pooled,
@@ -117,6 +118,38 @@ def test_a_shared_code_is_significant_at_the_site_that_has_it_and_not_at_the_oth
     with_code, without = summaries(paired_scores(found.pair_scores(), range(SUBJECTS), found.reasons, 199))
     assert with_code["null_p_max"] == pytest.approx(1 / 200)
     assert without["null_p_max"] > 0.05
+
+
+def answers_of(labels, answers):
+    """A Transfer of one prompt and one site."""
+    labels = np.asarray(labels)
+    return Transfer(np.asarray(answers)[None, :, None], labels, np.zeros_like(labels), (None,), 8)
+
+
+def test_two_codes_that_agree_on_an_object_by_luck_are_no_surprise_to_the_null_over_objects():
+    labels = np.repeat(np.arange(4), 20)
+    # Every subject of an object gets one answer; one object of four is right, as a random relabelling is on average.
+    answers = np.array([0, 2, 3, 1])[labels]
+    found = answers_of(labels, answers)
+    pairs = paired_scores(found.pair_scores(), range(80), (None,), 199)
+    null = found.object_null(199)
+    assert null.mean() == pytest.approx(0.25, abs=0.05)
+    assert permutation_p(found.accuracy, null)[0] > 0.3
+    assert set(np.round(null[:, 0], 6)) <= {0, 0.25, 0.5, 1}
+    assert pairs.null.std() < null.std() / 3
+
+
+def test_one_code_is_a_surprise_to_the_null_over_objects():
+    labels = np.repeat(np.arange(16), 5)
+    found = answers_of(labels, labels)
+    assert permutation_p(found.accuracy, found.object_null(199))[0] == 1 / 200
+
+
+def test_always_the_commonest_object_is_no_surprise_to_the_null_over_subjects():
+    labels = np.r_[np.zeros(40, int), np.repeat(np.arange(1, 5), 5)]
+    found = answers_of(labels, np.zeros(60, int))
+    scores = paired_scores(found.pair_scores(), range(60), (None,), 199)
+    assert permutation_p(found.accuracy, scores.null)[0] == 1
 
 
 def test_the_interval_is_over_subjects_whatever_the_number_of_relations():

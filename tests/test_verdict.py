@@ -62,6 +62,8 @@ def probes_table(states, gains_of, unbound=FLAT) -> pd.DataFrame:
                             "low": CHANCE + gain - 0.04,
                             "high": CHANCE + gain + 0.04,
                             "null_p": 0.005 if gain > 0.05 else 0.5,
+                            "null_p_objects": 0.005 if gain > 0.05 else 0.5,
+                            "null_p_objects_max": 0.005 if gain > 0.05 else 0.9,
                             "null_p_max": 0.005 if gain > 0.05 else 0.9,
                             "chance": CHANCE,
                             "n": 40,
@@ -185,6 +187,27 @@ def test_interchange_counts_only_before_the_answer_can_be_read(states):
     late = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=2))
     assert late.sections["interchange"][0].value == pytest.approx(0.01)
     assert late.judgement.sure == "tentative"
+
+
+def test_transfer_that_two_codes_of_few_objects_have_by_luck_is_not_above_chance(states):
+    tables = Tables(probes_table(states, lambda _: KINDS[SHARED], FLAT), cka_table(states), interchange_table(states))
+    assert verdicts(tables, states)[-1].judgement.label == SHARED
+    lucky = tables.probes.direction == "rote->semantic"
+    tables.probes.loc[lucky, ["null_p_objects", "null_p_objects_max"]] = 0.2
+    found = verdicts(tables, states)[-1]
+    assert found.judgement.label != SHARED
+    assert found.sections["transfer"][0].p == 0.2
+
+
+def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, states):
+    from training.runs import open_run
+    from training.tables import TableMissing, write_table
+
+    table = probes_table(states, lambda _: KINDS[SHARED])
+    write_table(open_run(own_run), "probes", table.drop(columns="null_p_objects"))
+    write_table(open_run(own_run), "cka", cka_table(states))
+    with pytest.raises(TableMissing, match="analysis.probes"):
+        verdict.main(verdict.Options(own_run))
 
 
 def test_patches_of_one_checkpoint_alone_are_no_evidence(states):
