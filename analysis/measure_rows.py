@@ -57,7 +57,9 @@ def rows_of(there: CheckpointStates, measures: Sequence[Measure], draws: int) ->
                     ys = [sites_first(y[rows]) for y in there.family(relation, family)]
                     stacks[relation] = measure_stack(measure, x, ys, draws, states.run.seed)
                 for row in summary_rows(there, stacks, common):
-                    yield _declared(measure, row)
+                    # A row of several relations counts all their subjects; chance is that of each relation.
+                    own = stacks.get(row["relation"])
+                    yield _declared(measure, row, own.n if own else min(s.n for s in stacks.values()))
 
 
 def measure_stack(measure: Measure, x: Array, ys: Sequence[Array], draws: int, seed: int) -> Stack:
@@ -92,9 +94,9 @@ def narrowed(measure: Measure, x: Array, y: Array) -> tuple[Array, Array]:
     return x, y
 
 
-def _declared(measure: Measure, row: dict) -> dict:
-    """A row with the measure's own sign, its chance level and name of estimator."""
-    n, d = int(row["n"]), int(row["d"])
+def _declared(measure: Measure, row: dict, n: int) -> dict:
+    """A row with the measure's own sign, its chance level with n rows and name of estimator."""
+    d = int(row["d"])
     row = {**row, "estimator": measure.source, "chance": np.nan if measure.chance is None else measure.chance(n, d)}
     if measure.larger_is_more_similar:
         return row

@@ -213,7 +213,11 @@ def _interchange(table, checkpoint: str, split: str) -> list[Evidence]:
     moved = here[(here.measure == "share") & (here.outcome == "relation") & here.value.notna()]
     if not len(moved):
         return [Evidence("interchange", np.nan, reason=f"interchange.csv has no patches of {checkpoint}, {DIRECTION}")]
-    moved = moved[~(moved.layer >= moved.decodable_layer)]
+    if moved.decodable_layer.isna().all():
+        return [
+            Evidence("interchange", np.nan, reason="the lens reads the answer nowhere, so no site is known to be early")
+        ]
+    moved = moved[moved.layer < moved.decodable_layer]
     if not len(moved):
         return [Evidence("interchange", np.nan, reason="the answer can be read at every site that was patched")]
     best = moved.loc[moved.value.idxmax()]

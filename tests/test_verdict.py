@@ -210,6 +210,12 @@ def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, s
         verdict.main(verdict.Options(own_run))
 
 
+def test_without_a_site_where_the_answer_can_be_read_no_site_comes_before_it(states):
+    found = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=np.nan))
+    assert "early" in found.sections["interchange"][0].reason
+    assert found.judgement.sure == "tentative"
+
+
 def test_patches_of_one_checkpoint_alone_are_no_evidence(states):
     table = interchange_table(states)
     alone = table[(table.checkpoint == states.checkpoints[-1].name) & (table.measure == "share")]
