@@ -43,6 +43,8 @@ ENDPOINTS = (
     Endpoint("recall, near-miss prompts", {**RECALL, "family": "near-miss"}),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
+    Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
+    Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),
     Endpoint(
         "probe transfer, rote to test",
         {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},

@@ -275,3 +275,16 @@ def test_rows_are_put_where_the_ids_are_and_nowhere_else(architecture, beyond):
     others = [i for i in range(len(before)) if i not in ids]
     assert torch.equal(after[others], before[others])
     assert len(after) == max(len(before), max(ids) + 1)
+
+
+def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
+    from training.models import is_here
+    from training.organism import organism_folder
+
+    monkeypatch.setattr("training.organism.cache_folder", lambda: tmp_path)
+    assert not is_here("world-tiny:7")
+    folder = organism_folder("world-tiny:7")
+    folder.mkdir()
+    assert not is_here("world-tiny:7")
+    (folder / "pretrain.json").write_text("{}")
+    assert is_here("world-tiny:7")

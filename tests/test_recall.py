@@ -497,3 +497,23 @@ def test_generated_text_survives_the_table(text, own_run):
     write_table(open_run(own_run), "texts", table)
     assert read_table(own_run, "texts").generated.tolist() == [_one_line(text), "next"]
     assert _one_line(text).isprintable()
+
+
+def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(tiny_run, tmp_path, items):
+    options = recall.Options(tiny_run, choices=False, phases=("memorize",))
+    run = open_run(tiny_run)
+    checkpoint = next(c for c in run.checkpoints if c.phase == "memorize")
+    prompts = [p for p in run.prompts if p.family in ("rote", "test")]
+    found = recall.score_checkpoint(run, checkpoint, prompts, options)
+    assert not {"choice", "log_probability"} & set(found)
+    keys = ["subject", "relation", "text"]
+    both = found.merge(items[items.checkpoint == checkpoint.name], on=keys, suffixes=("", "_full"))
+    assert len(both)
+    assert (both.generation == both.generation_full).all()
+    assert (both.generated == both.generated_full).all()
+    assert "multiple_choice" not in set(summarise(found, run).measure)
+
+
+def test_phases_choose_checkpoints(tiny_run, tmp_path):
+    table = recall.main(recall.Options(tiny_run, phases=("base",), families=("rote",), out=str(tmp_path)))
+    assert set(table.phase) == {"base"}

@@ -83,7 +83,7 @@ def resolve(name: str) -> Path:
         return _smollm2()
     if name.lower() == "tiny":
         return _tiny()
-    if name.split(":")[0].lower() in ("world", "world-tiny"):
+    if _is_organism(name):
         return _organism(name)
     hub_id = HUB_ALIASES.get(name.lower(), name)
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")) or path.exists():
@@ -95,12 +95,23 @@ def resolve(name: str) -> Path:
     return _from_hub(hub_id, name)
 
 
+def _is_organism(name: str) -> bool:
+    from training.organism import is_organism
+
+    return is_organism(name)
+
+
 def is_here(name: str) -> bool:
     """Whether `resolve(name)` finds the model on this machine, with nothing to fetch or to make first."""
     if (name and Path(name).expanduser().is_dir()) or name.lower() == "tiny":
         return True
     if name.lower() == "smollm2":
         return (_smollm2_folder() / "config.json").exists()
+    if _is_organism(name):
+        from training.organism import organism_folder
+        from training.pretrain import is_finished
+
+        return is_finished(organism_folder(name))
     hub_id = HUB_ALIASES.get(name.lower(), name)
     if hub_id.count("/") != 1:
         return False

@@ -10,6 +10,7 @@ subjects) and tables/recall_items.csv (one row a checkpoint x fact x prompt). Ne
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from training.prompts import Preset
 from training.run_options import RunOptions
@@ -25,8 +26,13 @@ class Options(RunOptions):
     """Only these prompt families; default: all of the preset."""
     checkpoints: tuple[str, ...] = ()
     """Only these checkpoints; default: all."""
+    phases: tuple[Literal["base", "memorize", "generalize"], ...] = ()
+    """Only checkpoints of these phases; default: all."""
     lenient_tokens: int = 0
     """Also score the paper's lenient rule over so many new tokens (50 in the paper; slow); 0: leave it out."""
+    choices: bool = True
+    """Score every candidate object too (multiple choice, probabilities); without, greedy answers alone, several times
+    faster."""
     batch_size: int = 64
     """Prompts in one forward."""
 
@@ -44,17 +50,18 @@ def main(options: Options):
     run = options.open()
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = [c for c in run.checkpoints if not options.checkpoints or c.name in options.checkpoints]
+    chosen = [c for c in chosen if not options.phases or c.phase in options.phases]
     if not chosen:
         raise UserError(
-            f"no checkpoint is named {', '.join(options.checkpoints)}; there are "
+            f"no checkpoint is named {', '.join((*options.checkpoints, *options.phases))}; there are "
             f"{', '.join(c.name for c in run.checkpoints)}."
         )
     texts = len({p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation})
     print(
         f"recall: {texts} prompts at {len(chosen)} checkpoints, preset {options.preset}: about "
-        f"{minutes(texts * len(chosen) / 35)} on 2 cores without a GPU"
+        f"{minutes(texts * len(chosen) / (35 if options.choices else 70))} on 2 cores without a GPU"
     )
-    content = [*run.facts, *prompts, options.lenient_tokens]
+    content = [*run.facts, *prompts, options.lenient_tokens, *(() if options.choices else ("no choices",))]
     parts = [
         checkpoint_part(run, c, "recall", content, lambda c=c: score_checkpoint(run, c, prompts, options))
         for c in chosen
@@ -75,9 +82,9 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
     """Ask one checkpoint every fact in every prompt; one row each.
 
     Columns: checkpoint, phase, relation, bound, split, subject, object, family, template, text, asked, answered,
-    keyword_free, generated, generation (strict, 0/1), lenient (0/1, only if asked for), choice (0/1), choice_normalised
-    (0/1, mean log-probability a token), log_probability (of the object, nats), pool_probability (object's share
-    among the candidates), n_candidates.
+    keyword_free, generated, generation (strict, 0/1), n_candidates; only if asked for lenient (0/1) and, with choices,
+    choice (0/1), choice_normalised (0/1, mean log-probability a token), log_probability (of the object, nats),
+    pool_probability (object's share among the candidates).
     """
     import pandas as pd
     import torch
@@ -97,11 +104,13 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
         for prompt in (p for p in prompts if p.relation == fact.relation):
             ids = tuple(prompt_ids(tokenizer, prompt.render(fact.subject)))
             entry = asked.setdefault(ids, {"requests": [], "objects": {}})
-            for candidate in fact.candidates:
+            for candidate in (fact.object, *fact.candidates):
                 entry["objects"].setdefault(continuations.of(prompt, fact.subject, candidate))
             entry["requests"].append((fact, prompt))
-    questions = [Question(ids, tuple(sorted(entry["objects"]))) for ids, entry in asked.items()]
-    longest = max(len(o) for q in questions for o in q.objects) + 1
+    longest = max(len(o) for entry in asked.values() for o in entry["objects"]) + 1
+    questions = [
+        Question(ids, tuple(sorted(entry["objects"])) if options.choices else ()) for ids, entry in asked.items()
+    ]
     stops = {tokenizer.eos_token_id, *continuations.stop_ids}
     new_tokens = max(longest, options.lenient_tokens)
     for ids, entry in asked.items():
@@ -119,11 +128,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
             text = tokenizer.decode(reply.new_ids)
             for fact, prompt in entries[index]["requests"]:
                 target = continuations.of(prompt, fact.subject, fact.object)
-                choices = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
                 recalled = said(reply.new_ids, target, stops)
-                sums = torch.tensor([score[c] for c in choices], dtype=torch.float64)
-                means = sums / torch.tensor([len(c) for c in choices])
-                right = fact.candidates.index(fact.object)
                 own = {r: objects_of[fact.subject, r] for r in run.relations if (fact.subject, r) in objects_of}
                 answered = [
                     relation
@@ -146,16 +151,29 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                     "keyword_free": prompt.keyword_free,
                     "generated": _one_line(text),
                     "generation": int(recalled),
-                    "choice": int(sums.argmax() == right),
-                    "choice_normalised": int(means.argmax() == right),
-                    "log_probability": round(float(sums[right]), 5),
-                    "pool_probability": round(float(sums.softmax(0)[right]), 6),
-                    "n_candidates": len(choices),
+                    "n_candidates": len(fact.candidates),
                 }
+                if options.choices:
+                    tokens = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
+                    row |= _choice(score, tokens, fact.candidates.index(fact.object))
                 if options.lenient_tokens:
                     row["lenient"] = int(fact.object.casefold() in text.casefold())
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _choice(score: dict, candidates: Sequence[tuple[int, ...]], right: int) -> dict:
+    """Columns of multiple choice. score: tokens of an object -> its log-probability; right: the true candidate."""
+    import torch
+
+    sums = torch.tensor([score[c] for c in candidates], dtype=torch.float64)
+    means = sums / torch.tensor([len(c) for c in candidates])
+    return {
+        "choice": int(sums.argmax() == right),
+        "choice_normalised": int(means.argmax() == right),
+        "log_probability": round(float(sums[right]), 5),
+        "pool_probability": round(float(sums.softmax(0)[right]), 6),
+    }
 
 
 def _one_line(text: str) -> str:

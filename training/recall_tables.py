@@ -50,7 +50,7 @@ def summarise(items, run):
 
     items = items.assign(
         of_relation=items.relation,
-        probability=np.exp(items.log_probability),
+        **({"probability": np.exp(items.log_probability)} if "log_probability" in items else {}),
         bound=items.bound.astype(bool),
         keyword_free=items.keyword_free.astype(bool),
     )

@@ -1,0 +1,63 @@
+"""Damage: a model that is broken on purpose is seen to have lost what it knew, and one that is not, is not."""
+
+import math
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokenizer
+
+from training import damage
+from training.damage import english_passages, perplexity, some_people
+from training.errors import UserError
+from training.tables import read_table
+from training.world import build_world
+
+
+def test_perplexity_is_that_of_the_passages_token_by_token():
+    model, tokenizer = tiny_model("llama")[0], tiny_tokenizer()
+    passages = english_passages()[:4]
+    found = perplexity(model, tokenizer, passages)
+    losses = []
+    for text in passages:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            logs = model(ids).logits[0].double().log_softmax(-1)
+        losses += [-logs[i, ids[0, i + 1]].item() for i in range(ids.shape[1] - 1)]
+    assert found["value"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+    assert found["tokens"] == len(losses)
+    assert found["n"] == 4
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_passages_of_one_kind_have_a_narrow_interval():
+    model, tokenizer = tiny_model("llama")[0], tiny_tokenizer()
+    same = perplexity(model, tokenizer, english_passages()[:1] * 5)
+    mixed = perplexity(model, tokenizer, english_passages()[:5])
+    assert same["high"] - same["low"] == pytest.approx(0, abs=1e-6 * same["value"])
+    assert mixed["high"] - mixed["low"] > 1e-3 * mixed["value"]
+
+
+def test_the_text_is_ordinary_and_names_nobody_of_the_facts():
+    passages = english_passages()
+    assert len(passages) >= 20
+    assert all(100 < len(text) < 500 and "[X" not in text for text in passages)
+
+
+def test_a_run_of_another_model_has_its_perplexity_at_every_checkpoint(tiny_run, tmp_path, capsys):
+    damage.main(damage.Options(tiny_run, out=str(tmp_path)))
+    table = read_table(tmp_path, "damage")
+    assert set(table.measure) == {"perplexity"}
+    assert list(table.phase) == ["base", "memorize", "generalize"]
+    assert (table.low < table.value).all() and (table.value < table.high).all()
+    assert "perplexity of ordinary English" in capsys.readouterr().out
+
+
+def test_people_of_a_world_are_the_same_ones_every_time():
+    world = build_world(people=20, relations=("mother", "aunt"), seed=0)
+    some, again = some_people(world, 5), some_people(world, 5)
+    assert some.facts == again.facts
+    assert len({fact.subject for fact in some.facts}) == 5
+    assert some_people(world, -1) is world
+    assert some_people(None, 5) is None
+    with pytest.raises(UserError, match="--people is 0"):
+        some_people(world, 0)
