@@ -43,10 +43,9 @@ MODULES = (
     interchange,
     projection,
     trajectory,
-    ablations,
 )
-# What `analysis.seeds` writes: no checkpoints, but means over runs.
-SUMMARY = "summary over seeds"
+# What lies in a folder that is no run, by the kind in its run.json: means over runs, or the conditions of a sweep.
+KINDS = {"summary over seeds": (seeds,), "sweep": (ablations,)}
 
 
 class NoTables(UserError):
@@ -68,9 +67,11 @@ class Options:
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
     """Draw every figure whose tables exist; returns (paths, what was skipped and why). how: see save."""
     record = Path(run_dir) / "run.json"
-    summary = record.exists() and read_json(record).get("kind") == SUMMARY
+    kind = read_json(record).get("kind") if record.exists() else None
+    # A sweep's table of someone's own has no record.
+    own = (ablations,) if (Path(run_dir) / "tables" / "ablations.csv").exists() else ()
     written, skipped = [], []
-    for module in (seeds,) if summary else MODULES:
+    for module in KINDS.get(kind, (*MODULES, *own)):
         try:
             written += save(module.pictures(run_dir), folder, **how)
         except (TableMissing, NothingToDraw) as reason:

@@ -660,6 +660,22 @@ def test_redraw_draws_committed_results_into_docs(tmp_path, capsys):
     assert "skipped cka:" in capsys.readouterr().out
 
 
+def test_conditions_are_looked_for_in_a_sweep_and_not_in_a_run(tmp_path, capsys):
+    run = write_run(tmp_path / "run", names=("recall",))
+    redraw.main(redraw.Options(run, tmp_path / "results", tmp_path / "images"))
+    said = capsys.readouterr().out
+    assert "ablations" not in said
+    assert f"python -m analysis.cka {run} --measure" in said, "the plain command does not write this table"
+    sweep = tmp_path / "results" / "mine"
+    (sweep / "tables").mkdir(parents=True)
+    (sweep / "run.json").write_text('{"kind": "sweep"}')
+    (sweep / "tables" / "sweep.csv").write_text("run,seed,measure,value\n")
+    redraw.main(redraw.Options(None, tmp_path / "results", tmp_path / "images"))
+    said = capsys.readouterr().out
+    assert f"skipped ablations: {sweep}" in said.replace("tables/ablations.csv", "")
+    assert "recall" not in said
+
+
 def test_redraw_with_nothing_to_draw_says_what_to_do(tmp_path):
     with pytest.raises(redraw.NoTables, match=r"python -m training\.recall RUN_DIR"):
         redraw.main(redraw.Options(None, tmp_path / "results", tmp_path / "images"))

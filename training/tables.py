@@ -6,7 +6,14 @@ from pathlib import Path
 from training.errors import UserError
 from training.files import MANIFEST, commit, read_json, seal, sha256_file, sha256_text, verify, write_with
 
-WRITERS = {"probe_controls": "analysis.probes"}
+# The commands that write a table of another name than theirs.
+WRITERS = {
+    "probe_controls": "analysis.probes {run}",
+    "cka_measures": "analysis.cka {run} --measure rbf_cka",
+    "recall_items": "training.recall {run}",
+    "recall": "training.recall {run}",
+    "damage": "training.damage {run}",
+}
 
 
 class TableMissing(UserError):
@@ -54,9 +61,8 @@ def read_table(run_dir: Path, name: str):
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
     if not path.exists():
-        named = "training.recall" if name.startswith("recall") else f"analysis.{name.split('_')[0]}"
-        command = WRITERS.get(name, named)
-        raise TableMissing(f"{path} is not there. Write it: python -m {command} {run_dir}")
+        command = WRITERS.get(name, f"analysis.{name.split('_')[0]} {{run}}").format(run=run_dir)
+        raise TableMissing(f"{path} is not there. Write it: python -m {command}")
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
     record = Path(run_dir) / "run.json"
     if record.exists() and "seed" in table and len(table):
