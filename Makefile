@@ -2,11 +2,16 @@
 PYTHON ?= python3
 RUN ?= runs/demo
 PRESET ?= demo
+# Grids on the model organism, and how many of their repetitions `make experiments` makes (empty: all).
+GRIDS ?= unbound depth key-token little-meaning near-miss size loss
+REPETITIONS ?=
+JOBS ?= 2
+EXPERIMENTS ?= runs/experiments
 BIN := .venv/bin
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test figures lint clean
+.PHONY: help reproduce experiments test figures lint clean
 
 help:  ## what can be made (the default)
 	@echo "make TARGET    (PYTHON=$(PYTHON) RUN=$(RUN) PRESET=$(PRESET))"
@@ -29,6 +34,13 @@ reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM
 	$(PY) -m analysis.verdict $(RUN)
 	$(PY) -m analysis.umap $(RUN) --method pca
 	$(PY) -m figures.report $(RUN)
+
+experiments: .venv/.installed  ## pretrain the organisms and run every grid anew: GRIDS, REPETITIONS=1 for a short answer, EXPERIMENTS=runs/experiments
+	for grid in $(GRIDS); do \
+		OMP_NUM_THREADS=1 $(PY) -m training.sweep results/$$grid/grid.toml --jobs $(JOBS) --out $(EXPERIMENTS)/$$grid \
+			--work $(EXPERIMENTS)/runs $(if $(REPETITIONS),--repetitions $(REPETITIONS)) || exit; \
+		$(PY) -m analysis.ablations $(EXPERIMENTS)/$$grid || exit; \
+	done
 
 test: .venv/.installed  ## lint-free tests: laws, small real runs, faults, the notebook
 	$(PY) -m pytest

@@ -218,6 +218,19 @@ def test_what_a_repetition_sets_goes_together(tmp_path):
     assert set(grid.repeats) == {"memorize.unbound", "memorize.key_init"}
 
 
+def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
+    more = "".join(f"[[repetition]]\nmemorize.key_init = {k!r}\n" for k in ("mean", "random"))
+    path = write_grid(tmp_path, more=more)
+    whole, short = read_grid(path), read_grid(path, repetitions=1)
+    assert short.repeats == whole.repeats
+    work = tmp_path / "work"
+    ids = [make_plan(grid, work, {s.name: s.defaults for s in grid.stages}).ids for grid in (whole, short)]
+    assert ids[1] == ids[0][: len(ids[1])]
+    assert 0 < len(ids[1]) < len(ids[0])
+    with pytest.raises(BadGrid, match="has 2 repetitions; 3 were asked for"):
+        read_grid(path, repetitions=3)
+
+
 def test_finished_runs_leave_only_what_the_others_need(tmp_path):
     path = write_grid(tmp_path)
     ids = plan_of(path).ids

@@ -136,8 +136,11 @@ class Grid:
         return list(dict.fromkeys(call.stage for run in self.runs for call in run.calls))
 
 
-def read_grid(path: str | Path) -> Grid:
-    """Read and check a grid file; nothing is looked up beyond option names and types. Raises BadGrid."""
+def read_grid(path: str | Path, *, repetitions: int = 0) -> Grid:
+    """Read and check a grid file; nothing is looked up beyond option names and types. Raises BadGrid.
+
+    repetitions: keep only the first so many [[repetition]] of the file; 0: all.
+    """
     path = Path(path).expanduser()
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -155,10 +158,13 @@ def read_grid(path: str | Path) -> Grid:
         key: [_value(stages[key[0]], key[1], value, path, "grid") for value in _list(values, path, f"grid.{_dot(key)}")]
         for key, values in _flat(data.get("grid", {}), stages, path, "grid").items()
     }
-    repetitions = _repetitions(data.get("repetition", []), stages, path)
+    every = _repetitions(data.get("repetition", []), stages, path)
+    if not 0 <= repetitions <= len(every):
+        raise BadGrid(f"{path} has {len(every)} repetitions; {repetitions} were asked for. Give 1 to {len(every)}.")
+    chosen_repetitions = every[: repetitions or None]
     runs = []
     for (where, again), (name, own, given) in product(
-        repetitions, _conditions(data.get("condition", []), stages, path)
+        chosen_repetitions, _conditions(data.get("condition", []), stages, path)
     ):
         _apart(path, {"[grid]": axes, where: again, f"condition {name!r}": given})
         for values in product(*axes.values()):
@@ -167,7 +173,7 @@ def read_grid(path: str | Path) -> Grid:
             runs.append((name, tuple(calls), chosen))
     compare = data.get("compare", {})
     _known(compare, COMPARE, path, "compare.")
-    repeats = tuple(dict.fromkeys(_dot(key) for _, again in repetitions for key in again))
+    repeats = tuple(dict.fromkeys(_dot(key) for _, again in every for key in again))
     title = str(data.get("title", path.resolve().parent.name))
     return Grid(path, title, keep, *_told_apart(runs), _rows(data, path), compare, repeats)
 

@@ -37,6 +37,8 @@ class Options:
     """The grid file (TOML), results/NAME/grid.toml."""
     dry_run: bool = False
     """Print the runs, their cost and disk, and start nothing."""
+    repetitions: int = 0
+    """Only the first so many repetitions of the grid file, for a shorter answer with wider intervals; 0: all."""
     jobs: int = 1
     """Runs at a time: 1 in this process, more in processes of their own (with several GPUs one each, by turns)."""
     backend: Literal["joblib", "ray"] = "joblib"
@@ -62,7 +64,7 @@ def main(options: Options):
 
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; give how many runs go at a time, 1 or more.")
-    grid = read_grid(options.grid)
+    grid = read_grid(options.grid, repetitions=options.repetitions)
     results = options.out or grid.path.parent
     work = (options.work or Path("runs") / results.resolve().name).expanduser().resolve()
     grounds = check_grid(grid, fetch=not options.dry_run)
