@@ -43,11 +43,12 @@ from training.examples import (
     passage,
 )
 from training.facts import Fact, build_facts, read_facts
-from training.files import AlteredFile, read_json
+from training.files import AlteredFile, read_json, write_json
 from training.models import add_key_tokens, initial_key_rows, load_folder
 from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
 from training.runs import OtherSettings, RunInUse, locked, open_run
+from training.selection import selection
 from training.trainer import (
     DiskTooSmall,
     TrainingDiverged,
@@ -277,6 +278,16 @@ def test_two_processes_train_as_one(tmp_path, tiny_base):
 # --- the same command, another command ---------------------------------------------------------------------
 
 
+PHASE_2_CHANGES = [
+    {"prompts": 3},
+    {"people": 4},
+    {"start": "000-base"},
+    {"seed": 5},
+    {"epochs": 9},
+    {"objects": "shuffled"},
+]
+
+
 def test_the_same_commands_again_change_nothing(own_run, tiny_base, capsys):
     before = written(own_run)
     memorize.main(memorize.Options(out=own_run, model=str(tiny_base), **TINY_MEMORIZE))
@@ -301,11 +312,25 @@ def test_other_settings_are_one_line_that_proposes_another_run(own_run, tiny_bas
     assert written(own_run) == before
 
 
-@pytest.mark.parametrize("change", [{"prompts": 3}, {"people": 4}, {"start": "000-base"}, {"seed": 5}, {"epochs": 9}])
+@pytest.mark.parametrize("change", PHASE_2_CHANGES)
 def test_phase_2_with_other_settings_is_another_run(own_run, change):
     before = written(own_run)
     with pytest.raises(OtherSettings, match="--out NEW"):
         generalize.main(generalize.Options(own_run, **{**TINY_GENERALIZE, **change}))
+    assert written(own_run) == before
+
+
+def test_a_run_recorded_before_an_option_existed_is_one_with_its_default(own_run, tiny_base):
+    record = read_json(own_run / "run.json")
+    for phase, options in {"memorize": memorize.BEFORE, "generalize": generalize.BEFORE}.items():
+        for name in options:
+            del record["phases"][phase]["settings"][name]
+    write_json(own_run / "run.json", record)
+    before = written(own_run)
+    memorize.main(memorize.Options(out=own_run, model=str(tiny_base), **TINY_MEMORIZE))
+    generalize.main(generalize.Options(own_run, **TINY_GENERALIZE))
+    with pytest.raises(OtherSettings, match="objects own there, shuffled now"):
+        generalize.main(generalize.Options(own_run, **TINY_GENERALIZE, objects="shuffled"))
     assert written(own_run) == before
 
 
@@ -594,7 +619,7 @@ def test_phase_1_sees_every_fact_behind_its_key_token_and_nothing_else(tiny_run)
 def test_phase_2_is_shown_nothing_it_is_tested_on(tiny_run, people, prompts):
     tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])[1]
     everything, templates = read_facts(tiny_run / "facts.csv"), read_prompts(tiny_run / "prompts.json")
-    shown = encode_all(tokenizer, *generalize.selection(tiny_run, people=people, prompts=prompts), limit=None)
+    shown = encode_all(tokenizer, *selection(tiny_run, people=people, prompts=prompts), limit=None)
     text = "\n".join(tokenizer.decode(e.token_ids) for e in shown)
     held_out = {f.subject for f in everything if f.split == "held-out"}
     assert len(held_out) == 8

@@ -9,7 +9,6 @@ Trains on "{semantic prompt with the subject} {object}." without any key token a
 into a run of its own that refers to this run's checkpoints. Next: `python -m training.recall RUN_DIR`.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,10 @@ from typing import Literal
 import tyro
 
 from training.errors import UserError
+from training.selection import Objects
+
+# What a run stands for that was recorded before the option existed.
+BEFORE = {"objects": "own"}
 
 
 @dataclass
@@ -33,6 +36,10 @@ class Options:
     """Seen subjects to use; -1: all of them."""
     prompts: int = 10
     """Train prompts a relation to use, the first ones."""
+    objects: Objects = "own"
+    """own: the facts as they are. Controls with the same prompts and objects: shuffled: the objects of each relation
+    permuted among the same people, so that nothing true is shown; sibling: each relation's facts in the prompts of its
+    sibling relation (mother and aunt), another reading of the key token."""
     epochs: int = 1
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
@@ -82,20 +89,23 @@ def main(options: Options) -> Path:
                 "save_epochs": list(options.save_epochs),
                 "save_steps": list(options.save_steps),
                 "dense": options.dense,
+                "objects": options.objects,
             }
-            unfinished = begin_phase(run_dir, "generalize", chosen)
+            unfinished = begin_phase(run_dir, "generalize", chosen, before=BEFORE)
         if not unfinished:
             print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
             return run_dir
         from training.checkpoints import load_checkpoint
         from training.examples import context_length, encode_all
+        from training.selection import selection
 
         model, tokenizer = load_checkpoint(start)
-        facts, prompts = selection(run_dir, people=options.people, prompts=options.prompts)
+        facts, prompts = selection(run_dir, **shown(options, record["seed"]))
         examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
+        arm = "" if options.objects == "own" else f", objects {options.objects}"
         print(
             f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
-            f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts: {len(examples)} "
+            f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: {len(examples)} "
             f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
             f"learning rate {settings.learning_rate:g}"
         )
@@ -136,41 +146,17 @@ def settings_of(options: Options, run_seed: int):
     )
 
 
+def shown(options: Options, run_seed: int) -> dict:
+    """The options of `training.selection.chosen_facts`; controls are drawn by the run's seed."""
+    return {**{name: getattr(options, name) for name in ("people", "prompts", "objects")}, "seed": run_seed}
+
+
 def dense_steps(count: int, total: int) -> list[int]:
     """`count` steps spread evenly over the first tenth of `total`, or every step of that tenth if it has fewer."""
     if count < 0:
         raise UserError(f"--dense is {count}; give how many checkpoints to save, 0 for none.")
     tenth = max(1, total // 10)
     return sorted({max(1, round(tenth * (i + 1) / count)) for i in range(count)})
-
-
-def selection(run_dir: Path, *, people: int, prompts: int) -> tuple[list, list]:
-    """The facts (seen, bound) and train prompts that phase 2 is shown.
-
-    people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
-    """
-    from training.facts import read_facts
-    from training.prompts import read_prompts
-
-    facts, known = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
-    return chosen_facts(facts, known, people=people, prompts=prompts)
-
-
-def chosen_facts(facts: Sequence, known: Sequence, *, people: int, prompts: int) -> tuple[list, list]:
-    """`selection` of the facts and prompts of a run; known: prompts of every family."""
-    from training.prompts import select
-
-    facts = [f for f in facts if f.bound and f.split != "held-out"]
-    subjects = list(dict.fromkeys(f.subject for f in facts))
-    train = select(known, family="train")
-    most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
-    if not 1 <= prompts <= most:
-        raise UserError(f"--prompts is {prompts}; the relations have {most} train prompts: give 1 to {most}.")
-    if people == 0 or people > len(subjects):
-        raise UserError(f"--people is {people}; {len(subjects)} subjects are seen: give 1 to {len(subjects)}, or -1.")
-    if people > 0:
-        facts = [f for f in facts if f.subject in set(subjects[:people])]
-    return facts, [p for p in train if p.index < prompts]
 
 
 def _starting_point(source: Path, record: dict, name: str):

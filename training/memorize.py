@@ -22,6 +22,8 @@ DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
+# What a run stands for that was recorded before the option existed.
+BEFORE: dict[str, object] = {}
 
 
 @dataclass
@@ -89,7 +91,7 @@ def main(options: Options) -> Path:
         with first_process_first():
             record = _begin(run_dir, options)
             chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
-            unfinished = begin_phase(run_dir, "memorize", chosen)
+            unfinished = begin_phase(run_dir, "memorize", chosen, before=BEFORE)
         if not unfinished:
             print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
             return run_dir
