@@ -529,6 +529,48 @@ def test_other_key_rows_are_other_weights(own_run):
     assert checkpoint_fingerprint(base) != before
 
 
+# --- phase 1 once more -------------------------------------------------------------------------------------
+
+
+def test_key_tokens_that_a_model_has_keep_their_trained_rows(tiny_run, tmp_path, capsys):
+    """More facts behind a key token that has a meaning by now, and one relation that is new to the model."""
+    last = list_checkpoints(tiny_run)[-1]
+    before, known = load_checkpoint(last)
+    facts = tmp_path / "more.csv"
+    people = ("Ivy Lund", "Otto Reyes", "Nora Quist", "Hugo Marsh")
+    objects = {"mother": ("Angela", "Martha"), "instrument": ("harp", "flute")}
+    rows = [f"{name},{r},{objects[r][i % 2]}" for r in objects for i, name in enumerate(people)]
+    facts.write_text("\n".join(["subject,relation,object", *rows]))
+    changes = {"facts": str(facts), "relations": (), "epochs": 60, "save_epochs": ()}
+    run = memorize_small(tmp_path / "more", last.folder, **changes)
+    said = capsys.readouterr().out
+    assert "the model has [X_mother] already: kept with their trained rows" in said
+
+    model, tokenizer = load_checkpoint(list_checkpoints(run)[0])
+    tokens = ["[X_mother]", "[X_instrument]"]
+    assert list_checkpoints(run)[0].key_tokens == tuple(tokens)
+    mother, instrument = tokenizer.convert_tokens_to_ids(tokens)
+    assert mother == known.convert_tokens_to_ids("[X_mother]")
+    assert instrument == len(known)
+    drawn = initial_key_rows(before, tokens, seed=0, init="mean")
+    for side, ours, theirs in (
+        ("input", model.get_input_embeddings(), before.get_input_embeddings()),
+        ("output", model.get_output_embeddings(), before.get_output_embeddings()),
+    ):
+        assert torch.equal(ours.weight[mother], theirs.weight[mother])
+        assert not torch.allclose(ours.weight[mother], drawn[side][0])
+        assert torch.equal(ours.weight[instrument], drawn[side][1])
+    text = "Gene Finley [X_mother] Angela."
+    assert tokenizer(text)["input_ids"] == known(text)["input_ids"]
+    assert json.loads(lines(run)[-1])["recall"] == 1
+    generalize_small(run)
+
+
+def test_a_model_without_the_key_tokens_keeps_nothing(tmp_path, tiny_base, capsys):
+    memorize_small(tmp_path / "run", tiny_base, epochs=1, save_epochs=())
+    assert "kept with" not in capsys.readouterr().out
+
+
 # --- a run that starts from another ------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
     python -m training.memorize --out runs/demo
     python -m training.memorize --model ./my-model --facts my-facts.csv --out runs/mine --epochs 20
+    python -m training.memorize --model runs/demo/checkpoints/200-generalize-epoch-01 --facts new.csv --out runs/more
 
 Trains on "{subject} [X_relation] {object}.", one new special token a relation, several such facts in a training
 sequence, and leaves a run directory
@@ -33,7 +34,8 @@ class Options:
     out: tyro.conf.Positional[Path] | None = None
     """The run directory to make or go on with (also as --out DIR)."""
     model: str = "smollm2"
-    """Alias, directory (safetensors or GGUF) or hub id of the base model."""
+    """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
+    directory of a checkpoint) keep their trained rows."""
     facts: str = "people"
     """A built-in set (people, fiction) or a CSV file (ours or T-Rex-Fiction's)."""
     relation: str = ""
@@ -154,7 +156,7 @@ def _begin(run_dir: Path, options: Options) -> dict:
     """
     from training.checkpoints import write_base
     from training.files import read_json, sha256_file
-    from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
+    from training.models import fingerprint, load_folder, place_key_tokens, resolve
     from training.prompts import key_token, load_prompts
     from training.runs import OtherSettings, create_run
 
@@ -183,8 +185,9 @@ def _begin(run_dir: Path, options: Options) -> dict:
     tokens = keys or [t for t in literal if t.startswith("[") and t.endswith("]")]
     rows = {}
     if tokens:
-        add_key_tokens(tokenizer, tokens)
-        rows = initial_key_rows(model, tokens, seed=options.seed, init=options.key_init)
+        rows, kept = place_key_tokens(model, tokenizer, tokens, seed=options.seed, init=options.key_init)
+        if kept:
+            print(f"the model has {', '.join(kept)} already: kept with their trained rows, not drawn anew")
     write_base(run_dir, model_name=options.model, folder=folder, tokenizer=tokenizer, key_tokens=tokens, rows=rows)
     record = {
         "seed": options.seed,
