@@ -1,6 +1,7 @@
 """What phase 2 is shown instead of the facts, as a control: as much of everything, and never the facts themselves."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import TINY_GENERALIZE
@@ -14,7 +15,16 @@ from training.examples import encode_all
 from training.facts import Fact, build_facts, random_stream, read_facts, split_facts
 from training.grid import read_grid
 from training.prompts import load_prompts, select
-from training.selection import NoSibling, NothingToShuffle, chosen_facts, permuted, shuffled
+from training.selection import (
+    MOST_OTHERS,
+    NoOtherPeople,
+    NoSibling,
+    NothingToShuffle,
+    chosen_facts,
+    other_people,
+    permuted,
+    shuffled,
+)
 
 PEOPLE = ("mother", "aunt", "home_city", "profession")
 GRID = """
@@ -110,10 +120,67 @@ def test_without_a_sibling_in_the_run_there_is_no_other_reading():
         shown(*facts_of(("mother", "profession")), objects="sibling")
 
 
+# --- about others ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("people", [-1, 5])
+def test_the_others_are_in_no_fact_of_the_run_and_share_no_part_of_a_name(seed, people):
+    facts, prompts = facts_of(seed=seed)
+    own, plain = shown(facts, prompts, people=people)
+    others, same_prompts = shown(facts, prompts, people=people, about="others", seed=seed)
+    assert same_prompts == plain
+    assert [(f.relation, f.candidates, f.bound) for f in others] == [(f.relation, f.candidates, f.bound) for f in own]
+    assert Counter((f.relation, f.object) for f in others) == Counter((f.relation, f.object) for f in own)
+    assert len({f.subject for f in others}) == len({f.subject for f in own})
+    parts = {part for f in facts for part in f.subject.split()}
+    assert not [f.subject for f in others if parts & set(f.subject.split())]
+
+
+def test_the_others_have_objects_of_their_own_and_sibling_objects_differ():
+    facts, prompts = facts_of()
+    own, _ = shown(facts, prompts)
+    others, _ = shown(facts, prompts, about="others")
+    assert sum(a.object == b.object for a, b in zip(own, others, strict=True)) < len(own) / 2
+    of = {(f.subject, f.relation): f.object for f in others}
+    assert all(obj != of[name, "aunt"] for (name, relation), obj in of.items() if relation == "mother")
+    assert others == shown(facts, prompts, about="others")[0]
+    assert others != shown(facts, prompts, about="others", seed=1)[0]
+
+
+def test_the_others_can_be_shuffled_and_asked_for_the_sibling():
+    facts, prompts = facts_of()
+    plain, _ = shown(facts, prompts, about="others")
+    mixed, _ = shown(facts, prompts, about="others", objects="shuffled")
+    assert all(a.subject == b.subject and a.object != b.object for a, b in zip(plain, mixed, strict=True))
+    assert shown(facts, prompts, about="others", objects="sibling")[0] == plain
+
+
+def test_facts_whose_subjects_are_of_unknown_kind_have_no_others():
+    facts = split_facts(build_facts("fiction", relations=("capital",)), unbound=0)
+    with pytest.raises(NoOtherPeople, match=r"'capital'.*--about seen"):
+        shown(facts, load_prompts(["capital"]), about="others")
+
+
+def test_facts_that_use_the_reserved_names_have_no_others():
+    facts, prompts = facts_of(("mother",))
+    name = shown(facts, prompts, about="others")[0][0].subject
+    facts[-1] = replace(facts[-1], subject=f"Zed {name.split()[1]}")
+    with pytest.raises(NoOtherPeople, match=name):
+        shown(facts, prompts, about="others")
+
+
+def test_more_people_than_there_are_names_for_is_refused():
+    facts = [Fact(f"A{i} B{i}", "mother", ("Ruth", "Ada")[i % 2], ("Ruth", "Ada")) for i in range(MOST_OTHERS + 1)]
+    assert len({f.subject for f in other_people(facts[1:], avoid=(), seed=0)}) == MOST_OTHERS
+    with pytest.raises(NoOtherPeople, match=f"--people {MOST_OTHERS}"):
+        other_people(facts, avoid=(), seed=0)
+
+
 # --- in a run ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"objects": "shuffled"}, {"objects": "sibling"}])
+@pytest.mark.parametrize("change", [{"objects": "shuffled"}, {"objects": "sibling"}, {"about": "others"}])
 def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(change, tiny_run, tmp_path, capsys):
     out = generalize.main(
         generalize.Options(tiny_run, out=tmp_path / "arm", **{**TINY_GENERALIZE, "epochs": 1}, **change)
@@ -125,7 +192,9 @@ def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(ch
     assert there.read_bytes() != here.read_bytes()
 
 
-@pytest.mark.parametrize("line", ['generalize.objects = ["own", "shuffled", "sibling"]'])
+@pytest.mark.parametrize(
+    "line", ['generalize.objects = ["own", "shuffled", "sibling"]', 'generalize.about = ["seen", "others"]']
+)
 def test_a_grid_may_vary_it(line, tmp_path):
     (tmp_path / "grid.toml").write_text(GRID + line)
     assert len(read_grid(tmp_path / "grid.toml").runs) == line.count(",") + 1

@@ -285,6 +285,7 @@ PHASE_2_CHANGES = [
     {"seed": 5},
     {"epochs": 9},
     {"objects": "shuffled"},
+    {"about": "others"},
 ]
 
 

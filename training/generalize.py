@@ -16,10 +16,10 @@ from typing import Literal
 import tyro
 
 from training.errors import UserError
-from training.selection import Objects
+from training.selection import About, Objects
 
 # What a run stands for that was recorded before the option existed.
-BEFORE = {"objects": "own"}
+BEFORE = {"objects": "own", "about": "seen"}
 
 
 @dataclass
@@ -40,6 +40,9 @@ class Options:
     """own: the facts as they are. Controls with the same prompts and objects: shuffled: the objects of each relation
     permuted among the same people, so that nothing true is shown; sibling: each relation's facts in the prompts of its
     sibling relation (mother and aunt), another reading of the key token."""
+    about: About = "seen"
+    """seen: the run's seen people; others: as many people who are in no fact of the run, with objects from the same
+    pools (a control: what semantic prompts do on their own)."""
     epochs: int = 1
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
@@ -90,6 +93,7 @@ def main(options: Options) -> Path:
                 "save_steps": list(options.save_steps),
                 "dense": options.dense,
                 "objects": options.objects,
+                "about": options.about,
             }
             unfinished = begin_phase(run_dir, "generalize", chosen, before=BEFORE)
         if not unfinished:
@@ -102,9 +106,9 @@ def main(options: Options) -> Path:
         model, tokenizer = load_checkpoint(start)
         facts, prompts = selection(run_dir, **shown(options, record["seed"]))
         examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
-        arm = "" if options.objects == "own" else f", objects {options.objects}"
+        arm = "".join(f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v)
         print(
-            f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
+            f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
             f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: {len(examples)} "
             f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
             f"learning rate {settings.learning_rate:g}"
@@ -148,7 +152,7 @@ def settings_of(options: Options, run_seed: int):
 
 def shown(options: Options, run_seed: int) -> dict:
     """The options of `training.selection.chosen_facts`; controls are drawn by the run's seed."""
-    return {**{name: getattr(options, name) for name in ("people", "prompts", "objects")}, "seed": run_seed}
+    return {**{name: getattr(options, name) for name in ("people", "prompts", "objects", "about")}, "seed": run_seed}
 
 
 def dense_steps(count: int, total: int) -> list[int]:

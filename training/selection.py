@@ -8,20 +8,27 @@ themselves do not is drift.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from training.errors import UserError
-from training.facts import Fact, random_stream
+from training.facts import PEOPLE, Fact, draw_names, random_stream
 from training.prompts import Prompt, select
 
 Objects = Literal["own", "shuffled", "sibling"]
+About = Literal["seen", "others"]
+# Names that the store `reserved` is good for, each part used four times.
+MOST_OTHERS = 240
 
 
 class NothingToShuffle(UserError):
     """All shown facts of a relation have the same object."""
+
+
+class NoOtherPeople(UserError):
+    """There are no people to be had that stand in no fact of the run."""
 
 
 class NoSibling(UserError):
@@ -29,14 +36,14 @@ class NoSibling(UserError):
 
 
 def selection(
-    run_dir: Path, *, people: int, prompts: int, objects: Objects = "own", seed: int = 0
+    run_dir: Path, *, people: int, prompts: int, objects: Objects = "own", about: About = "seen", seed: int = 0
 ) -> tuple[list[Fact], list[Prompt]]:
     """The facts (seen, bound) and train prompts that phase 2 of a run is shown; see `chosen_facts`."""
     from training.facts import read_facts
     from training.prompts import read_prompts
 
     facts, known = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
-    return chosen_facts(facts, known, people=people, prompts=prompts, objects=objects, seed=seed)
+    return chosen_facts(facts, known, people=people, prompts=prompts, objects=objects, about=about, seed=seed)
 
 
 def chosen_facts(
@@ -46,14 +53,17 @@ def chosen_facts(
     people: int,
     prompts: int,
     objects: Objects = "own",
+    about: About = "seen",
     seed: int = 0,
 ) -> tuple[list[Fact], list[Prompt]]:
     """(facts, train prompts) of phase 2, of the facts and prompts (every family) of a run.
 
     people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
-    objects: "own"; "shuffled": see `shuffled`; "sibling": see `sibling_prompts`. seed: draws the shuffle.
-    Raises UserError for a number out of range, NothingToShuffle, NoSibling.
+    objects: "own"; "shuffled": see `shuffled`; "sibling": see `sibling_prompts`. about: "seen"; "others": see
+    `other_people`. seed: draws both controls.
+    Raises UserError for a number out of range, NothingToShuffle, NoSibling, NoOtherPeople.
     """
+    everyone = {f.subject for f in facts}
     facts = [f for f in facts if f.bound and f.split != "held-out"]
     subjects = list(dict.fromkeys(f.subject for f in facts))
     train = select(known, family="train")
@@ -64,6 +74,8 @@ def chosen_facts(
         raise UserError(f"--people is {people}; {len(subjects)} subjects are seen: give 1 to {len(subjects)}, or -1.")
     if people > 0:
         facts = [f for f in facts if f.subject in set(subjects[:people])]
+    if about == "others":
+        facts = other_people(facts, avoid=everyone, seed=seed)
     if objects == "shuffled":
         facts = shuffled(facts, seed=seed)
     if objects == "sibling":
@@ -87,6 +99,42 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
             )
         drawn[relation] = iter(permuted(own, avoid=own, rng=random_stream(seed, f"shuffled {relation}")))
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
+
+
+def other_people(facts: Sequence[Fact], *, avoid: Iterable[str], seed: int) -> list[Fact]:
+    """As many facts about people who are in none: each subject replaced by another, the objects dealt out anew.
+
+    Names come from the store `reserved`, and share no part with those in `avoid`, the subjects of the run. Every
+    relation keeps its objects; for one person those of sibling relations differ, as in the built-in set people.
+    Raises NoOtherPeople for facts that are not about the relations of people, or that use up the names.
+    """
+    if foreign := [r for r in dict.fromkeys(f.relation for f in facts) if r not in PEOPLE]:
+        raise NoOtherPeople(
+            f"--about others: what the subjects of {foreign[0]!r} are is not known, so no others of their kind can be "
+            f"named. It works with the relations of the facts people ({', '.join(PEOPLE)}); use --about seen."
+        )
+    subjects = list(dict.fromkeys(f.subject for f in facts))
+    if len(subjects) > MOST_OTHERS:
+        raise NoOtherPeople(
+            f"--about others: {len(subjects)} people are shown, and names for {MOST_OTHERS} others are there. Show "
+            f"fewer: --people {MOST_OTHERS}."
+        )
+    names = dict(zip(subjects, draw_names("reserved", len(subjects), seed), strict=True))
+    taken = {part.casefold() for subject in avoid for part in subject.split()}
+    if shared := [name for name in names.values() if taken & set(name.casefold().split())]:
+        raise NoOtherPeople(
+            f"--about others: {shared[0]!r} shares a part of the name with a subject of the run. Use --about seen, or "
+            f"facts without the reserved names of training/data/names.toml."
+        )
+    dealt: dict[tuple[str, str], str] = {}
+    sibling_of: dict[tuple[str, str], str] = {}
+    for relation in dict.fromkeys(f.relation for f in facts):
+        own = [f for f in facts if f.relation == relation]
+        avoided = [sibling_of.get((f.subject, PEOPLE[relation]), "") for f in own]
+        drawn = permuted([f.object for f in own], avoid=avoided, rng=random_stream(seed, f"others {relation}"))
+        for fact, obj in zip(own, drawn, strict=True):
+            dealt[fact.subject, relation] = sibling_of[fact.subject, PEOPLE[relation]] = obj
+    return [replace(f, subject=names[f.subject], object=dealt[f.subject, f.relation]) for f in facts]
 
 
 def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random) -> list[str]:
