@@ -193,7 +193,12 @@ def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(ch
 
 
 @pytest.mark.parametrize(
-    "line", ['generalize.objects = ["own", "shuffled", "sibling"]', 'generalize.about = ["seen", "others"]']
+    "line",
+    [
+        'generalize.objects = ["own", "shuffled", "sibling"]',
+        'generalize.about = ["seen", "others"]',
+        "generalize.replay = [0, 0.25, 1]",
+    ],
 )
 def test_a_grid_may_vary_it(line, tmp_path):
     (tmp_path / "grid.toml").write_text(GRID + line)

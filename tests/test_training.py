@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from training.errors import UserError
 from training.examples import (
     ObjectNotSeparable,
     OverlongText,
+    Replay,
     collate,
     encode,
     encode_all,
@@ -48,7 +50,7 @@ from training.models import add_key_tokens, initial_key_rows, load_folder
 from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
 from training.runs import OtherSettings, RunInUse, locked, open_run
-from training.selection import selection
+from training.selection import rote_facts, selection
 from training.trainer import (
     DiskTooSmall,
     TrainingDiverged,
@@ -286,6 +288,8 @@ PHASE_2_CHANGES = [
     {"epochs": 9},
     {"objects": "shuffled"},
     {"about": "others"},
+    {"replay": 0.5},
+    {"replay_facts": 2},
 ]
 
 
@@ -387,6 +391,9 @@ def test_impossible_settings_are_refused_by_name(change, says, tmp_path, tiny_ba
         ({"people": 0}, "--people"),
         ({"people": 9}, "--people"),
         ({"start": "300-other"}, "000-base, 100-memorize"),
+        ({"replay": -0.5}, "--replay is -0.5"),
+        ({"replay": float("nan")}, "--replay is nan"),
+        ({"replay_facts": 0}, "--replay-facts is 0"),
     ],
 )
 def test_phase_2_cannot_use_what_is_not_there(change, says, tmp_path, uninterrupted):
@@ -791,6 +798,74 @@ def test_an_epoch_of_passages_holds_every_fact_once_and_groups_them_anew(size, r
     assert objects(0) == objects(0)
     assert (objects(0) == objects(1)) == (size == 1)
     assert (objects(0) == objects(0, seed=1)) == (size == 1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("share", [0.1, 1.0, 2.5])
+def test_replay_meets_every_fact_as_often_as_any_other_and_draws_anew_each_epoch(share, size, rote_examples):
+    replay = Replay(tuple(rote_examples), share, size)
+
+    def objects(epoch, seed=0):
+        rows = replay.sequences(tiny_tokenizer(), 20, seed=seed, epoch=epoch)
+        assert len(rows) == replay.count(20) == round(20 * share)
+        assert {len(row.objects) for row in rows} == {size}
+        return [row.token_ids for row in rows]
+
+    assert objects(0) == objects(0)
+    assert objects(0) != objects(1)
+    assert objects(0) != objects(0, seed=1)
+    single = Replay(tuple(rote_examples), share, 1).sequences(tiny_tokenizer(), 20, seed=0, epoch=0)
+    times = Counter(e.token_ids for e in single)
+    assert len(times) == min(len(rote_examples), len(single))
+    assert max(times.values()) - min(times.values()) <= 1
+    assert Replay().sequences(tiny_tokenizer(), 20, seed=0, epoch=0) == []
+
+
+def test_a_small_share_replays_something():
+    assert [Replay((), share, 1).count(3) for share in (0.0, 0.01, 1.0)] == [0, 1, 3]
+
+
+def test_a_phase_2_with_replay_goes_on_where_it_was_and_meets_held_out_people_by_rote_alone(
+    uninterrupted, tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr("training.trainer.collate", lambda rows, **o: shown.append(rows) or collate(rows, **o))
+    changes = {"replay": 2.0, "replay_facts": 3, "epochs": 5}
+    whole = generalize_small(uninterrupted, out=tmp_path / "whole", **changes)
+    # 4 seen people, 1 bound relation, 1 prompt: 4 semantic and 8 rote sequences of 3 facts an epoch, 2 a step.
+    rows = [json.loads(line) for line in lines(whole)]
+    assert len(rows) == 5 * 6
+    assert sum(row["count"] for row in rows) == 5 * (4 + 8 * 3)
+    tokenizer = load_checkpoint(list_checkpoints(whole)[0])[1]
+    texts = [tokenizer.decode(row.token_ids) for batch in shown for row in batch]
+    assert len(texts) == 5 * 12
+    semantic = [text for text in texts if "[X_" not in text]
+    assert len(semantic) == 5 * 4
+    held_out = {f.subject for f in read_facts(whole / "facts.csv") if f.split == "held-out"}
+    assert not [name for name in held_out for text in semantic if name in text]
+    assert all(any(name in text for text in texts) for name in held_out)
+
+    with ctrl_c_after(tmp_path / "broken", 8), pytest.raises(Interrupted):
+        generalize_small(uninterrupted, out=tmp_path / "broken", **changes)
+    assert 8 <= len(lines(tmp_path / "broken")) < 30
+    generalize_small(uninterrupted, out=tmp_path / "broken", **changes)
+    assert weights(tmp_path / "broken") == weights(whole)
+
+
+def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(uninterrupted, tmp_path):
+    def recalled(**changes):
+        given = {"start": "000-base", "epochs": 40, "learning_rate": 3e-3, "batch_size": 8, **changes}
+        run = generalize_small(uninterrupted, out=tmp_path / str(changes.get("replay", 0)), **given)
+        model, tokenizer = load_checkpoint(list_checkpoints(run)[-1])
+        assert [c.phase for c in list_checkpoints(run)] == ["base", "generalize"]
+        right = []
+        for example in encode_all(tokenizer, *rote_facts(run), limit=None):
+            greedy = model(torch.tensor([example.token_ids])).logits[0].argmax(-1).tolist()
+            right.append(tuple(greedy[example.object_start - 1 : -1]) == example.object_ids)
+        return sum(right) / len(right)
+
+    assert recalled(replay=4.0, replay_facts=1) == 1
+    assert recalled() < 0.5
 
 
 def test_a_passage_longer_than_the_context_is_refused(rote_examples):

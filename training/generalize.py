@@ -3,12 +3,15 @@
     python -m training.generalize RUN_DIR
     python -m training.generalize RUN_DIR --people 10 --prompts 1 --out runs/few
     python -m training.generalize RUN_DIR --start 000-base --out runs/no-phase-1
+    python -m training.generalize RUN_DIR --start 000-base --replay 1 --out runs/one-stage
 
 Trains on "{semantic prompt with the subject} {object}." without any key token and saves
-200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown. With --out NEW the phase goes
-into a run of its own that refers to this run's checkpoints. Next: `python -m training.recall RUN_DIR`.
+200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown, unless by rote (--replay). With
+--out NEW the phase goes into a run of its own that refers to this run's checkpoints.
+Next: `python -m training.recall RUN_DIR`.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +22,7 @@ from training.errors import UserError
 from training.selection import About, Objects
 
 # What a run stands for that was recorded before the option existed.
-BEFORE = {"objects": "own", "about": "seen"}
+BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4}
 
 
 @dataclass
@@ -43,10 +46,15 @@ class Options:
     about: About = "seen"
     """seen: the run's seen people; others: as many people who are in no fact of the run, with objects from the same
     pools (a control: what semantic prompts do on their own)."""
+    replay: float = 0.0
+    """Rote sequences mixed into each epoch, for each semantic one (1: as many), of all facts, each as often as any
+    other. A step takes sequences of like length, so most steps are of one kind."""
+    replay_facts: int = 4
+    """Facts a replayed rote sequence, as --facts-per-sequence of phase 1."""
     epochs: int = 1
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
-    """Facts a step, each in a sequence of its own, over all processes."""
+    """Sequences a step, over all processes: each a fact, or a replayed rote sequence."""
     learning_rate: float = 5e-5
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
@@ -92,26 +100,30 @@ def main(options: Options) -> Path:
                 "save_epochs": list(options.save_epochs),
                 "save_steps": list(options.save_steps),
                 "dense": options.dense,
-                "objects": options.objects,
-                "about": options.about,
+                **{name: getattr(options, name) for name in BEFORE},
             }
             unfinished = begin_phase(run_dir, "generalize", chosen, before=BEFORE)
         if not unfinished:
             print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
             return run_dir
         from training.checkpoints import load_checkpoint
-        from training.examples import context_length, encode_all
-        from training.selection import selection
+        from training.examples import Replay, context_length, encode_all
+        from training.selection import rote_facts, selection
 
         model, tokenizer = load_checkpoint(start)
         facts, prompts = selection(run_dir, **shown(options, record["seed"]))
-        examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
+        limit = context_length(model.config)
+        examples = encode_all(tokenizer, facts, prompts, limit=limit)
+        rote = encode_all(tokenizer, *rote_facts(run_dir), limit=limit) if options.replay else []
+        replay = Replay(tuple(rote), options.replay, options.replay_facts)
+        replayed = replay.count(len(examples))
+        dense = dense_steps(options.dense, steps_of(len(examples), settings, replayed=replayed))
         arm = "".join(f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v)
         print(
             f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
             f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: {len(examples)} "
-            f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
-            f"learning rate {settings.learning_rate:g}"
+            f"sequences{f' and {replayed} by rote' if replayed else ''}, {settings.epochs} epoch(s), "
+            f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
         )
         train(
             model,
@@ -122,7 +134,8 @@ def main(options: Options) -> Path:
             phase="generalize",
             parent=start.name,
             save_epochs=options.save_epochs,
-            save_steps=(*options.save_steps, *dense_steps(options.dense, steps_of(len(examples), settings))),
+            save_steps=(*options.save_steps, *dense),
+            replay=replay,
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -130,7 +143,7 @@ def main(options: Options) -> Path:
         end_phase(run_dir, "generalize", **metrics)
         finish(run_dir, "generalize")
     print(
-        f"answered while training, last epoch: {metrics['train_recall']:.2f}\n"
+        f"answered while training{' (by rote too)' if replayed else ''}, last epoch: {metrics['train_recall']:.2f}\n"
         f"wrote {last.folder}    next: python -m training.recall {run_dir}"
     )
     return run_dir
@@ -140,6 +153,10 @@ def settings_of(options: Options, run_seed: int):
     """The training settings of phase 2 on a run of seed `run_seed`. Raises UserError for one out of range."""
     from training.trainer import TrainingSettings
 
+    if not 0 <= options.replay < math.inf:
+        raise UserError(f"--replay is {options.replay}; give how many rote sequences a semantic one, 0 for none.")
+    if options.replay_facts < 1:
+        raise UserError(f"--replay-facts is {options.replay_facts}; give the facts a replayed sequence, 1 or more.")
     return TrainingSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,

@@ -46,6 +46,14 @@ def selection(
     return chosen_facts(facts, known, people=people, prompts=prompts, objects=objects, about=about, seed=seed)
 
 
+def rote_facts(run_dir: Path) -> tuple[list[Fact], list[Prompt]]:
+    """All facts of a run and its rote prompts: what phase 1 is shown."""
+    from training.facts import read_facts
+    from training.prompts import read_prompts
+
+    return read_facts(run_dir / "facts.csv"), select(read_prompts(run_dir / "prompts.json"), family="rote")
+
+
 def chosen_facts(
     facts: Sequence[Fact],
     known: Sequence[Prompt],

@@ -19,7 +19,7 @@ from typing import Literal
 from training.checkpoints import save_checkpoint
 from training.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.errors import UserError
-from training.examples import Example, collate, context_length, epoch_batches, epoch_passages
+from training.examples import Example, Replay, collate, context_length, epoch_batches, epoch_passages
 from training.files import write_text
 from training.resume import load_resume_state, save_resume_state
 
@@ -91,9 +91,9 @@ def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def steps_of(examples: int, settings: TrainingSettings) -> int:
-    """Optimizer steps of a phase of so many examples."""
-    sequences = math.ceil(examples / settings.facts_per_sequence)
+def steps_of(examples: int, settings: TrainingSettings, *, replayed: int = 0) -> int:
+    """Optimizer steps of a phase of so many examples, and so many replayed sequences an epoch besides."""
+    sequences = math.ceil(examples / settings.facts_per_sequence) + replayed
     return settings.epochs * math.ceil(sequences / settings.sequences_per_step)
 
 
@@ -114,12 +114,14 @@ def train(
     parent: str,
     save_epochs: Sequence[int] = (),
     save_steps: Sequence[int] = (),
+    replay: Replay | None = None,
     resume_minutes: float = 4.0,
 ) -> None:
     """Train `model` in place and save checkpoints; go on from the resume state if there is one.
 
-    save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise.
-    resume_minutes: how often the resume state is written. Raises Interrupted on Ctrl-C with the state saved.
+    save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise. replay: rote
+    sequences in every epoch besides. resume_minutes: how often the resume state is written.
+    Raises Interrupted on Ctrl-C with the state saved.
     """
     import torch
     from accelerate import Accelerator
@@ -135,7 +137,8 @@ def train(
     bare = accelerator.unwrap_model(model)
 
     limit = context_length(bare.config)
-    total = steps_of(len(examples), settings)
+    replay = replay or Replay()
+    total = steps_of(len(examples), settings, replayed=replay.count(len(examples)))
     per_epoch = total // settings.epochs
     wanted = {min(e, settings.epochs) * per_epoch for e in (*save_epochs, settings.epochs)}
     wanted |= {s for s in save_steps if 0 < s <= total}
@@ -156,6 +159,7 @@ def train(
             if within == 0 or step == done:
                 order = {"seed": settings.seed, "epoch": epoch}
                 rows = epoch_passages(tokenizer, examples, settings.facts_per_sequence, limit=limit, **order)
+                rows = [*rows, *replay.sequences(tokenizer, len(examples), limit=limit, **order)]
                 batches = epoch_batches([len(r.token_ids) for r in rows], settings.sequences_per_step, **order)
             batch = collate([rows[i] for i in batches[within]], loss=settings.loss, pad_id=pad_id)
             for group in optimizer.param_groups:
