@@ -198,6 +198,8 @@ def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(ch
         'generalize.objects = ["own", "shuffled", "sibling"]',
         'generalize.about = ["seen", "others"]',
         "generalize.replay = [0, 0.25, 1]",
+        'memorize.train = ["all", "embeddings", "attention", "lora"]',
+        'generalize.train = ["all", "embeddings", "attention", "lora"]',
     ],
 )
 def test_a_grid_may_vary_it(line, tmp_path):

@@ -61,7 +61,19 @@ from training.trainer import (
 )
 
 PACKAGES = ("training", "probing", "analysis", "figures")
-HEAVY = ("torch", "transformers", "accelerate", "sklearn", "pandas", "scipy", "matplotlib", "umap", "plotly", "nnsight")
+HEAVY = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "sklearn",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "umap",
+    "plotly",
+    "nnsight",
+)
 # 16 facts in batches of 4: 60 steps of a few milliseconds.
 SMALL = {
     "subjects": 8,
@@ -290,6 +302,7 @@ PHASE_2_CHANGES = [
     {"about": "others"},
     {"replay": 0.5},
     {"replay_facts": 2},
+    {"train": "attention"},
 ]
 
 

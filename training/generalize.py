@@ -20,9 +20,10 @@ import tyro
 
 from training.errors import UserError
 from training.selection import About, Objects
+from training.trainable import Mode
 
 # What a run stands for that was recorded before the option existed.
-BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4}
+BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 
 
 @dataclass
@@ -59,6 +60,9 @@ class Options:
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
+    rank 8 beside every linear layer of the blocks, merged into the checkpoints. With --replay the key tokens' rows too."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
     save_epochs: tuple[int, ...] = ()
@@ -136,6 +140,7 @@ def main(options: Options) -> Path:
             save_epochs=options.save_epochs,
             save_steps=(*options.save_steps, *dense),
             replay=replay,
+            key_tokens=list_checkpoints(run_dir)[0].key_tokens if replayed else (),
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -164,6 +169,7 @@ def settings_of(options: Options, run_seed: int):
         learning_rate=options.learning_rate,
         precision=options.precision,
         seed=options.seed if options.seed >= 0 else run_seed,
+        train=options.train,
     )
 
 

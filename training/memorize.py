@@ -18,13 +18,14 @@ import tyro
 
 from training.errors import UserError
 from training.models import KeyInit
+from training.trainable import Mode
 
 DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
 # What a run stands for that was recorded before the option existed.
-BEFORE: dict[str, object] = {}
+BEFORE = {"train": "all"}
 
 
 @dataclass
@@ -67,6 +68,10 @@ class Options:
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
+    rank 8 beside every linear layer of the blocks, merged into the checkpoints.
+    The key tokens' embedding rows are always trained."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
     save_epochs: tuple[int, ...] = ()
@@ -110,7 +115,7 @@ def main(options: Options) -> Path:
         print(
             f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
             f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
-            f"learning rate {settings.learning_rate:g}"
+            f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', {settings.train} only'}"
         )
         train(
             model,
@@ -121,6 +126,7 @@ def main(options: Options) -> Path:
             phase="memorize",
             parent=base.name,
             save_epochs=options.save_epochs,
+            key_tokens=base.key_tokens,
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -146,6 +152,7 @@ def settings_of(options: Options):
         learning_rate=options.learning_rate,
         precision=options.precision,
         seed=options.seed,
+        train=options.train,
     )
 
 

@@ -110,7 +110,7 @@ def versions() -> dict:
 
     import torch
 
-    names = ("transformers", "accelerate", "nnsight", "scikit-learn", "numpy")
+    names = ("transformers", "accelerate", "peft", "nnsight", "scikit-learn", "numpy")
     return {"torch": torch.__version__, **{name: version(name) for name in names}, "threads": torch.get_num_threads()}
 
 

@@ -1,9 +1,9 @@
 """The training loop of both phases: examples in, checkpoints out; readable in one sitting.
 
-Full fine-tuning with AdamW (no weight decay), linear warm-up then cosine to zero, float32 master weights with
-bfloat16 autocast where the processor has it. Runs through `accelerate`: one CPU, one GPU, or several processes
-(`accelerate launch -m training.memorize ...`). What a step does depends on the settings and the step number
-alone, so a run killed at any moment and started again ends with the same weights.
+Fine-tuning (of all weights, or of some: training.trainable) with AdamW without weight decay, linear warm-up then
+cosine to zero, float32 master weights with bfloat16 autocast where the processor has it. Runs through `accelerate`:
+one CPU, one GPU, or several processes (`accelerate launch -m training.memorize ...`). What a step does depends on the
+settings and the step number alone, so a run killed at any moment and started again ends with the same weights.
 """
 
 import json
@@ -22,6 +22,7 @@ from training.errors import UserError
 from training.examples import Example, Replay, collate, context_length, epoch_batches, epoch_passages
 from training.files import write_text
 from training.resume import load_resume_state, save_resume_state
+from training.trainable import Mode, merged, restrict
 
 
 class TrainingDiverged(UserError):
@@ -52,6 +53,8 @@ class TrainingSettings:
     """auto: bfloat16 autocast where the processor has bfloat16 instructions."""
     seed: int = 0
     """Order of the batches."""
+    train: Mode = "all"
+    """Which weights are trained; the others stay as they are."""
 
     def __post_init__(self) -> None:
         whole = {"epochs": 1, "batch_size": 1, "facts_per_sequence": 1, "warmup_steps": 0}
@@ -115,12 +118,14 @@ def train(
     save_epochs: Sequence[int] = (),
     save_steps: Sequence[int] = (),
     replay: Replay | None = None,
+    key_tokens: Sequence[str] = (),
     resume_minutes: float = 4.0,
 ) -> None:
     """Train `model` in place and save checkpoints; go on from the resume state if there is one.
 
     save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise. replay: rote
-    sequences in every epoch besides. resume_minutes: how often the resume state is written.
+    sequences in every epoch besides. key_tokens: their embedding rows are trained whatever `settings.train` is.
+    resume_minutes: how often the resume state is written.
     Raises Interrupted on Ctrl-C with the state saved.
     """
     import torch
@@ -132,7 +137,9 @@ def train(
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=resolved_precision(settings.precision))
     set_seed(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    model = restrict(model, settings.train, rows=tokenizer.convert_tokens_to_ids(list(key_tokens)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     bare = accelerator.unwrap_model(model)
 
@@ -182,7 +189,7 @@ def train(
                     "parent": parent,
                     "metrics": {"train_loss": log.epoch_loss(), "train_recall": recall},
                 }
-                save_checkpoint(run_dir, stage, bare, tokenizer, partial_epoch=bool(rest))
+                save_checkpoint(run_dir, stage, merged(bare), tokenizer, partial_epoch=bool(rest))
             stop = interrupt.pressed
             if step + 1 < total and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if accelerator.is_main_process:
