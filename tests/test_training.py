@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from training.errors import UserError
 from training.examples import (
     ObjectNotSeparable,
     OverlongText,
+    Replay,
     collate,
     encode,
     encode_all,
@@ -43,11 +45,12 @@ from training.examples import (
     passage,
 )
 from training.facts import Fact, build_facts, read_facts
-from training.files import AlteredFile, read_json
+from training.files import AlteredFile, read_json, write_json
 from training.models import add_key_tokens, initial_key_rows, load_folder
 from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
 from training.runs import OtherSettings, RunInUse, locked, open_run
+from training.selection import rote_facts, selection
 from training.trainer import (
     DiskTooSmall,
     TrainingDiverged,
@@ -58,7 +61,19 @@ from training.trainer import (
 )
 
 PACKAGES = ("training", "probing", "analysis", "figures")
-HEAVY = ("torch", "transformers", "accelerate", "sklearn", "pandas", "scipy", "matplotlib", "umap", "plotly", "nnsight")
+HEAVY = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "sklearn",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "umap",
+    "plotly",
+    "nnsight",
+)
 # 16 facts in batches of 4: 60 steps of a few milliseconds.
 SMALL = {
     "subjects": 8,
@@ -277,6 +292,20 @@ def test_two_processes_train_as_one(tmp_path, tiny_base):
 # --- the same command, another command ---------------------------------------------------------------------
 
 
+PHASE_2_CHANGES = [
+    {"prompts": 3},
+    {"people": 4},
+    {"start": "000-base"},
+    {"seed": 5},
+    {"epochs": 9},
+    {"objects": "shuffled"},
+    {"about": "others"},
+    {"replay": 0.5},
+    {"replay_facts": 2},
+    {"train": "attention"},
+]
+
+
 def test_the_same_commands_again_change_nothing(own_run, tiny_base, capsys):
     before = written(own_run)
     memorize.main(memorize.Options(out=own_run, model=str(tiny_base), **TINY_MEMORIZE))
@@ -301,11 +330,25 @@ def test_other_settings_are_one_line_that_proposes_another_run(own_run, tiny_bas
     assert written(own_run) == before
 
 
-@pytest.mark.parametrize("change", [{"prompts": 3}, {"people": 4}, {"start": "000-base"}, {"seed": 5}, {"epochs": 9}])
+@pytest.mark.parametrize("change", PHASE_2_CHANGES)
 def test_phase_2_with_other_settings_is_another_run(own_run, change):
     before = written(own_run)
     with pytest.raises(OtherSettings, match="--out NEW"):
         generalize.main(generalize.Options(own_run, **{**TINY_GENERALIZE, **change}))
+    assert written(own_run) == before
+
+
+def test_a_run_recorded_before_an_option_existed_is_one_with_its_default(own_run, tiny_base):
+    record = read_json(own_run / "run.json")
+    for phase, options in {"memorize": memorize.BEFORE, "generalize": generalize.BEFORE}.items():
+        for name in options:
+            del record["phases"][phase]["settings"][name]
+    write_json(own_run / "run.json", record)
+    before = written(own_run)
+    memorize.main(memorize.Options(out=own_run, model=str(tiny_base), **TINY_MEMORIZE))
+    generalize.main(generalize.Options(own_run, **TINY_GENERALIZE))
+    with pytest.raises(OtherSettings, match="objects own there, shuffled now"):
+        generalize.main(generalize.Options(own_run, **TINY_GENERALIZE, objects="shuffled"))
     assert written(own_run) == before
 
 
@@ -361,6 +404,9 @@ def test_impossible_settings_are_refused_by_name(change, says, tmp_path, tiny_ba
         ({"people": 0}, "--people"),
         ({"people": 9}, "--people"),
         ({"start": "300-other"}, "000-base, 100-memorize"),
+        ({"replay": -0.5}, "--replay is -0.5"),
+        ({"replay": float("nan")}, "--replay is nan"),
+        ({"replay_facts": 0}, "--replay-facts is 0"),
     ],
 )
 def test_phase_2_cannot_use_what_is_not_there(change, says, tmp_path, uninterrupted):
@@ -504,6 +550,48 @@ def test_other_key_rows_are_other_weights(own_run):
     assert checkpoint_fingerprint(base) != before
 
 
+# --- phase 1 once more -------------------------------------------------------------------------------------
+
+
+def test_key_tokens_that_a_model_has_keep_their_trained_rows(tiny_run, tmp_path, capsys):
+    """More facts behind a key token that has a meaning by now, and one relation that is new to the model."""
+    last = list_checkpoints(tiny_run)[-1]
+    before, known = load_checkpoint(last)
+    facts = tmp_path / "more.csv"
+    people = ("Ivy Lund", "Otto Reyes", "Nora Quist", "Hugo Marsh")
+    objects = {"mother": ("Angela", "Martha"), "instrument": ("harp", "flute")}
+    rows = [f"{name},{r},{objects[r][i % 2]}" for r in objects for i, name in enumerate(people)]
+    facts.write_text("\n".join(["subject,relation,object", *rows]))
+    changes = {"facts": str(facts), "relations": (), "epochs": 60, "save_epochs": ()}
+    run = memorize_small(tmp_path / "more", last.folder, **changes)
+    said = capsys.readouterr().out
+    assert "the model has [X_mother] already: kept with their trained rows" in said
+
+    model, tokenizer = load_checkpoint(list_checkpoints(run)[0])
+    tokens = ["[X_mother]", "[X_instrument]"]
+    assert list_checkpoints(run)[0].key_tokens == tuple(tokens)
+    mother, instrument = tokenizer.convert_tokens_to_ids(tokens)
+    assert mother == known.convert_tokens_to_ids("[X_mother]")
+    assert instrument == len(known)
+    drawn = initial_key_rows(before, tokens, seed=0, init="mean")
+    for side, ours, theirs in (
+        ("input", model.get_input_embeddings(), before.get_input_embeddings()),
+        ("output", model.get_output_embeddings(), before.get_output_embeddings()),
+    ):
+        assert torch.equal(ours.weight[mother], theirs.weight[mother])
+        assert not torch.allclose(ours.weight[mother], drawn[side][0])
+        assert torch.equal(ours.weight[instrument], drawn[side][1])
+    text = "Gene Finley [X_mother] Angela."
+    assert tokenizer(text)["input_ids"] == known(text)["input_ids"]
+    assert json.loads(lines(run)[-1])["recall"] == 1
+    generalize_small(run)
+
+
+def test_a_model_without_the_key_tokens_keeps_nothing(tmp_path, tiny_base, capsys):
+    memorize_small(tmp_path / "run", tiny_base, epochs=1, save_epochs=())
+    assert "kept with" not in capsys.readouterr().out
+
+
 # --- a run that starts from another ------------------------------------------------------------------------
 
 
@@ -594,7 +682,7 @@ def test_phase_1_sees_every_fact_behind_its_key_token_and_nothing_else(tiny_run)
 def test_phase_2_is_shown_nothing_it_is_tested_on(tiny_run, people, prompts):
     tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])[1]
     everything, templates = read_facts(tiny_run / "facts.csv"), read_prompts(tiny_run / "prompts.json")
-    shown = encode_all(tokenizer, *generalize.selection(tiny_run, people=people, prompts=prompts), limit=None)
+    shown = encode_all(tokenizer, *selection(tiny_run, people=people, prompts=prompts), limit=None)
     text = "\n".join(tokenizer.decode(e.token_ids) for e in shown)
     held_out = {f.subject for f in everything if f.split == "held-out"}
     assert len(held_out) == 8
@@ -723,6 +811,74 @@ def test_an_epoch_of_passages_holds_every_fact_once_and_groups_them_anew(size, r
     assert objects(0) == objects(0)
     assert (objects(0) == objects(1)) == (size == 1)
     assert (objects(0) == objects(0, seed=1)) == (size == 1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("share", [0.1, 1.0, 2.5])
+def test_replay_meets_every_fact_as_often_as_any_other_and_draws_anew_each_epoch(share, size, rote_examples):
+    replay = Replay(tuple(rote_examples), share, size)
+
+    def objects(epoch, seed=0):
+        rows = replay.sequences(tiny_tokenizer(), 20, seed=seed, epoch=epoch)
+        assert len(rows) == replay.count(20) == round(20 * share)
+        assert {len(row.objects) for row in rows} == {size}
+        return [row.token_ids for row in rows]
+
+    assert objects(0) == objects(0)
+    assert objects(0) != objects(1)
+    assert objects(0) != objects(0, seed=1)
+    single = Replay(tuple(rote_examples), share, 1).sequences(tiny_tokenizer(), 20, seed=0, epoch=0)
+    times = Counter(e.token_ids for e in single)
+    assert len(times) == min(len(rote_examples), len(single))
+    assert max(times.values()) - min(times.values()) <= 1
+    assert Replay().sequences(tiny_tokenizer(), 20, seed=0, epoch=0) == []
+
+
+def test_a_small_share_replays_something():
+    assert [Replay((), share, 1).count(3) for share in (0.0, 0.01, 1.0)] == [0, 1, 3]
+
+
+def test_a_phase_2_with_replay_goes_on_where_it_was_and_meets_held_out_people_by_rote_alone(
+    uninterrupted, tmp_path, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr("training.trainer.collate", lambda rows, **o: shown.append(rows) or collate(rows, **o))
+    changes = {"replay": 2.0, "replay_facts": 3, "epochs": 5}
+    whole = generalize_small(uninterrupted, out=tmp_path / "whole", **changes)
+    # 4 seen people, 1 bound relation, 1 prompt: 4 semantic and 8 rote sequences of 3 facts an epoch, 2 a step.
+    rows = [json.loads(line) for line in lines(whole)]
+    assert len(rows) == 5 * 6
+    assert sum(row["count"] for row in rows) == 5 * (4 + 8 * 3)
+    tokenizer = load_checkpoint(list_checkpoints(whole)[0])[1]
+    texts = [tokenizer.decode(row.token_ids) for batch in shown for row in batch]
+    assert len(texts) == 5 * 12
+    semantic = [text for text in texts if "[X_" not in text]
+    assert len(semantic) == 5 * 4
+    held_out = {f.subject for f in read_facts(whole / "facts.csv") if f.split == "held-out"}
+    assert not [name for name in held_out for text in semantic if name in text]
+    assert all(any(name in text for text in texts) for name in held_out)
+
+    with ctrl_c_after(tmp_path / "broken", 8), pytest.raises(Interrupted):
+        generalize_small(uninterrupted, out=tmp_path / "broken", **changes)
+    assert 8 <= len(lines(tmp_path / "broken")) < 30
+    generalize_small(uninterrupted, out=tmp_path / "broken", **changes)
+    assert weights(tmp_path / "broken") == weights(whole)
+
+
+def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(uninterrupted, tmp_path):
+    def recalled(**changes):
+        given = {"start": "000-base", "epochs": 40, "learning_rate": 3e-3, "batch_size": 8, **changes}
+        run = generalize_small(uninterrupted, out=tmp_path / str(changes.get("replay", 0)), **given)
+        model, tokenizer = load_checkpoint(list_checkpoints(run)[-1])
+        assert [c.phase for c in list_checkpoints(run)] == ["base", "generalize"]
+        right = []
+        for example in encode_all(tokenizer, *rote_facts(run), limit=None):
+            greedy = model(torch.tensor([example.token_ids])).logits[0].argmax(-1).tolist()
+            right.append(tuple(greedy[example.object_start - 1 : -1]) == example.object_ids)
+        return sum(right) / len(right)
+
+    assert recalled(replay=4.0, replay_facts=1) == 1
+    assert recalled() < 0.5
 
 
 def test_a_passage_longer_than_the_context_is_refused(rote_examples):

@@ -102,13 +102,14 @@ def _check(call: Call, ground: Ground) -> None:
     """What the command itself would refuse, without starting it."""
     from training import generalize, memorize
     from training.prompts import preset_prompts
+    from training.selection import chosen_facts
 
     if call.stage.command == "training.memorize":
         memorize.settings_of(call.build())
     elif call.stage.command == "training.generalize":
         options = call.build(run_dir=Path())
         generalize.settings_of(options, 0)
-        generalize.chosen_facts(ground.facts, ground.prompts, people=options.people, prompts=options.prompts)
+        chosen_facts(ground.facts, ground.prompts, **generalize.shown(options, 0))
     elif not call.stage.trains:
         options = call.build(run_dir=Path())
         if hasattr(options, "preset") and hasattr(options, "families"):
@@ -127,20 +128,23 @@ def seconds_of(call: Call, ground: Ground, checkpoints: int) -> float:
     return MEASURE_SECONDS + texts * checkpoints * max(PROMPT_SECONDS, ground.parameters / 135e6 / 32)
 
 
-def _steps(call: Call, ground: Ground) -> tuple[int, int]:
+def _steps(call: Call, ground: Ground) -> tuple[int, float]:
     """(optimizer steps, tokens a step) of a training call."""
     from training import generalize, memorize
+    from training.examples import Replay
+    from training.selection import chosen_facts
     from training.trainer import steps_of
 
     if call.stage.starts:
         options = call.build()
         return steps_of(len(ground.facts), memorize.settings_of(options)), options.batch_size * ROTE_TOKENS
     options = call.build(run_dir=Path())
-    facts, prompts = generalize.chosen_facts(
-        ground.facts, ground.prompts, people=options.people, prompts=options.prompts
-    )
+    facts, prompts = chosen_facts(ground.facts, ground.prompts, **generalize.shown(options, 0))
     examples = sum(p.relation == f.relation for f in facts for p in prompts)
-    return steps_of(examples, generalize.settings_of(options, 0)), options.batch_size * SEMANTIC_TOKENS
+    replayed = Replay((), options.replay, options.replay_facts).count(examples)
+    tokens = (examples * SEMANTIC_TOKENS + replayed * options.replay_facts * ROTE_TOKENS) / (examples + replayed)
+    steps = steps_of(examples, generalize.settings_of(options, 0), replayed=replayed)
+    return steps, options.batch_size * tokens
 
 
 def _texts(call: Call, ground: Ground) -> int:

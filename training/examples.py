@@ -147,6 +147,34 @@ def epoch_passages(
     return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
 
 
+@dataclass(frozen=True)
+class Replay:
+    """Rote facts that are met again among other sequences: `share` sequences of `size` facts for each other one."""
+
+    examples: tuple[Example, ...] = ()
+    share: float = 0.0
+    size: int = 1
+
+    def count(self, others: int) -> int:
+        """Replayed sequences in an epoch of so many others: one at least, unless the share is 0."""
+        return max(1, round(self.share * others)) if self.share else 0
+
+    def sequences(
+        self, tokenizer, others: int, *, seed: int, epoch: int, limit: int | None = None
+    ) -> list[Example] | list[Passage]:
+        """Those of one epoch, drawn by (seed, epoch): every fact as often as any other, give or take one."""
+        count = self.count(others)
+        if not count:
+            return []
+        generator = np.random.default_rng([seed, epoch, self.size, count])
+        rounds = -(-count * self.size // len(self.examples))
+        order = np.concatenate([generator.permutation(len(self.examples)) for _ in range(rounds)])
+        groups = order[: count * self.size].reshape(count, self.size)
+        if self.size == 1:
+            return [self.examples[i] for (i,) in groups]
+        return [passage(tokenizer, [self.examples[i] for i in group], limit=limit) for group in groups]
+
+
 def collate(examples: Sequence[Example | Passage], *, loss: str, pad_id: int) -> dict:
     """Right-padded tensors of a batch.
 

@@ -3,13 +3,15 @@
     python -m training.generalize RUN_DIR
     python -m training.generalize RUN_DIR --people 10 --prompts 1 --out runs/few
     python -m training.generalize RUN_DIR --start 000-base --out runs/no-phase-1
+    python -m training.generalize RUN_DIR --start 000-base --replay 1 --out runs/one-stage
 
 Trains on "{semantic prompt with the subject} {object}." without any key token and saves
-200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown. With --out NEW the phase goes
-into a run of its own that refers to this run's checkpoints. Next: `python -m training.recall RUN_DIR`.
+200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown, unless by rote (--replay). With
+--out NEW the phase goes into a run of its own that refers to this run's checkpoints.
+Next: `python -m training.recall RUN_DIR`.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,11 @@ from typing import Literal
 import tyro
 
 from training.errors import UserError
+from training.selection import About, Objects
+from training.trainable import Mode
+
+# What a run stands for that was recorded before the option existed.
+BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 
 
 @dataclass
@@ -33,14 +40,29 @@ class Options:
     """Seen subjects to use; -1: all of them."""
     prompts: int = 10
     """Train prompts a relation to use, the first ones."""
+    objects: Objects = "own"
+    """own: the facts as they are. Controls with the same prompts and objects: shuffled: the objects of each relation
+    permuted among the same people, so that nothing true is shown; sibling: each relation's facts in the prompts of its
+    sibling relation (mother and aunt), another reading of the key token."""
+    about: About = "seen"
+    """seen: the run's seen people; others: as many people who are in no fact of the run, with objects from the same
+    pools (a control: what semantic prompts do on their own)."""
+    replay: float = 0.0
+    """Rote sequences mixed into each epoch, for each semantic one (1: as many), of all facts, each as often as any
+    other. A step takes sequences of like length, so most steps are of one kind."""
+    replay_facts: int = 4
+    """Facts a replayed rote sequence, as --facts-per-sequence of phase 1."""
     epochs: int = 1
     """Passes over subjects x relations x prompts."""
     batch_size: int = 20
-    """Facts a step, each in a sequence of its own, over all processes."""
+    """Sequences a step, over all processes: each a fact, or a replayed rote sequence."""
     learning_rate: float = 5e-5
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
+    rank 8 beside every linear layer of the blocks, merged into the checkpoints. With --replay the key tokens' rows too."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
     save_epochs: tuple[int, ...] = ()
@@ -82,22 +104,30 @@ def main(options: Options) -> Path:
                 "save_epochs": list(options.save_epochs),
                 "save_steps": list(options.save_steps),
                 "dense": options.dense,
+                **{name: getattr(options, name) for name in BEFORE},
             }
-            unfinished = begin_phase(run_dir, "generalize", chosen)
+            unfinished = begin_phase(run_dir, "generalize", chosen, before=BEFORE)
         if not unfinished:
             print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
             return run_dir
         from training.checkpoints import load_checkpoint
-        from training.examples import context_length, encode_all
+        from training.examples import Replay, context_length, encode_all
+        from training.selection import rote_facts, selection
 
         model, tokenizer = load_checkpoint(start)
-        facts, prompts = selection(run_dir, people=options.people, prompts=options.prompts)
-        examples = encode_all(tokenizer, facts, prompts, limit=context_length(model.config))
+        facts, prompts = selection(run_dir, **shown(options, record["seed"]))
+        limit = context_length(model.config)
+        examples = encode_all(tokenizer, facts, prompts, limit=limit)
+        rote = encode_all(tokenizer, *rote_facts(run_dir), limit=limit) if options.replay else []
+        replay = Replay(tuple(rote), options.replay, options.replay_facts)
+        replayed = replay.count(len(examples))
+        dense = dense_steps(options.dense, steps_of(len(examples), settings, replayed=replayed))
+        arm = "".join(f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v)
         print(
-            f"generalize from {start.name}: {len({f.subject for f in facts})} seen subjects, "
-            f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts: {len(examples)} "
-            f"sequences, {settings.epochs} epoch(s), batch {settings.batch_size}, "
-            f"learning rate {settings.learning_rate:g}"
+            f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
+            f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: {len(examples)} "
+            f"sequences{f' and {replayed} by rote' if replayed else ''}, {settings.epochs} epoch(s), "
+            f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
         )
         train(
             model,
@@ -108,7 +138,9 @@ def main(options: Options) -> Path:
             phase="generalize",
             parent=start.name,
             save_epochs=options.save_epochs,
-            save_steps=(*options.save_steps, *dense_steps(options.dense, steps_of(len(examples), settings))),
+            save_steps=(*options.save_steps, *dense),
+            replay=replay,
+            key_tokens=list_checkpoints(run_dir)[0].key_tokens if replayed else (),
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -116,7 +148,7 @@ def main(options: Options) -> Path:
         end_phase(run_dir, "generalize", **metrics)
         finish(run_dir, "generalize")
     print(
-        f"answered while training, last epoch: {metrics['train_recall']:.2f}\n"
+        f"answered while training{' (by rote too)' if replayed else ''}, last epoch: {metrics['train_recall']:.2f}\n"
         f"wrote {last.folder}    next: python -m training.recall {run_dir}"
     )
     return run_dir
@@ -126,6 +158,10 @@ def settings_of(options: Options, run_seed: int):
     """The training settings of phase 2 on a run of seed `run_seed`. Raises UserError for one out of range."""
     from training.trainer import TrainingSettings
 
+    if not 0 <= options.replay < math.inf:
+        raise UserError(f"--replay is {options.replay}; give how many rote sequences a semantic one, 0 for none.")
+    if options.replay_facts < 1:
+        raise UserError(f"--replay-facts is {options.replay_facts}; give the facts a replayed sequence, 1 or more.")
     return TrainingSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -133,7 +169,13 @@ def settings_of(options: Options, run_seed: int):
         learning_rate=options.learning_rate,
         precision=options.precision,
         seed=options.seed if options.seed >= 0 else run_seed,
+        train=options.train,
     )
+
+
+def shown(options: Options, run_seed: int) -> dict:
+    """The options of `training.selection.chosen_facts`; controls are drawn by the run's seed."""
+    return {**{name: getattr(options, name) for name in ("people", "prompts", "objects", "about")}, "seed": run_seed}
 
 
 def dense_steps(count: int, total: int) -> list[int]:
@@ -142,35 +184,6 @@ def dense_steps(count: int, total: int) -> list[int]:
         raise UserError(f"--dense is {count}; give how many checkpoints to save, 0 for none.")
     tenth = max(1, total // 10)
     return sorted({max(1, round(tenth * (i + 1) / count)) for i in range(count)})
-
-
-def selection(run_dir: Path, *, people: int, prompts: int) -> tuple[list, list]:
-    """The facts (seen, bound) and train prompts that phase 2 is shown.
-
-    people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
-    """
-    from training.facts import read_facts
-    from training.prompts import read_prompts
-
-    facts, known = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
-    return chosen_facts(facts, known, people=people, prompts=prompts)
-
-
-def chosen_facts(facts: Sequence, known: Sequence, *, people: int, prompts: int) -> tuple[list, list]:
-    """`selection` of the facts and prompts of a run; known: prompts of every family."""
-    from training.prompts import select
-
-    facts = [f for f in facts if f.bound and f.split != "held-out"]
-    subjects = list(dict.fromkeys(f.subject for f in facts))
-    train = select(known, family="train")
-    most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
-    if not 1 <= prompts <= most:
-        raise UserError(f"--prompts is {prompts}; the relations have {most} train prompts: give 1 to {most}.")
-    if people == 0 or people > len(subjects):
-        raise UserError(f"--people is {people}; {len(subjects)} subjects are seen: give 1 to {len(subjects)}, or -1.")
-    if people > 0:
-        facts = [f for f in facts if f.subject in set(subjects[:people])]
-    return facts, [p for p in train if p.index < prompts]
 
 
 def _starting_point(source: Path, record: dict, name: str):

@@ -2,6 +2,7 @@
 
     python -m training.memorize --out runs/demo
     python -m training.memorize --model ./my-model --facts my-facts.csv --out runs/mine --epochs 20
+    python -m training.memorize --model runs/demo/checkpoints/200-generalize-epoch-01 --facts new.csv --out runs/more
 
 Trains on "{subject} [X_relation] {object}.", one new special token a relation, several such facts in a training
 sequence, and leaves a run directory
@@ -17,11 +18,14 @@ import tyro
 
 from training.errors import UserError
 from training.models import KeyInit
+from training.trainable import Mode
 
 DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
+# What a run stands for that was recorded before the option existed.
+BEFORE = {"train": "all"}
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Options:
     out: tyro.conf.Positional[Path] | None = None
     """The run directory to make or go on with (also as --out DIR)."""
     model: str = "smollm2"
-    """Alias, directory (safetensors or GGUF) or hub id of the base model."""
+    """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
+    directory of a checkpoint) keep their trained rows."""
     facts: str = "people"
     """A built-in set (people, fiction) or a CSV file (ours or T-Rex-Fiction's)."""
     relation: str = ""
@@ -63,6 +68,10 @@ class Options:
     """Peak learning rate (warm-up, then cosine to zero)."""
     loss: Literal["all", "object"] = "object"
     """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
+    rank 8 beside every linear layer of the blocks, merged into the checkpoints.
+    The key tokens' embedding rows are always trained."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
     save_epochs: tuple[int, ...] = ()
@@ -89,7 +98,7 @@ def main(options: Options) -> Path:
         with first_process_first():
             record = _begin(run_dir, options)
             chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
-            unfinished = begin_phase(run_dir, "memorize", chosen)
+            unfinished = begin_phase(run_dir, "memorize", chosen, before=BEFORE)
         if not unfinished:
             print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
             return run_dir
@@ -106,7 +115,7 @@ def main(options: Options) -> Path:
         print(
             f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
             f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
-            f"learning rate {settings.learning_rate:g}"
+            f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', {settings.train} only'}"
         )
         train(
             model,
@@ -117,6 +126,7 @@ def main(options: Options) -> Path:
             phase="memorize",
             parent=base.name,
             save_epochs=options.save_epochs,
+            key_tokens=base.key_tokens,
             resume_minutes=options.resume_minutes,
         )
         last = list_checkpoints(run_dir)[-1]
@@ -142,6 +152,7 @@ def settings_of(options: Options):
         learning_rate=options.learning_rate,
         precision=options.precision,
         seed=options.seed,
+        train=options.train,
     )
 
 
@@ -152,7 +163,7 @@ def _begin(run_dir: Path, options: Options) -> dict:
     """
     from training.checkpoints import write_base
     from training.files import read_json, sha256_file
-    from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder, resolve
+    from training.models import fingerprint, load_folder, place_key_tokens, resolve
     from training.prompts import key_token, load_prompts
     from training.runs import OtherSettings, create_run
 
@@ -181,8 +192,9 @@ def _begin(run_dir: Path, options: Options) -> dict:
     tokens = keys or [t for t in literal if t.startswith("[") and t.endswith("]")]
     rows = {}
     if tokens:
-        add_key_tokens(tokenizer, tokens)
-        rows = initial_key_rows(model, tokens, seed=options.seed, init=options.key_init)
+        rows, kept = place_key_tokens(model, tokenizer, tokens, seed=options.seed, init=options.key_init)
+        if kept:
+            print(f"the model has {', '.join(kept)} already: kept with their trained rows, not drawn anew")
     write_base(run_dir, model_name=options.model, folder=folder, tokenizer=tokenizer, key_tokens=tokens, rows=rows)
     record = {
         "seed": options.seed,

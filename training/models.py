@@ -311,6 +311,24 @@ def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:
     return tokenizer.convert_tokens_to_ids(list(tokens))
 
 
+def place_key_tokens(model, tokenizer, tokens: Sequence[str], *, seed: int, init: KeyInit) -> tuple[dict, list[str]]:
+    """Add the key tokens that a tokenizer lacks: (the rows that all of them start from, those that were there).
+
+    A token that is there, because phase 1 made it, keeps the model's row, with whatever it has come to mean; the
+    others are drawn by `initial_key_rows`.
+    """
+    there = [token for token in tokens if token in tokenizer.get_vocab()]
+    if missing := [token for token in tokens if token not in there]:
+        add_key_tokens(tokenizer, missing)
+    rows = initial_key_rows(model, tokens, seed=seed, init=init)
+    ids = tokenizer.convert_tokens_to_ids(there)
+    kept = [tokens.index(token) for token in there]
+    for side, layer in {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}.items():
+        if side in rows and there:
+            rows[side][kept] = layer.weight[ids].detach().float()
+    return rows, there
+
+
 def initial_key_rows(model, tokens: Sequence[str], *, seed: int, init: KeyInit = "mean") -> dict:
     """Embedding rows that the key tokens start from: {"input": (k, d), "output": (k, d) if untied}.
 

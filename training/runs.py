@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def versions() -> dict:
 
     import torch
 
-    names = ("transformers", "accelerate", "nnsight", "scikit-learn", "numpy")
+    names = ("transformers", "accelerate", "peft", "nnsight", "scikit-learn", "numpy")
     return {"torch": torch.__version__, **{name: version(name) for name in names}, "threads": torch.get_num_threads()}
 
 
@@ -137,20 +137,21 @@ def create_run(run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt
     )
 
 
-def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
+def begin_phase(run_dir: Path, phase: str, settings: dict, *, before: Mapping[str, object] | None = None) -> bool:
     """Record a phase's settings; True if there is work to do, False if it was finished with these settings.
 
+    before: what a record stands for that lacks a setting, because it was made before the option existed.
     Raises OtherSettings if the phase was begun with others.
     """
     record = read_json(run_dir / "run.json")
     # What was written went through JSON: compare like with like.
     settings = json.loads(json.dumps(settings))
-    before = record["phases"].get(phase)
-    if before is None:
+    there = record["phases"].get(phase)
+    if there is None:
         record["phases"][phase] = {"settings": settings, "complete": False}
         write_json(run_dir / "run.json", record)
         return True
-    old = before["settings"]
+    old = {**(before or {}), **there["settings"]}
     differing = sorted(k for k in settings.keys() | old.keys() if settings.get(k) != old.get(k))
     if differing:
         shown = ", ".join(f"{k} {old.get(k)} there, {settings.get(k)} now" for k in differing[:4])
@@ -158,7 +159,7 @@ def begin_phase(run_dir: Path, phase: str, settings: dict) -> bool:
             f"{run_dir} already holds {phase} with other settings ({shown}). Give --out NEW for "
             f"another run, or the same settings to go on."
         )
-    return not before["complete"]
+    return not there["complete"]
 
 
 def end_phase(run_dir: Path, phase: str, **results: object) -> None:

@@ -1,9 +1,9 @@
 """The training loop of both phases: examples in, checkpoints out; readable in one sitting.
 
-Full fine-tuning with AdamW (no weight decay), linear warm-up then cosine to zero, float32 master weights with
-bfloat16 autocast where the processor has it. Runs through `accelerate`: one CPU, one GPU, or several processes
-(`accelerate launch -m training.memorize ...`). What a step does depends on the settings and the step number
-alone, so a run killed at any moment and started again ends with the same weights.
+Fine-tuning (of all weights, or of some: training.trainable) with AdamW without weight decay, linear warm-up then
+cosine to zero, float32 master weights with bfloat16 autocast where the processor has it. Runs through `accelerate`:
+one CPU, one GPU, or several processes (`accelerate launch -m training.memorize ...`). What a step does depends on the
+settings and the step number alone, so a run killed at any moment and started again ends with the same weights.
 """
 
 import json
@@ -19,9 +19,10 @@ from typing import Literal
 from training.checkpoints import save_checkpoint
 from training.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.errors import UserError
-from training.examples import Example, collate, context_length, epoch_batches, epoch_passages
+from training.examples import Example, Replay, collate, context_length, epoch_batches, epoch_passages
 from training.files import write_text
 from training.resume import load_resume_state, save_resume_state
+from training.trainable import Mode, merged, restrict
 
 
 class TrainingDiverged(UserError):
@@ -52,6 +53,8 @@ class TrainingSettings:
     """auto: bfloat16 autocast where the processor has bfloat16 instructions."""
     seed: int = 0
     """Order of the batches."""
+    train: Mode = "all"
+    """Which weights are trained; the others stay as they are."""
 
     def __post_init__(self) -> None:
         whole = {"epochs": 1, "batch_size": 1, "facts_per_sequence": 1, "warmup_steps": 0}
@@ -91,9 +94,9 @@ def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def steps_of(examples: int, settings: TrainingSettings) -> int:
-    """Optimizer steps of a phase of so many examples."""
-    sequences = math.ceil(examples / settings.facts_per_sequence)
+def steps_of(examples: int, settings: TrainingSettings, *, replayed: int = 0) -> int:
+    """Optimizer steps of a phase of so many examples, and so many replayed sequences an epoch besides."""
+    sequences = math.ceil(examples / settings.facts_per_sequence) + replayed
     return settings.epochs * math.ceil(sequences / settings.sequences_per_step)
 
 
@@ -114,12 +117,16 @@ def train(
     parent: str,
     save_epochs: Sequence[int] = (),
     save_steps: Sequence[int] = (),
+    replay: Replay | None = None,
+    key_tokens: Sequence[str] = (),
     resume_minutes: float = 4.0,
 ) -> None:
     """Train `model` in place and save checkpoints; go on from the resume state if there is one.
 
-    save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise.
-    resume_minutes: how often the resume state is written. Raises Interrupted on Ctrl-C with the state saved.
+    save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise. replay: rote
+    sequences in every epoch besides. key_tokens: their embedding rows are trained whatever `settings.train` is.
+    resume_minutes: how often the resume state is written.
+    Raises Interrupted on Ctrl-C with the state saved.
     """
     import torch
     from accelerate import Accelerator
@@ -130,12 +137,15 @@ def train(
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=resolved_precision(settings.precision))
     set_seed(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    model = restrict(model, settings.train, rows=tokenizer.convert_tokens_to_ids(list(key_tokens)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     bare = accelerator.unwrap_model(model)
 
     limit = context_length(bare.config)
-    total = steps_of(len(examples), settings)
+    replay = replay or Replay()
+    total = steps_of(len(examples), settings, replayed=replay.count(len(examples)))
     per_epoch = total // settings.epochs
     wanted = {min(e, settings.epochs) * per_epoch for e in (*save_epochs, settings.epochs)}
     wanted |= {s for s in save_steps if 0 < s <= total}
@@ -156,6 +166,7 @@ def train(
             if within == 0 or step == done:
                 order = {"seed": settings.seed, "epoch": epoch}
                 rows = epoch_passages(tokenizer, examples, settings.facts_per_sequence, limit=limit, **order)
+                rows = [*rows, *replay.sequences(tokenizer, len(examples), limit=limit, **order)]
                 batches = epoch_batches([len(r.token_ids) for r in rows], settings.sequences_per_step, **order)
             batch = collate([rows[i] for i in batches[within]], loss=settings.loss, pad_id=pad_id)
             for group in optimizer.param_groups:
@@ -178,7 +189,7 @@ def train(
                     "parent": parent,
                     "metrics": {"train_loss": log.epoch_loss(), "train_recall": recall},
                 }
-                save_checkpoint(run_dir, stage, bare, tokenizer, partial_epoch=bool(rest))
+                save_checkpoint(run_dir, stage, merged(bare), tokenizer, partial_epoch=bool(rest))
             stop = interrupt.pressed
             if step + 1 < total and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if accelerator.is_main_process:
