@@ -115,7 +115,7 @@ def main(options: Options) -> Path:
         print(
             f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
             f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
-            f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', {settings.train} only'}"
+            f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', train {settings.train}'}"
         )
         train(
             model,
