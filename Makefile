@@ -28,6 +28,7 @@ reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM
 	$(PY) -m training.memorize --out $(RUN)
 	$(PY) -m training.generalize $(RUN)
 	$(PY) -m training.recall $(RUN) --preset $(PRESET)
+	$(PY) -m training.damage $(RUN)
 	$(PY) -m analysis.cka $(RUN) --preset $(PRESET)
 	$(PY) -m analysis.alignment $(RUN) --preset $(PRESET)
 	$(PY) -m analysis.interchange $(RUN) --pairs 8 --every 4

@@ -238,6 +238,21 @@ def recall_section(table) -> str:
     )
 
 
+def damage_section(table) -> str:
+    """What training cost, checkpoint by checkpoint: known facts of the pretraining world, or perplexity of English."""
+    words = {
+        "known_facts": "Facts of its pretraining world that the model still answers, with the interval over people.",
+        "perplexity": "Perplexity of ordinary English written for the purpose (1 is certainty), with the interval over "
+        "passages.",
+    }
+    rows = [
+        [stage.label, _cell(pick(table, checkpoint=stage.checkpoint).set_index("checkpoint"), stage.checkpoint)]
+        for stage in stages(table)
+    ]
+    said = "".join(f"<p class='small'>{escape(words[m])}</p>" for m in dict.fromkeys(table.measure) if m in words)
+    return f"<h3>What training cost</h3>{said}{_table(['checkpoint', 'value'], rows)}"
+
+
 def inside_section(table, probes) -> str:
     """Verdicts on transfer, contrast and object kernel in words, then the numbers behind them."""
     try:
@@ -302,6 +317,8 @@ def page(run_dir: Path, paths: list[Path], skipped: list[str]) -> str:
     if recalled is not None:
         behaviour = recall_section(recalled)
         explore.append((recall.interactive, (recalled,)))
+    if tables.get("damage") is not None:
+        behaviour += damage_section(tables["damage"])
     if similar is None and probed is None:
         inside = command.format("analysis.cka", escape(str(run_dir)))
     else:

@@ -649,6 +649,29 @@ def test_a_measure_without_any_value_is_named_with_its_reason():
     assert report.not_identifiable(table) == ["contrast: no value here (one relation only)."]
 
 
+def test_what_training_cost_is_told_where_it_was_measured(tmp_path):
+    run = write_run(tmp_path / "run", names=("recall",))
+    assert "What training cost" not in report.page(run, [], [])
+    damage = pd.DataFrame(
+        {
+            "checkpoint": [name for name, *_ in CHECKPOINTS[:2]],
+            "phase": ["base", "memorize"],
+            "epoch": [0, 2],
+            "step": [0, 10],
+            "measure": "perplexity",
+            "value": [12.5, 31.25],
+            "low": [11.0, 28.0],
+            "high": [14.0, 34.0],
+            "n": 24,
+        }
+    )
+    text = report.damage_section(damage)
+    assert "12.50 [11.00, 14.00]" in text
+    assert "31.25 [28.00, 34.00]" in text
+    damage.assign(seed=RECORD["seed"]).to_csv(run / "tables" / "damage.csv", index=False)
+    assert "What training cost" in report.page(run, [], [])
+
+
 # --- redraw -------------------------------------------------------------------------------------------------
 
 
