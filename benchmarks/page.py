@@ -87,6 +87,19 @@ def planted(results: Path) -> str:
     return markdown([*head, "answer partialled out"], rows)
 
 
+def trained(results: Path) -> str:
+    """One row a kind of trained models: means over seeds, and their range."""
+    table = _read(results, "trained")
+    rows = []
+    for kind, some in table.groupby("kind", sort=False):
+        measures = ("recall_rote", "recall_test", "followed", "kept", "transfer", "raw_cka", "largest_row_contrast")
+        spans = [f"{some[m].mean():.2f} ({some[m].min():.2f} to {some[m].max():.2f})" for m in measures]
+        labels = ", ".join(f"{label} {count}" for label, count in some.label.value_counts().items())
+        rows.append([kind, len(some), labels, *spans])
+    head = ["trained", "models", "labels given", "recall, rote", "recall, test", "followed the edit", "kept the old answer"]
+    return markdown([*head, "transfer", "raw CKA", "largest one-row contrast"], rows)
+
+
 def speed(results: Path) -> str:
     """One row a ratio."""
     table = _read(results, "similarity")
@@ -107,6 +120,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "measures": measures,
     "calibration": calibration,
     "planted": planted,
+    "trained": trained,
     "speed": speed,
 }
 
