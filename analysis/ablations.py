@@ -40,6 +40,8 @@ ENDPOINTS = (
     Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}),
+    Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}, GAP),
+    Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}),
     Endpoint("recall, near-miss prompts", {**RECALL, "family": "near-miss"}),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),

@@ -71,19 +71,19 @@ def _words(row: dict, settings: list[str]) -> str:
 def picture(data, axis: str):
     """The figure of panel_data."""
     ends = list(dict.fromkeys(zip(data.endpoint, data.relation.fillna(""), strict=True)))
-    columns = min(2 if axis else 1, len(ends))
+    columns = min(2, len(ends))
     rows = -(-len(ends) // columns)
     labels = list(dict.fromkeys(data.label))
     height = (2.5 if axis else 0.5 + 0.27 * len(labels)) * rows + 1.0
     seeds = f"{int(data.n_seeds.min())}-{int(data.n_seeds.max())}".replace(f"{int(data.n_seeds.max())}-", "")
     figure, grid = panels(rows, columns, height=height, title=f"Conditions side by side ({seeds} seeds)")
-    for axes, (endpoint, relation) in zip(grid.flat, ends, strict=False):
+    for number, (axes, (endpoint, relation)) in enumerate(zip(grid.flat, ends, strict=False)):
         some = data[(data.endpoint == endpoint) & (data.relation.fillna("") == relation)]
-        axes.set_title(f"{endpoint}, {relation}" if relation else endpoint)
+        axes.set_title(f"{endpoint}, {relation}" if relation else endpoint, fontsize=8.5)
         if axis:
             _curves(axes, some, axis, list(dict.fromkeys(data.line)))
         else:
-            _points(axes, some, labels)
+            _points(axes, some, labels, named=number % columns == 0)
     for axes in grid.flat[len(ends) :]:
         axes.set_visible(False)
     if axis:
@@ -107,13 +107,13 @@ def _curves(axes, some, axis: str, lines: list[str]) -> None:
     reference_line(axes, 0)
 
 
-def _points(axes, some, labels: list[str]) -> None:
-    """One row a condition."""
+def _points(axes, some, labels: list[str], *, named: bool) -> None:
+    """One row a condition; named: with its label, as in the first column."""
     some = some.set_index("label").reindex(labels)
     places = range(len(labels) - 1, -1, -1)
     spread = [(some.value - some.low).fillna(0), (some.high - some.value).fillna(0)]
     axes.errorbar(some.value, places, xerr=spread, fmt="o", color=OBJECT_COLOURS[0], markersize=5, elinewidth=1.2)
-    axes.set_yticks(places, labels)
+    axes.set_yticks(places, labels if named else [""] * len(labels))
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.axvline(0, color="#444444", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1.5)
