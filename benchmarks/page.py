@@ -96,7 +96,15 @@ def trained(results: Path) -> str:
         spans = [f"{some[m].mean():.2f} ({some[m].min():.2f} to {some[m].max():.2f})" for m in measures]
         labels = ", ".join(f"{label} {count}" for label, count in some.label.value_counts().items())
         rows.append([kind, len(some), labels, *spans])
-    head = ["trained", "models", "labels given", "recall, rote", "recall, test", "followed the edit", "kept the old answer"]
+    head = [
+        "trained",
+        "models",
+        "labels given",
+        "recall, rote",
+        "recall, test",
+        "followed the edit",
+        "kept the old answer",
+    ]
     return markdown([*head, "transfer", "raw CKA", "largest one-row contrast"], rows)
 
 
