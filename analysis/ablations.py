@@ -43,6 +43,7 @@ ENDPOINTS = (
     Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}, GAP),
     Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}),
     Endpoint("recall, near-miss prompts", {**RECALL, "family": "near-miss"}),
+    Endpoint("recall, prompts of a sibling relation", {**RECALL, "family": "near-miss", "subset": "sibling"}),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
