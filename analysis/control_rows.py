@@ -44,7 +44,7 @@ class PerSubject:
     @classmethod
     def of(cls, found: Transfer) -> "PerSubject":
         """What transferred probes answered."""
-        return cls(found.correct.T, (found.majority == found.labels).astype(float), found.reasons)
+        return cls(found.correct.T, np.full(len(found.labels), found.chance), found.reasons)
 
 
 def control_families(families: Sequence[str]) -> list[str]:

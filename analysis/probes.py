@@ -217,7 +217,7 @@ def verdict_lines(table) -> list[str]:
             lines.append(f"  {relation} relations: {there.reason.dropna().iloc[0]}")
             continue
         lines.append(
-            f"  {relation} relations (always guessing the commonest object: {two_places(there.chance.mean())})"
+            f"  {relation} relations (guessing without knowing: {two_places(there.chance.mean())})"
         )
         for checkpoint in dict.fromkeys(there.checkpoint):
             here = there[(there.checkpoint == checkpoint) & there.value.notna()]

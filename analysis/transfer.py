@@ -62,8 +62,12 @@ class Transfer:
 
     @property
     def chance(self) -> float:
-        """What always guessing the fitting rows' commonest class scores."""
-        return float(np.mean(self.majority == self.labels))
+        """What answers that know nothing score: always the fitting rows' commonest class, or guesses in proportion to
+        the classes, whichever is more. With balanced classes the first is below 1/K: a class that is rarer among the
+        scored rows of a fold is commoner among the fitting ones.
+        """
+        shares = np.bincount(self.labels) / len(self.labels)
+        return float(max(np.mean(self.majority == self.labels), (shares**2).sum()))
 
     def of(self, rows: Array) -> "Transfer":
         """The same for some of the scored rows.

@@ -37,8 +37,8 @@ class Options:
 
     model: str = "world-tiny"
     """The model organism that they are made from: a name or a directory."""
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
-    """Seeds of people, objects and training; the settings were chosen on seed 5."""
+    seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
+    """Seeds of people, objects and training; the settings were chosen on seed 5, the judgement mended after 10 to 14."""
     relations: tuple[str, ...] = ("mother", "aunt", "profession")
     """Relations of the facts."""
     subjects: int = 80

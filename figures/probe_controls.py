@@ -96,7 +96,7 @@ CAPTIONS = {
     "probe_controls": (
         "Controls of the probes",
         "Each solid line beside what it has to exceed: the same probe on shuffled or random objects, on untrained "
-        "weights, on the subject's input embedding alone; dashed grey: always the commonest. A compression above 1 "
+        "weights, on the subject's input embedding alone; dashed grey: guessing. A compression above 1 "
         "says that the states tell something about the objects of subjects not seen before.",
         "Every line is of bound relations. A state finds its own because both are about one name; a relation is told "
         "by a prompt's wording. Neither shows that an answer is shared.",
@@ -169,7 +169,7 @@ def picture(data):
         site_axis(axes, sites)
     for axes in grid[-1]:
         axes.set_xlabel(SITE_LABEL, fontsize=8.5)
-    legend_below(figure, shown, [interval_handle(), reference_handle("chance (commonest; no compression)")])
+    legend_below(figure, shown, [interval_handle(), reference_handle("chance (guessing; no compression)")])
     return figure
 
 

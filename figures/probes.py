@@ -130,7 +130,7 @@ def picture(data):
     for axes in grid[-1]:
         axes.set_xlabel("after block")
     home = Line2D([], [], color="black", linewidth=1.2, linestyle=":", label="same probe scored where it was fit")
-    legend_below(figure, shown, [interval_handle(), home, reference_handle("chance (majority)"), null_handle()])
+    legend_below(figure, shown, [interval_handle(), home, reference_handle("chance (guessing)"), null_handle()])
     return figure
 
 

@@ -50,6 +50,18 @@ def test_a_shared_name_without_a_shared_object_gives_chance():
     assert abs(np.mean(accuracy) - CHANCE) < 0.08
 
 
+def test_chance_is_not_below_what_guessing_scores_where_classes_are_balanced():
+    """Held-out rows of a fold are of the classes that are rarer among the others: the commonest class scores near 0."""
+    rng = np.random.default_rng(1)
+    states, objects = rng.normal(size=(40, WIDTH)), rng.permutation(np.arange(40) % 16)
+    found = transfer(states, states, objects)
+    assert np.mean(found.majority == found.labels) < 0.03
+    assert found.chance == pytest.approx(np.sum((np.bincount(objects) / 40) ** 2))
+    assert found.chance > 1 / 16
+    lopsided = np.r_[np.zeros(30, int), np.arange(10) % 2 + 1]
+    assert transfer(states, states, lopsided).chance == pytest.approx(0.75)
+
+
 def test_splitting_rows_in_place_of_subjects_would_read_the_name():
     """What the entity split prevents: labels random per person, four paraphrases of each."""
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """Planted truth in trained models: what the states say is what an edit of the rote answers shows from outside.
 
-The settings were chosen on fact seed 5 and reported on seeds 10 to 14 (results/benchmarks/trained.csv); seed 20 is
-none of them.
+The settings were chosen on fact seed 5, the judgement's chance was mended after seeds 10 to 14, and seeds 30 to 34
+are reported (results/benchmarks/trained.csv); seed 20 is none of them.
 """
 
 import pytest
