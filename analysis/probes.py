@@ -216,9 +216,7 @@ def verdict_lines(table) -> list[str]:
         if there.value.isna().all():
             lines.append(f"  {relation} relations: {there.reason.dropna().iloc[0]}")
             continue
-        lines.append(
-            f"  {relation} relations (guessing without knowing: {two_places(there.chance.mean())})"
-        )
+        lines.append(f"  {relation} relations (guessing without knowing: {two_places(there.chance.mean())})")
         for checkpoint in dict.fromkeys(there.checkpoint):
             here = there[(there.checkpoint == checkpoint) & there.value.notna()]
             if not len(here):
