@@ -3,8 +3,8 @@
     python -m analysis.seeds runs/seed-11 runs/seed-12 runs/seed-13 --out results/headline
 
 Reads the tables of each run and writes OUT/tables/recall.csv (by condition, family, split) and OUT/tables/sites.csv (by
-site: transfer, contrast, object kernel, CKA, retrieval, cosine), one row a number with its t interval over seeds, and
-OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started from 000-base are the condition "without phase 1".
+site: transfer, contrast, object kernel, CKA, retrieval, cosine) and, where it was measured, OUT/tables/damage.csv, one
+row a number with its t interval over seeds, and OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started from 000-base are the condition "without phase 1".
 """
 
 from collections.abc import Sequence
@@ -67,6 +67,9 @@ def main(options: Options):
         joined = pd.concat(sites, ignore_index=True)
         tables["sites"] = over_seeds(joined, [k for k in SITE_KEY if k in joined])
         seeds.append(joined[joined.measure.isin(("transfer_accuracy", "contrast", "contrast_partialled"))])
+    damage = [_with_condition(run, table) for run in options.runs if (table := _damage(run)) is not None]
+    if damage:
+        tables["damage"] = over_seeds(pd.concat(damage, ignore_index=True), ["condition", "phase", "measure"])
     tables["seeds"] = pd.concat(seeds, ignore_index=True)
     folder = options.out / "tables"
     for name, table in tables.items():
@@ -153,6 +156,15 @@ def _recall(run: Path):
 
     table = read_table(run, "recall")
     return table[table.relation.isin(("bound", "unbound")) & (table.split != "all")]
+
+
+def _damage(run: Path):
+    from training.tables import TableMissing, read_table
+
+    try:
+        return read_table(run, "damage")
+    except TableMissing:
+        return None
 
 
 def _sites(run: Path) -> list:

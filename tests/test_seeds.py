@@ -91,3 +91,25 @@ def test_a_table_of_other_seeds_is_refused_in_a_summary(tmp_path):
     seal(folder, ["seeds.csv"])
     with pytest.raises(TableOfAnotherRun, match="2, 3"):
         read_table(tmp_path / "headline", "seeds")
+
+
+def test_what_training_cost_is_summed_up_where_every_run_measured_it(tiny_run, tmp_path):
+    from training import damage
+    from training.files import read_json, seal, write_json
+
+    runs = []
+    for seed in (1, 2):
+        run = tmp_path / f"run-{seed}"
+        damage.main(damage.Options(tiny_run, out=str(run)))
+        write_json(run / "run.json", {**read_json(tiny_run / "run.json"), "seed": seed})
+        for name in ("damage", "recall"):
+            source = (run if name == "damage" else tiny_run) / "tables" / f"{name}.csv"
+            table = pd.read_csv(source, keep_default_na=False, na_values=[""]).assign(seed=seed)
+            table.assign(value=table.value + seed).to_csv(run / "tables" / f"{name}.csv", index=False)
+        seal(run / "tables", ["damage.csv", "recall.csv"])
+        runs.append(run)
+    main(SeedOptions(tuple(runs), tmp_path / "out"))
+    found = pd.read_csv(tmp_path / "out" / "tables" / "damage.csv")
+    assert list(found.measure) == ["perplexity"] * 3
+    assert set(found.n_seeds) == {2}
+    assert (found.largest - found.smallest).tolist() == pytest.approx([1, 1, 1], abs=1e-4)
