@@ -2,9 +2,10 @@
 
     python -m analysis.seeds runs/seed-11 runs/seed-12 runs/seed-13 --out results/headline
 
-Reads the tables of each run and writes OUT/tables/recall.csv (by condition, family, split) and OUT/tables/sites.csv (by
+Reads the tables of each run and writes OUT/tables/recall.csv (by condition, family, split), OUT/tables/sites.csv (by
 site: transfer, contrast, object kernel, CKA, retrieval, cosine) and, where it was measured, OUT/tables/damage.csv, one
-row a number with its t interval over seeds, and OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started from 000-base are the condition "without phase 1".
+row a number with its t interval over seeds, and OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started
+from 000-base are the condition "without phase 1".
 """
 
 from collections.abc import Sequence
