@@ -1,5 +1,6 @@
 """A sweep does each thing once: shared stages, finished runs, rows; whatever fails or is killed on the way."""
 
+import json
 import os
 import random
 import signal
@@ -229,6 +230,21 @@ def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
     assert 0 < len(ids[1]) < len(ids[0])
     with pytest.raises(BadGrid, match="has 2 repetitions; 3 were asked for"):
         read_grid(path, repetitions=3)
+
+
+def test_a_finished_sweep_says_what_its_grid_file_says_now_and_when_it_was_made(tmp_path):
+    path = write_grid(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"versions": {"torch": "1"}, "commit": "then", "compare": {}}))
+    path.write_text(path.read_text() + '\n[compare]\nby = ["memorize.seed"]\n')
+    grid = read_grid(path)
+    baseline = {stage.name: stage.defaults for stage in grid.stages}
+    ids = make_plan(grid, tmp_path / "work", baseline).ids
+    sweep._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids))
+    record = read_json(tmp_path / "run.json")
+    assert record["compare"] == {"by": ["memorize.seed"]}
+    assert (record["versions"], record["commit"]) == ({"torch": "1"}, "then")
+    sweep._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids[1:]))
+    assert read_json(tmp_path / "run.json")["commit"] != "then"
 
 
 def test_finished_runs_leave_only_what_the_others_need(tmp_path):

@@ -84,6 +84,8 @@ def main(options: Options):
             f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work on another disk, "
             f'or keep = "tables" in {grid.path}.'
         )
+    if not plan.tasks and len(table):
+        _record(results, grid, plan)
     if plan.tasks:
         with locked(work):
             _record(results, grid, plan)
@@ -126,12 +128,19 @@ def baseline_of(results: Path, grid) -> dict:
 
 
 def _record(results: Path, grid, plan) -> None:
-    """Write run.json of the results: what was run, with which defaults and versions."""
-    from training.files import commit, sha256_file, write_json
+    """Write run.json of the results: what was run, with which defaults and versions.
+
+    With nothing left to run, what the grid file says now, and the versions and commit that were.
+    """
+    from training.files import commit, read_json, sha256_file, write_json
     from training.runs import versions
 
+    path = Path(results) / "run.json"
+    made_by = {"versions": versions(), "commit": commit()}
+    if not plan.tasks and path.exists():
+        made_by |= {name: value for name, value in read_json(path).items() if name in made_by}
     write_json(
-        Path(results) / "run.json",
+        path,
         {
             "format": 1,
             "kind": "sweep",
@@ -142,8 +151,7 @@ def _record(results: Path, grid, plan) -> None:
             "compare": dict(grid.compare),
             "runs": len(set(plan.ids)),
             "baseline": baseline_of(results, grid),
-            "versions": versions(),
-            "commit": commit(),
+            **made_by,
         },
     )
 
