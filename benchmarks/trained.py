@@ -8,8 +8,11 @@ A model organism (training.pretrain) memorises facts of 80 people by rote; then
   two separate codes   the rote sentences stand in a cipher, and every fact is fine-tuned in meaningful prompts beside
                        them: both kinds of prompts are answered, from different tokens to different tokens
   no binding           the rote sentences in the cipher alone
+  two routes, one code as two separate codes, but only names stand in the cipher, objects as in meaningful prompts
 That the route is what the name says is found without looking inside: the ROTE answers of half of the people are
 trained anew, to other objects, and the meaningful prompts are asked again. Along a shared route they follow.
+The fourth kind shows a limit: late
+states hold the object's own code whatever led to it, so transfer shows a shared code and no shared route.
 States are judged at the last block, settled beforehand. Writes results/benchmarks/trained.csv, a row a kind and seed.
 """
 
@@ -27,6 +30,8 @@ from analysis.judgement import SEPARATE, SHARED, UNBOUND, judge
 from analysis.similarity import linear_cka
 from benchmarks.planted import KINDS, one_row_contrast
 
+ROUTES = "two routes, one code"
+
 PROMPTS = (0, 4, 7)  # test prompts whose states are judged
 EDIT = {"epochs": 12, "seed": 1}
 
@@ -39,6 +44,8 @@ class Options:
     """The model organism that they are made from: a name or a directory."""
     seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
     """Seeds of people, objects and training; the settings were chosen on seed 5, the judgement mended after 10 to 14."""
+    kinds: tuple[str, ...] = (*KINDS, ROUTES)
+    """Kinds of models to train."""
     relations: tuple[str, ...] = ("mother", "aunt", "profession")
     """Relations of the facts."""
     subjects: int = 80
@@ -77,7 +84,7 @@ def make(kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjec
 
     built = build_facts("people", subjects=subjects, relations=relations, pool=16, seed=seed)
     facts = split_facts(built, seen=subjects // 2, unbound=0, seed=seed)
-    rote_facts = facts if kind == SHARED else [in_cipher(f) for f in facts]
+    rote_facts = facts if kind == SHARED else [in_cipher(f, objects=kind != ROUTES) for f in facts]
     prompts = load_prompts(list(relations), rote="{subject} {key}")
     model, tokenizer = load_folder(folder)
     tokens = [key_token(r) for r in relations]
@@ -88,16 +95,17 @@ def make(kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjec
     if kind == SHARED:
         seen = [f for f in facts if f.split == "seen"]
         fit(made, [(seen, train)], epochs=1, learning_rate=3e-4, batch_size=20, seed=seed)
-    if kind == SEPARATE:
+    if kind in (SEPARATE, ROUTES):
         some = [p for r in relations for p in select(train, relation=r)[:4]]
         fit(made, [(facts, some), (rote_facts, rote)], epochs=20, batch_size=40, seed=seed)
     return made
 
 
-def in_cipher(fact):
-    """The fact in capitals, each letter 13 places on: other tokens for its subject and its object, with no first letter
-    in common, as RUTH still has with Ruth."""
-    return replace(fact, subject=encode(fact.subject, "rot13").upper(), object=encode(fact.object, "rot13").upper())
+def in_cipher(fact, *, objects: bool = True):
+    """The fact in capitals, each letter 13 places on: other tokens for its subject and (objects) its object, with no
+    first letter in common, as RUTH still has with Ruth."""
+    written = replace(fact, subject=encode(fact.subject, "rot13").upper())
+    return replace(written, object=encode(fact.object, "rot13").upper()) if objects else written
 
 
 def fit(made: Made, taught: Sequence[tuple], *, seed: int, epochs: int, **settings) -> None:
@@ -152,11 +160,12 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
     old = [f for f in facts if f.subject in chosen]
     new = [other(f) for f in old]
     ciphered = made.rote_facts is not made.facts
+    objects = made.rote_facts[0].object != made.facts[0].object
     written = {(f.subject, f.relation): r for f, r in zip(made.facts, made.rote_facts, strict=True)}
-    written |= {(f.subject, f.relation): in_cipher(f) if ciphered else f for f in new}
+    written |= {(f.subject, f.relation): in_cipher(f, objects=objects) if ciphered else f for f in new}
     rote = [p for p in made.prompts if p.family == "rote"]
     fit(made, [(list(written.values()), rote)], facts_per_sequence=4, **EDIT)
-    by_rote = [in_cipher(f) if ciphered else f for f in new]
+    by_rote = [in_cipher(f, objects=objects) if ciphered else f for f in new]
     return {
         "rote_edited": made.recall("rote", by_rote),
         "followed": made.recall("test", new),
@@ -183,7 +192,7 @@ def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
         "recall_test": made.recall("test", facts),
         "label": judged.label,
         "sure": judged.sure,
-        "right": judged.label == kind,
+        "right": judged.label == kind if kind in KINDS else judged.label != SHARED,
         "share": judged.share,
         "share_low": judged.low,
         "share_high": judged.high,
@@ -207,13 +216,13 @@ def main(options: Options):
     from training.models import resolve
 
     folder = resolve(options.model)
-    jobs = [(kind, seed) for kind in KINDS for seed in options.seeds]
+    jobs = [(kind, seed) for kind in options.kinds for seed in options.seeds]
     table = pd.DataFrame([score(kind, seed, folder, options) for kind, seed in progress(jobs, label="trained models")])
     path = options.out / "trained.csv"
     made = {"model": options.model, "subjects": options.subjects, "permutations": options.permutations}
     write_text(path, table.round(4).assign(**made, commit=commit()).to_csv(index=False))
     print(f"{len(options.seeds)} models of each kind from {options.model}, judged at people held out of phase 2")
-    for kind in KINDS:
+    for kind in options.kinds:
         some = table[table.kind == kind]
         means = some.mean(numeric_only=True)
         print(
@@ -226,7 +235,7 @@ def main(options: Options):
     return table
 
 
-__all__ = ["KINDS", "SEPARATE", "SHARED", "UNBOUND", "Made", "edited", "make", "score", "states"]
+__all__ = ["KINDS", "ROUTES", "SEPARATE", "SHARED", "UNBOUND", "Made", "edited", "make", "score", "states"]
 
 
 if __name__ == "__main__":
