@@ -165,7 +165,7 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
 
 
 def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
-    """Train one model, judge it at held-out people, and see whether its answers follow an edit by rote."""
+    """Train one model, judge it at half of its people, and see whether its answers follow an edit by rote."""
     made = make(kind, folder, seed, relations=options.relations, subjects=options.subjects)
     facts = [f for f in made.facts if f.split == "held-out"]
     rote, semantic = states(made, facts)
@@ -212,7 +212,7 @@ def main(options: Options):
     path = options.out / "trained.csv"
     made = {"model": options.model, "subjects": options.subjects, "permutations": options.permutations}
     write_text(path, table.round(4).assign(**made, commit=commit()).to_csv(index=False))
-    print(f"{len(options.seeds)} models of each kind from {options.model}, judged at people held out of phase 2")
+    print(f"{len(options.seeds)} models of each kind from {options.model}, judged at half of the people")
     for kind in KINDS:
         some = table[table.kind == kind]
         means = some.mean(numeric_only=True)
