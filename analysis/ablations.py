@@ -255,7 +255,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     rows = []
     for label, row in values.iterrows():
         known = row.dropna().to_numpy(dtype=float)
-        found = {"value": known.mean(), "n_seeds": len(known)}
+        found = {"value": known.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(known)}
         if len(known) > 1:
             interval = mean_interval(known)
             found |= {"low": float(interval.low), "high": float(interval.high)}
@@ -267,7 +267,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
         pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
         row = {**common, "kind": "difference", "label": label, "reference": reference, "n_seeds": pairs.shape[1]}
         if pairs.shape[1] < 2:
-            differences.append(row | {"value": np.nan, "p": np.nan, "reason": "fewer than two seeds in common"})
+            unknown = dict.fromkeys(("value", "low", "high", "p"), np.nan)
+            differences.append(row | unknown | {"reason": "fewer than two seeds in common"})
             continue
         found = paired_difference(pairs[0], pairs[1])
         differences.append(

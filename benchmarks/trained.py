@@ -11,9 +11,9 @@ A model organism (training.pretrain) memorises facts of 80 people by rote; then
   two routes, one code as two separate codes, but only names stand in the cipher, objects as in meaningful prompts
 That the route is what the name says is found without looking inside: the ROTE answers of half of the people are
 trained anew, to other objects, and the meaningful prompts are asked again. Along a shared route they follow.
-The fourth kind shows a limit: late
-states hold the object's own code whatever led to it, so transfer shows a shared code and no shared route.
-States are judged at the last block, settled beforehand. Writes results/benchmarks/trained.csv, a row a kind and seed.
+The fourth kind shows a limit: late states hold the object's own code whatever led to it, so transfer shows a shared
+code and no shared route. States are judged at the last block, settled beforehand.
+Writes results/benchmarks/trained.csv, a row a kind and seed.
 """
 
 import contextlib
@@ -174,7 +174,7 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
 
 
 def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
-    """Train one model, judge it at held-out people, and see whether its answers follow an edit by rote."""
+    """Train one model, judge it at half of its people, and see whether its answers follow an edit by rote."""
     made = make(kind, folder, seed, relations=options.relations, subjects=options.subjects)
     facts = [f for f in made.facts if f.split == "held-out"]
     rote, semantic = states(made, facts)
@@ -221,7 +221,7 @@ def main(options: Options):
     path = options.out / "trained.csv"
     made = {"model": options.model, "subjects": options.subjects, "permutations": options.permutations}
     write_text(path, table.round(4).assign(**made, commit=commit()).to_csv(index=False))
-    print(f"{len(options.seeds)} models of each kind from {options.model}, judged at people held out of phase 2")
+    print(f"{len(options.seeds)} models of each kind from {options.model}, judged at half of the people")
     for kind in options.kinds:
         some = table[table.kind == kind]
         means = some.mean(numeric_only=True)

@@ -182,6 +182,19 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     assert any("generalize.people 50" in line and "+0.20" in line for line in words)
 
 
+def test_one_seed_is_said_in_words_without_an_interval(results, capsys):
+    """What `make experiments REPETITIONS=1` comes to."""
+    path = results / "tables" / "sweep.csv"
+    table = pd.read_csv(path)
+    table[table.seed == table.seed.min()].to_csv(path, index=False)
+    (path.parent / "manifest.json").unlink(missing_ok=True)
+    found = main(Options(results))
+    assert found.low.isna().all() and found.high.isna().all()
+    assert found[found.kind == "condition"].value.notna().all()
+    assert set(found[found.kind == "difference"].reason) == {"fewer than two seeds in common"}
+    assert "fewer than two seeds in common" in capsys.readouterr().out
+
+
 def test_every_usual_endpoint_names_its_table():
     assert {endpoint.rows["table"] for endpoint in ENDPOINTS} >= {"recall", "probes", "cka", "interchange"}
 

@@ -1,14 +1,16 @@
 """Damage: a model that is broken on purpose is seen to have lost what it knew, and one that is not, is not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import damage
-from training.damage import english_passages, perplexity, some_people
+from training.damage import base_world, english_passages, perplexity, some_people
 from training.errors import UserError
+from training.runs import open_run
 from training.tables import read_table
 from training.world import build_world
 
@@ -50,6 +52,18 @@ def test_a_run_of_another_model_has_its_perplexity_at_every_checkpoint(tiny_run,
     assert list(table.phase) == ["base", "memorize", "generalize"]
     assert (table.low < table.value).all() and (table.value < table.high).all()
     assert "perplexity of ordinary English" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["nobody/no-such-model", "a-folder-that-was-moved", ""])
+def test_a_base_model_that_is_not_here_is_not_needed_to_see_that_it_has_no_world(tiny_run, model, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = open_run(tiny_run)
+    assert base_world(replace(run, record={**run.record, "model": model})) is None
+
+
+def test_checkpoints_made_elsewhere_name_no_base_model_and_have_no_world(tiny_run):
+    run = open_run(tiny_run)
+    assert base_world(replace(run, record={"source": "somewhere"})) is None
 
 
 def test_people_of_a_world_are_the_same_ones_every_time():

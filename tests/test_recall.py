@@ -517,3 +517,14 @@ def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(tin
 def test_phases_choose_checkpoints(tiny_run, tmp_path):
     table = recall.main(recall.Options(tiny_run, phases=("base",), families=("rote",), out=str(tmp_path)))
     assert set(table.phase) == {"base"}
+
+
+def test_a_gain_is_over_the_checkpoint_that_phase_2_started_from(items):
+    from training.recall_tables import gains
+
+    memorized, later = (
+        next(c for c, p in zip(items.checkpoint, items.phase, strict=True) if p == phase)
+        for phase in ("memorize", "generalize")
+    )
+    assert len(gains(items, {later: memorized})) == len(gains(items)) > 0
+    assert not len(gains(items, {later: "000-base"})), "the gain over a phase 1 that it never had"

@@ -578,3 +578,13 @@ def test_the_committed_grids_can_be_read(path):
     grid = read_grid(path)
     assert len(grid.runs) >= 3
     assert len({r.label for r in grid.runs}) == len(grid.runs)
+
+
+def test_make_experiments_runs_every_grid_on_the_organism():
+    (line,) = [text for text in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "GRIDS ?=" in text]
+    on_the_organism = {
+        path.parent.name
+        for path in (ROOT / "results").glob("*/grid.toml")
+        if "world:" in path.read_text(encoding="utf-8")
+    }
+    assert set(line.partition("?=")[2].split()) == on_the_organism

@@ -66,14 +66,20 @@ def main(options: Options):
 
 
 def base_world(run):
-    """The world that the run's base model was pretrained on; None if it is no model organism."""
+    """The world that the run's base model was pretrained on; None if it is no model organism.
+
+    Only an organism's name or a directory that is here is looked up: a checkpoint needs its base model for nothing
+    else, and no other base model has a world.
+    """
     from training.known import NoWorld, read_world
     from training.models import resolve
+    from training.organism import is_organism
 
-    if not run.record.get("model"):
+    name = run.record.get("model", "")
+    if not name or not (is_organism(name) or Path(name).expanduser().is_dir()):
         return None
     try:
-        return read_world(resolve(run.record["model"]))
+        return read_world(resolve(name))
     except NoWorld:
         return None
 

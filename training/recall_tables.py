@@ -1,6 +1,7 @@
 """From scored items to the recall table: means over prompts, then intervals over subjects."""
 
 from collections.abc import Iterator
+from types import MappingProxyType
 
 MEASURES = {
     "generation": "generation",
@@ -74,7 +75,7 @@ def summarise(items, run):
                 for measure in measures:
                     interval = subject_interval(per_subject[measure])
                     rows.append({**named, "measure": MEASURES[measure], **interval, **extra})
-    table = pd.concat([pd.DataFrame(rows), gains(items)], ignore_index=True)
+    table = pd.concat([pd.DataFrame(rows), gains(items, parents_of(run))], ignore_index=True)
     stages = {c.name: c for c in run.checkpoints}
     return table.assign(
         epoch=[stages[name].epoch for name in table.checkpoint], step=[stages[name].step for name in table.checkpoint]
@@ -87,19 +88,24 @@ def _majority(facts) -> float:
     return float(commonest.sum() / len(facts))
 
 
-def gains(items):
-    """Paired gain in generation over the last checkpoint of phase 1, by subject, on held-out facts and test prompts."""
+def gains(items, parents=MappingProxyType({})):
+    """Paired gain in generation over the checkpoint that phase 2 started from, by subject, at test prompts.
+
+    parents: checkpoint -> where its phase started from; where that is not said, the last checkpoint of phase 1 is
+    taken. A phase 2 that started from the base model has no gain.
+    """
     import pandas as pd
 
     memorized = [c for c, p in items[["checkpoint", "phase"]].drop_duplicates().to_numpy() if p == "memorize"]
     later = [c for c, p in items[["checkpoint", "phase"]].drop_duplicates().to_numpy() if p == "generalize"]
     rows = []
     for name in later if memorized else []:
+        start = parents.get(name) or memorized[-1]
         for split in items.split.unique():
             for bound, label in ((True, "bound"), (False, "unbound")):
                 some = items[(items.bound == bound) & (items.split == split) & (items.family == "test")]
                 value = some.pivot_table(index="subject", columns="checkpoint", values="generation")
-                if len(value) and {name, memorized[-1]} <= set(value.columns):
+                if len(value) and start in memorized and {name, start} <= set(value.columns):
                     rows.append(
                         {
                             "checkpoint": name,
@@ -109,10 +115,19 @@ def gains(items):
                             "subset": "all",
                             "split": split,
                             "measure": "generation_gain",
-                            **subject_interval(value[name] - value[memorized[-1]]),
+                            **subject_interval(value[name] - value[start]),
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def parents_of(run) -> dict[str, str]:
+    """Checkpoint -> the one that its phase started from, of those whose stage.json says so."""
+    from training.files import read_json
+
+    records = {c.name: c.folder / "stage.json" for c in run.checkpoints}
+    found = {name: read_json(path).get("parent") for name, path in records.items() if path.exists()}
+    return {name: parent for name, parent in found.items() if parent}
 
 
 def describe(table, run) -> str:
