@@ -247,6 +247,14 @@ def test_a_finished_sweep_says_what_its_grid_file_says_now_and_when_it_was_made(
     assert read_json(tmp_path / "run.json")["commit"] != "then"
 
 
+def test_runs_of_other_code_in_a_table_are_counted():
+    from training.files import commit
+
+    table = pd.DataFrame({"run": ["a", "a", "b", "c"], "commit": ["other", "other", commit(), "older+"]})
+    assert sweep.made_by_other_code(table) == 2
+    assert sweep.made_by_other_code(table[["run"]]) == 0
+
+
 def test_finished_runs_leave_only_what_the_others_need(tmp_path):
     path = write_grid(tmp_path)
     ids = plan_of(path).ids

@@ -79,6 +79,11 @@ def main(options: Options):
         print(f"nothing was started    next: python -m training.sweep {options.grid}")
         return table
     print("\n".join(line for line in lines if not line.startswith("  ")))
+    if others := made_by_other_code(table):
+        print(
+            f"{others} of the finished runs were made by another commit and are kept; for all anew give --out NEW "
+            "and --work NEW"
+        )
     if cost.peak > free:
         raise DiskTooSmall(
             f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work on another disk, "
@@ -102,6 +107,16 @@ def main(options: Options):
             raise RunsFailed("\n".join(driver.failure_lines(grid.path)))
     print(f"wrote {sweep_path(results)} ({len(table)} rows)    next: python -m analysis.ablations {results}")
     return table
+
+
+def made_by_other_code(table) -> int:
+    """How many runs in a sweep's table another commit than this one made."""
+    from training.files import commit
+
+    if "commit" not in table:
+        return 0
+    now = commit().removesuffix("+")
+    return int(table.loc[table["commit"].astype(str).str.removesuffix("+") != now, "run"].nunique())
 
 
 def _pool(options: Options, work: Path):
