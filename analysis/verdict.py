@@ -55,10 +55,15 @@ def main(options: Options):
     write_table(states.run, "verdict", table)
     for line in page(found, states):
         print(line)
+    from figures.style import NothingToDraw
     from figures.verdict import draw
 
-    drawn = draw(states.run.path)
-    print(f"wrote {states.run.tables('verdict.csv')} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+    try:
+        drawn = draw(states.run.path)
+    except NothingToDraw as reason:
+        drawn = []
+        print(f"not drawn: {reason}")
+    print(f"wrote {states.run.tables('verdict.csv')} ({len(table)} rows){''.join(f', {p.name}' for p in drawn)}")
     return table
 
 
@@ -71,7 +76,8 @@ def _of_run(options: Options) -> tuple[Tables, RunStates]:
     except TableMissing:
         interchange = None
     probes = read_table(run.path, "probes")
-    if "null_p_objects" not in probes:
+    # Where no relation could be scored there is no null either, and the page says why.
+    if "null_p_objects" not in probes and probes["value"].notna().any():
         raise TableMissing(
             f"{run.tables('probes.csv')} was written without the null over objects. Write it again: "
             f"python -m analysis.probes {run.path}"

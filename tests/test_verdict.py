@@ -210,6 +210,20 @@ def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, s
         verdict.main(verdict.Options(own_run))
 
 
+def test_a_run_whose_probes_could_score_nothing_is_not_identifiable_and_no_error(own_run, states, capsys):
+    from training.runs import open_run
+    from training.tables import write_table
+
+    table = probes_table(states, lambda _: KINDS[SHARED]).drop(columns=["null_p_objects", "null_p_objects_max"])
+    empty = table.assign(value=np.nan, low=np.nan, high=np.nan, reason="objects occur once")
+    write_table(open_run(own_run), "probes", empty)
+    write_table(open_run(own_run), "cka", cka_table(states))
+    verdict.main(verdict.Options(own_run))
+    said = capsys.readouterr().out
+    assert "not identifiable: no rote->semantic: objects occur once" in said
+    assert "verdict.csv" in said
+
+
 def test_without_a_site_where_the_answer_can_be_read_no_site_comes_before_it(states):
     found = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=np.nan))
     assert "early" in found.sections["interchange"][0].reason
