@@ -24,7 +24,7 @@ help:  ## what can be made (the default)
 	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	@touch $@
 
-reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (15 to 25 minutes on 2 cores)
+reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (about 15 minutes on 2 cores)
 	$(PY) -m training.memorize --out $(RUN)
 	$(PY) -m training.generalize $(RUN)
 	$(PY) -m training.recall $(RUN) --preset $(PRESET)
