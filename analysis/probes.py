@@ -88,8 +88,8 @@ def table_for(states: RunStates, *, permutations: int = 199, folds: int = FOLDS)
     (table,) = scored_tables(
         states,
         {"probes": lambda there: rows_of(there, permutations, folds)},
-        # Rows that were kept before there was a null over objects are made again.
-        [permutations, folds, "null over objects"],
+        # Rows that were kept before there was a null over objects, or a chance of guessing, are made again.
+        [permutations, folds, "null over objects", "chance of guessing"],
     )
     return table
 
@@ -99,7 +99,9 @@ def controls_for(states: RunStates, *, folds: int = FOLDS, sites: int = 9):
     from analysis.control_rows import rows_of as control_rows
 
     (table,) = scored_tables(
-        states, {"probe_controls": lambda there: control_rows(there, folds, sites)}, [folds, sites]
+        states,
+        {"probe_controls": lambda there: control_rows(there, folds, sites)},
+        [folds, sites, "chance of guessing"],
     )
     return table
 

@@ -57,6 +57,7 @@ def main(options: Options):
     import pandas as pd
 
     from training.files import commit, seal, write_json, write_text
+    from training.tables import optional_table
 
     recall = pd.concat([_with_condition(run, _recall(run)) for run in options.runs], ignore_index=True)
     sites = [_with_condition(run, table) for run in options.runs for table in _sites(run)]
@@ -68,7 +69,8 @@ def main(options: Options):
         joined = pd.concat(sites, ignore_index=True)
         tables["sites"] = over_seeds(joined, [k for k in SITE_KEY if k in joined])
         seeds.append(joined[joined.measure.isin(("transfer_accuracy", "contrast", "contrast_partialled"))])
-    damage = [_with_condition(run, table) for run in options.runs if (table := _damage(run)) is not None]
+    measured = {run: optional_table(run, "damage") for run in options.runs}
+    damage = [_with_condition(run, table) for run, table in measured.items() if table is not None]
     if damage:
         tables["damage"] = over_seeds(pd.concat(damage, ignore_index=True), ["condition", "phase", "measure"])
     tables["seeds"] = pd.concat(seeds, ignore_index=True)
@@ -159,23 +161,12 @@ def _recall(run: Path):
     return table[table.relation.isin(("bound", "unbound")) & (table.split != "all")]
 
 
-def _damage(run: Path):
-    from training.tables import TableMissing, read_table
-
-    try:
-        return read_table(run, "damage")
-    except TableMissing:
-        return None
-
-
 def _sites(run: Path) -> list:
-    from training.tables import TableMissing, read_table
+    from training.tables import optional_table
 
     found = []
     for name, measures in SITE_TABLES.items():
-        try:
-            table = read_table(run, name)
-        except TableMissing:
+        if (table := optional_table(run, name)) is None:
             continue
         keep = (
             table.measure.isin(measures)

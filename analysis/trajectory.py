@@ -6,8 +6,8 @@
 
 Reads the tables of recall, probes, cka and interchange (each left out, with a word, where it is not there), writes
 tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has come half of the
-way from the base to its own maximum), then draws figures/trajectory.png. With several runs the half-way steps of
-all go to OUT/tables/trajectory_half.csv, with their mean and interval over seeds.
+way from the base to its own maximum), then draws figures/trajectory.png. With several runs the same goes to OUT as means
+with intervals over seeds, and tables/trajectory_seeds.csv has the half-way steps of each.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def main(options: Options):
 
     if len(options.runs) > 1 and options.out is None:
         raise NoTrajectory(f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME")
-    halves = []
+    halves, all_curves = [], []
     for path in options.runs:
         run = open_run(path)
         curves, missing = curves_of(run.path)
@@ -91,6 +91,7 @@ def main(options: Options):
         write_table(run, "trajectory", curves)
         write_table(run, "trajectory_half", half)
         halves.append(half.assign(seed=run.seed))
+        all_curves.append(curves)
         from figures.trajectory import draw
 
         drawn = draw(run.path)
@@ -100,7 +101,7 @@ def main(options: Options):
         )
     table = pd.concat(halves, ignore_index=True)
     if len(options.runs) > 1:
-        table = _write_summary(options.out, table)
+        table = _write_summary(options.out, table, mean_curves(all_curves))
     print("\n".join(half_way_lines(table)))
     return table
 
@@ -208,6 +209,27 @@ def half_ways(curves):
     return pd.DataFrame(rows)
 
 
+def mean_curves(runs: Sequence):
+    """Curves of several runs as one: mean and 95% t interval over seeds at each step that all of them have, n_seeds.
+
+    runs: a table of curves each, see `curves_of`. The site may be another one in each run and is left out.
+    """
+    import pandas as pd
+
+    from analysis.statistics import mean_interval
+
+    key = [*STAGE, "total_step", "curve", "relation", "split"]
+    rows = []
+    for values, group in pd.concat(runs, ignore_index=True).groupby(key, sort=False, dropna=False):
+        known = group.value.dropna().to_numpy(dtype=float)
+        if len(known) < len(runs):
+            continue
+        interval = mean_interval(known)
+        found = {"value": known.mean(), "low": float(interval.low), "high": float(interval.high)}
+        rows.append(dict(zip(key, values, strict=True)) | found | {"n_seeds": len(known)})
+    return pd.DataFrame(rows)
+
+
 def over_runs(table):
     """Mean half-way step of each curve with its 95% t interval over seeds; n_seeds those in which the curve rises."""
     import pandas as pd
@@ -250,17 +272,23 @@ def half_way_lines(table) -> list[str]:
     return lines
 
 
-def _write_summary(out: Path, table):
-    """OUT/tables/trajectory_half.csv: the mean over seeds; every seed's value beside it in trajectory_seeds.csv."""
-    from training.files import commit, seal, write_text
+def _write_summary(out: Path, table, curves):
+    """OUT/tables: means over seeds of half-way steps and curves, every seed's half-way steps; run.json; the picture."""
+    from figures.trajectory import draw
+    from training.files import commit, seal, write_json, write_text
 
     summary = over_runs(table)
     folder = out / "tables"
     tables = {"trajectory_half.csv": summary, "trajectory_seeds.csv": table}
+    if len(curves):
+        tables["trajectory.csv"] = curves
     for name, rows in tables.items():
         write_text(folder / name, rows.round(5).assign(commit=commit()).to_csv(index=False))
     seal(folder, list(tables))
-    print(f"wrote {', '.join(str(folder / name) for name in tables)}")
+    seeds = sorted({int(seed) for seed in table.seed})
+    write_json(out / "run.json", {"format": 1, "kind": "trajectory", "seeds": seeds, "commit": commit()})
+    drawn = draw(out) if len(curves) else []
+    print(f"wrote {', '.join([*(str(folder / name) for name in tables), *(p.name for p in drawn)])}")
     return summary
 
 

@@ -262,15 +262,13 @@ def _points(states: RunStates, checkpoint, prompt, block: Array):
 
 def default_site(states: RunStates, sites: Sequence[str]) -> tuple[str, str]:
     """(site, why): where the crossed contrast is largest at the last checkpoint, else three quarters deep."""
-    from training.tables import TableMissing, read_table
+    from training.tables import optional_table, pick
 
-    try:
-        table = read_table(states.run.path, "cka")
-        last = table[(table.checkpoint == states.checkpoints[-1].name) & (table.split == states.splits[0])]
-        some = last[(last.measure == "contrast") & (last.family == "test") & last.value.notna()]
-    except TableMissing:
-        some = ()
-    if len(some):
+    table = optional_table(states.run.path, "cka")
+    if table is not None:
+        wanted = {"checkpoint": states.checkpoints[-1].name, "split": states.splits[0], "measure": "contrast"}
+        some = pick(table, **wanted, family="test").dropna(subset="value")
+    if table is not None and len(some):
         return some.loc[some.value.idxmax()].site, "the largest crossed contrast at the last checkpoint"
     blocks = [site for site in sites if site.startswith("resid_post")]
     return blocks[round(DEPTH * (len(blocks) - 1))], "three quarters deep, for no crossed contrast is known"

@@ -68,13 +68,9 @@ def main(options: Options):
 
 
 def _of_run(options: Options) -> tuple[Tables, RunStates]:
-    from training.tables import TableMissing, read_table
+    from training.tables import TableMissing, optional_table, read_table
 
     run = options.open()
-    try:
-        interchange = read_table(run.path, "interchange")
-    except TableMissing:
-        interchange = None
     probes = read_table(run.path, "probes")
     # Where no relation could be scored there is no null either, and the page says why.
     if "null_p_objects" not in probes and probes["value"].notna().any():
@@ -82,7 +78,7 @@ def _of_run(options: Options) -> tuple[Tables, RunStates]:
             f"{run.tables('probes.csv')} was written without the null over objects. Write it again: "
             f"python -m analysis.probes {run.path}"
         )
-    return Tables(probes, read_table(run.path, "cka"), interchange), RunStates.of(run)
+    return Tables(probes, read_table(run.path, "cka"), optional_table(run.path, "interchange")), RunStates.of(run)
 
 
 def _of_pair(options: Options) -> tuple[Tables, RunStates]:

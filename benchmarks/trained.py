@@ -20,7 +20,7 @@ import contextlib
 import io
 import tempfile
 from codecs import encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,20 +58,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Made:
-    """A trained model and what was taught: facts as asked, the same facts as written by rote, all prompts."""
+    """A trained model and what was taught: facts as asked, how a fact is written by rote, all prompts."""
 
     model: object
     tokenizer: object
     facts: list
-    rote_facts: list
+    written: Callable
     prompts: list
 
     def recall(self, family: str, facts: Sequence | None = None) -> float:
-        """Share of facts answered in prompts of a family, strict and greedy (rote ones as they were written)."""
+        """Share of facts (default: all) answered in prompts of a family, strict and greedy; by rote as written there."""
         from training.known import known_facts
         from training.world import World
 
-        asked = facts if facts is not None else self.rote_facts if family == "rote" else self.facts
+        asked = self.facts if facts is None else facts
+        if family == "rote":
+            asked = map(self.written, asked)
         world = World(list(asked), [p for p in self.prompts if p.family == family])
         return known_facts(self.model, self.tokenizer, world, families=(family,), prompts_per_fact=3).value
 
@@ -84,12 +86,12 @@ def make(kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjec
 
     built = build_facts("people", subjects=subjects, relations=relations, pool=16, seed=seed)
     facts = split_facts(built, seen=subjects // 2, unbound=0, seed=seed)
-    rote_facts = facts if kind == SHARED else [in_cipher(f, objects=kind != ROUTES) for f in facts]
     prompts = load_prompts(list(relations), rote="{subject} {key}")
     model, tokenizer = load_folder(folder)
     tokens = [key_token(r) for r in relations]
     set_key_rows(model, add_key_tokens(tokenizer, tokens), initial_key_rows(model, tokens, seed=seed))
-    made = Made(model, tokenizer, facts, rote_facts, prompts)
+    made = Made(model, tokenizer, facts, WRITTEN[kind], prompts)
+    rote_facts = [made.written(f) for f in facts]
     rote, train = ([p for p in prompts if p.family == family] for family in ("rote", "train"))
     fit(made, [(rote_facts, rote)], epochs=40, facts_per_sequence=4, seed=seed)
     if kind == SHARED:
@@ -101,11 +103,24 @@ def make(kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjec
     return made
 
 
-def in_cipher(fact, *, objects: bool = True):
-    """The fact in capitals, each letter 13 places on: other tokens for its subject and (objects) its object, with no
-    first letter in common, as RUTH still has with Ruth."""
-    written = replace(fact, subject=encode(fact.subject, "rot13").upper())
-    return replace(written, object=encode(fact.object, "rot13").upper()) if objects else written
+def as_it_is(fact):
+    """The fact."""
+    return fact
+
+
+def name_in_cipher(fact):
+    """The fact with its subject in capitals, each letter 13 places on: other tokens, with no first letter in common,
+    as RUTH still has with Ruth."""
+    return replace(fact, subject=encode(fact.subject, "rot13").upper())
+
+
+def in_cipher(fact):
+    """The fact with subject and object in that cipher."""
+    return replace(name_in_cipher(fact), object=encode(fact.object, "rot13").upper())
+
+
+# How each kind of model has its facts written by rote.
+WRITTEN = {SHARED: as_it_is, SEPARATE: in_cipher, UNBOUND: in_cipher, ROUTES: name_in_cipher}
 
 
 def fit(made: Made, taught: Sequence[tuple], *, seed: int, epochs: int, **settings) -> None:
@@ -135,8 +150,7 @@ def states(made: Made, facts: Sequence) -> tuple[np.ndarray, np.ndarray]:
     def prompt(relation: str, family: str, index: int):
         return next(p for p in select(made.prompts, relation=relation, family=family) if p.index == index)
 
-    written = dict(zip(((f.subject, f.relation) for f in made.facts), made.rote_facts, strict=True))
-    rote = [prompt(f.relation, "rote", 0).render(written[f.subject, f.relation].subject) for f in facts]
+    rote = [prompt(f.relation, "rote", 0).render(made.written(f).subject) for f in facts]
     semantic = [[prompt(f.relation, "test", i).render(f.subject) for f in facts] for i in PROMPTS]
     return of(rote), np.stack([of(texts) for texts in semantic])
 
@@ -159,15 +173,11 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
 
     old = [f for f in facts if f.subject in chosen]
     new = [other(f) for f in old]
-    ciphered = made.rote_facts is not made.facts
-    objects = made.rote_facts[0].object != made.facts[0].object
-    written = {(f.subject, f.relation): r for f, r in zip(made.facts, made.rote_facts, strict=True)}
-    written |= {(f.subject, f.relation): in_cipher(f, objects=objects) if ciphered else f for f in new}
+    now = [other(f) if f in old else f for f in made.facts]
     rote = [p for p in made.prompts if p.family == "rote"]
-    fit(made, [(list(written.values()), rote)], facts_per_sequence=4, **EDIT)
-    by_rote = [in_cipher(f, objects=objects) if ciphered else f for f in new]
+    fit(made, [([made.written(f) for f in now], rote)], facts_per_sequence=4, **EDIT)
     return {
-        "rote_edited": made.recall("rote", by_rote),
+        "rote_edited": made.recall("rote", new),
         "followed": made.recall("test", new),
         "kept": made.recall("test", old),
     }
@@ -192,6 +202,7 @@ def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
         "recall_test": made.recall("test", facts),
         "label": judged.label,
         "sure": judged.sure,
+        # Two routes are not one, whatever their codes.
         "right": judged.label == kind if kind in KINDS else judged.label != SHARED,
         "share": judged.share,
         "share_low": judged.low,
@@ -233,9 +244,6 @@ def main(options: Options):
         )
     print(f"wrote {path}")
     return table
-
-
-__all__ = ["KINDS", "ROUTES", "SEPARATE", "SHARED", "UNBOUND", "Made", "edited", "make", "score", "states"]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from figures.style import (
     milestones,
     null_band,
     null_handle,
-    optional_table,
     panels,
     plotly_trace,
     reference_handle,
@@ -31,7 +30,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.tables import headline_split, optional_table, pick, read_table
 
 COLUMNS = [
     "panel",

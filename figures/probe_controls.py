@@ -14,7 +14,6 @@ from figures.style import (
     interval_handle,
     legend_below,
     milestones,
-    optional_table,
     panels,
     reference_handle,
     reference_line,
@@ -23,7 +22,7 @@ from figures.style import (
     site_axis,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.tables import headline_split, optional_table, pick, read_table
 
 COLUMNS = [
     "panel",

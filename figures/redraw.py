@@ -45,7 +45,7 @@ MODULES = (
     trajectory,
 )
 # What lies in a folder that is no run, by the kind in its run.json: means over runs, or the conditions of a sweep.
-KINDS = {"summary over seeds": (seeds,), "sweep": (ablations,)}
+KINDS = {"summary over seeds": (seeds,), "trajectory": (trajectory,), "sweep": (ablations,)}
 
 
 class NoTables(UserError):

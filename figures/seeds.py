@@ -18,7 +18,6 @@ from figures.style import (
     in_order,
     layer_line,
     legend_below,
-    optional_table,
     panels,
     reference_handle,
     reference_line,
@@ -28,7 +27,7 @@ from figures.style import (
     site_names,
     styled,
 )
-from training.tables import pick, read_table
+from training.tables import optional_table, pick, read_table
 
 WITHOUT = ("without phase 1", "#009E73")
 LAYERS = {

@@ -11,7 +11,6 @@ import tyro
 
 from training.errors import UserError
 from training.files import write_with
-from training.tables import TableMissing, read_table
 
 DPI = 150
 WIDTH = 10.0
@@ -127,14 +126,6 @@ def in_order(families: Iterable[str]) -> list[str]:
     """Prompt families in the order people read them: rote, trained, test, controls, then other languages."""
     families = set(families)
     return [f for f in FAMILIES if f in families] + sorted(families - set(FAMILIES))
-
-
-def optional_table(run_dir: Path, name: str):
-    """A table, or None if it was not written."""
-    try:
-        return read_table(run_dir, name)
-    except TableMissing:
-        return None
 
 
 def require_rows(rows, table: str, wanted: str):

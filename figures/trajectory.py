@@ -11,12 +11,15 @@ from figures.style import OBJECT_COLOURS, SIDES, drawer, panels, reference_line,
 from training.tables import headline_split, pick, read_table
 
 COLUMNS = ["curve", "relation", "split", "phase", "checkpoint", "total_step", "value", "share", "maximum"]
+# Of a mean over seeds: the ends of its interval as shares, and of how many seeds.
+SPAN = ["share_low", "share_high", "n_seeds"]
 PARTS = {"phase 1": ("base", "memorize"), "phase 2": ("memorize", "generalize")}
 CAPTIONS = {
     "trajectory": (
         "When each measure rises",
         "Each curve goes from its value at the first checkpoint (0) to its own maximum (1); what that maximum is "
-        "stands in the legend for bound relations. Points are the saved checkpoints; between them nothing was measured.",
+        "stands in the legend for bound relations. Points are the saved checkpoints; between them nothing was measured. "
+        "Bands, where there are several seeds, are 95% intervals over them.",
         "Order in time is no proof of cause, and a curve without an effect is stretched to 1 all the same: read "
         "its maximum, and the intervals in the other pictures.",
     )
@@ -26,14 +29,20 @@ CAPTIONS = {
 def panel_data(table):
     """The points drawn: share = (value - first value) / (maximum - first value), per curve and relation side.
 
-    A curve that never rises has no share (NaN). Raises NothingToDraw.
+    Means over seeds (column n_seeds) have the ends of their intervals too, on the same scale. A curve that never rises
+    has no share (NaN). Raises NothingToDraw.
     """
     rows = pick(table, split=headline_split(table), relation=SIDES).sort_values("total_step", kind="stable")
     rows = require_rows(rows, "trajectory", "curves of bound or unbound relations")
     groups = rows.groupby(["curve", "relation"], sort=False).value
     first, maximum = groups.transform("first"), groups.transform("max")
-    share = ((rows.value - first) / (maximum - first)).where(maximum > first)
-    return rows.assign(share=share, maximum=maximum).reindex(columns=COLUMNS)
+    shares = {
+        name: ((rows[column] - first) / (maximum - first)).where(maximum > first)
+        for name, column in (("share", "value"), ("share_low", "low"), ("share_high", "high"))
+        if column in rows
+    }
+    kept = [*COLUMNS, *SPAN] if "n_seeds" in rows else COLUMNS
+    return rows.assign(**shares, maximum=maximum).reindex(columns=kept)
 
 
 def picture(data):
@@ -44,9 +53,10 @@ def picture(data):
     names = list(dict.fromkeys(data.curve))
     ends = [data[data.phase == "memorize"].total_step.max()] * ("memorize" in set(data.phase))
     parts = {k: v for k, v in PARTS.items() if set(v[1:]) & set(data.phase)} or {"": tuple(set(data.phase))}
-    figure, grid = panels(
-        len(sides), len(parts), height=2.4 * len(sides) + 1.3, sharey=True, title="When each measure rises"
-    )
+    title = "When each measure rises"
+    if "n_seeds" in data:
+        title += f" (means over {int(data.n_seeds.min())} seeds)"
+    figure, grid = panels(len(sides), len(parts), height=2.4 * len(sides) + 1.3, sharey=True, title=title)
     for axes_row, side in zip(grid, sides, strict=True):
         for axes, (part, phases) in zip(axes_row, parts.items(), strict=True):
             rows = pick(data, relation=side, phase=phases)
@@ -63,6 +73,10 @@ def picture(data):
                     markersize=3.5,
                     linewidth=1.5,
                 )
+                if "n_seeds" in line:
+                    axes.fill_between(
+                        line.total_step, line.share_low, line.share_high, color=colour, alpha=0.1, linewidth=0
+                    )
             reference_line(axes, 0.5)
             axes.set_title(f"{side} relations{', ' * bool(part)}{part}")
             axes.set_ylim(-0.25, 1.08)

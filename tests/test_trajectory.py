@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 
 from analysis.statistics import mean_interval
-from analysis.trajectory import NoTrajectory, Options, curves_of, half_way, half_way_lines, half_ways, main, over_runs
+from analysis.trajectory import (
+    NoTrajectory,
+    Options,
+    curves_of,
+    half_way,
+    half_way_lines,
+    half_ways,
+    main,
+    mean_curves,
+    over_runs,
+)
 from figures.trajectory import panel_data
 from training.errors import UserError
 from training.generalize import dense_steps
@@ -48,6 +58,22 @@ def test_the_interval_of_a_half_way_step_counts_seeds():
     assert (summary.value[0], summary.n_seeds[0]) == (10, 2)
     assert (summary.low[0], summary.high[0]) == pytest.approx((expected.low, expected.high))
     assert "10" in half_way_lines(summary)[1]
+
+
+def test_the_curve_of_several_runs_is_their_mean_where_all_have_a_checkpoint():
+    stage = {"checkpoint": ["000-base", "200-generalize-epoch-01"], "phase": ["base", "generalize"], "epoch": [0, 1]}
+    runs = [
+        table_of([0, 10], values).assign(**stage, step=[0, 10], split="held-out") for values in ([0, 0.4], [0.2, 1.0])
+    ]
+    runs[0] = pd.concat([runs[0], runs[0].tail(1).assign(total_step=20, checkpoint="later")])
+    found = mean_curves(runs)
+    expected = mean_interval(np.array([0.4, 1.0]))
+    assert list(found.value) == pytest.approx([0.1, 0.7])
+    assert list(found.n_seeds) == [2, 2]
+    assert (found.low[1], found.high[1]) == pytest.approx((expected.low, expected.high))
+    drawn = panel_data(found)
+    assert list(drawn.share) == pytest.approx([0, 1])
+    assert drawn.share_high.iloc[1] == pytest.approx((expected.high - 0.1) / 0.6)
 
 
 def test_a_curve_over_sites_is_followed_at_one_site(tmp_path):

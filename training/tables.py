@@ -91,6 +91,14 @@ def read_table(run_dir: Path, name: str):
     return table
 
 
+def optional_table(run_dir: Path, name: str):
+    """`read_table`, or None if the table was not written."""
+    try:
+        return read_table(run_dir, name)
+    except TableMissing:
+        return None
+
+
 def _origin_key(name: str) -> str:
     """Under which the manifest of a table's folder says what the table was computed from."""
     return f"{name}.csv origin"
