@@ -2,7 +2,7 @@
 
     python -m training.generalize RUN_DIR --dense 6            # checkpoints in the first tenth of phase 2
     python -m analysis.trajectory RUN_DIR
-    python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/trajectory
+    python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/onset
 
 Reads the tables of recall, probes, cka and interchange (each left out, with a word, where it is not there), writes
 tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has come half of the
@@ -112,6 +112,7 @@ def curves_of(run_dir: Path):
     Columns: checkpoint, phase, epoch, step (within the phase), total_step (0 at the base), curve, relation
     (bound|unbound), split, site, value, low, high, n. A curve over sites is followed at ONE site, the one where it is
     largest at the last checkpoint: looked for there, its height there is not to be claimed without `null_p_max`.
+    share = (value - value at the first checkpoint) / (maximum - that), NaN for a curve that never rises above it.
     Raises NoTrajectory.
     """
     import pandas as pd
@@ -135,7 +136,15 @@ def curves_of(run_dir: Path):
     if not parts:
         raise NoTrajectory(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(total_step=total_steps(table)), missing
+    return with_shares(table.assign(total_step=total_steps(table))), missing
+
+
+def with_shares(table):
+    """The curves with `maximum` and `share` of each, see `curves_of`."""
+    table = table.sort_values("total_step", kind="stable")
+    groups = table.groupby(["curve", "relation"], sort=False).value
+    first, maximum = groups.transform("first"), groups.transform("max")
+    return table.assign(maximum=maximum, share=((table.value - first) / (maximum - first)).where(maximum > first))
 
 
 def _followed(table, curve: Curve):
@@ -210,47 +219,47 @@ def half_ways(curves):
 
 
 def mean_curves(runs: Sequence):
-    """Curves of several runs as one: mean and 95% t interval over seeds at each step that all of them have, n_seeds.
+    """Curves of several runs as one: means and 95% t intervals over seeds at each step that all of them have.
 
-    runs: a table of curves each, see `curves_of`. The site may be another one in each run and is left out.
+    runs: a table of curves each, see `curves_of`. Columns value, low, high and n_seeds; share, share_low, share_high and
+    n_rising, over the runs in which the curve rises, each a share of its own maximum there, so that seeds that differ
+    in height and not in time agree; maximum, their mean. The site may be another one in each run and is left out.
     """
     import pandas as pd
-
-    from analysis.statistics import mean_interval
 
     key = [*STAGE, "total_step", "curve", "relation", "split"]
     rows = []
     for values, group in pd.concat(runs, ignore_index=True).groupby(key, sort=False, dropna=False):
-        known = group.value.dropna().to_numpy(dtype=float)
+        known, shares = group.value.dropna(), group.share.dropna()
         if len(known) < len(runs):
             continue
-        interval = mean_interval(known)
-        found = {"value": known.mean(), "low": float(interval.low), "high": float(interval.high)}
-        rows.append(dict(zip(key, values, strict=True)) | found | {"n_seeds": len(known)})
+        found = dict(zip(("value", "low", "high", "n_seeds"), _mean(known), strict=True))
+        found |= dict(zip(("share", "share_low", "share_high", "n_rising"), _mean(shares), strict=True))
+        rows.append(dict(zip(key, values, strict=True)) | found | {"maximum": group.maximum.mean()})
     return pd.DataFrame(rows)
+
+
+def _mean(values) -> tuple[float, float, float, int]:
+    """(mean, the ends of its 95% t interval, n); NaN where there are too few."""
+    from analysis.statistics import mean_interval
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan, len(values)
+    interval = mean_interval(values)
+    return float(values.mean()), float(interval.low), float(interval.high), len(values)
 
 
 def over_runs(table):
     """Mean half-way step of each curve with its 95% t interval over seeds; n_seeds those in which the curve rises."""
     import pandas as pd
 
-    from analysis.statistics import mean_interval
-
     rows = []
     for (name, side), group in table.groupby(["curve", "relation"], sort=False):
-        steps = group.value.dropna().to_numpy(dtype=float)
-        row = {
-            "curve": name,
-            "relation": side,
-            "measure": "half_step",
-            "n_seeds": len(steps),
-            "value": steps.mean() if len(steps) else np.nan,
-        }
-        if len(steps) > 1:
-            interval = mean_interval(steps)
-            row |= {"low": float(interval.low), "high": float(interval.high)}
-        row["reason"] = "" if len(steps) == len(group) else f"{len(group) - len(steps)} run(s) where it never rises"
-        rows.append(row)
+        mean, low, high, n = _mean(group.value.dropna())
+        reason = "" if n == len(group) else f"{len(group) - n} run(s) where it never rises"
+        row = {"curve": name, "relation": side, "measure": "half_step", "n_seeds": n}
+        rows.append(row | {"value": mean, "low": low, "high": high, "reason": reason})
     return pd.DataFrame(rows)
 
 

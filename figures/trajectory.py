@@ -11,7 +11,7 @@ from figures.style import OBJECT_COLOURS, SIDES, drawer, panels, reference_line,
 from training.tables import headline_split, pick, read_table
 
 COLUMNS = ["curve", "relation", "split", "phase", "checkpoint", "total_step", "value", "share", "maximum"]
-# Of a mean over seeds: the ends of its interval as shares, and of how many seeds.
+# Of a mean over seeds: the ends of its interval, and of how many seeds.
 SPAN = ["share_low", "share_high", "n_seeds"]
 PARTS = {"phase 1": ("base", "memorize"), "phase 2": ("memorize", "generalize")}
 CAPTIONS = {
@@ -19,7 +19,8 @@ CAPTIONS = {
         "When each measure rises",
         "Each curve goes from its value at the first checkpoint (0) to its own maximum (1); what that maximum is "
         "stands in the legend for bound relations. Points are the saved checkpoints; between them nothing was measured. "
-        "Bands, where there are several seeds, are 95% intervals over them.",
+        "Where there are several seeds, each seed's curve is a share of its own maximum, points are means over those "
+        "in which it rises, and bands 95% intervals.",
         "Order in time is no proof of cause, and a curve without an effect is stretched to 1 all the same: read "
         "its maximum, and the intervals in the other pictures.",
     )
@@ -27,22 +28,13 @@ CAPTIONS = {
 
 
 def panel_data(table):
-    """The points drawn: share = (value - first value) / (maximum - first value), per curve and relation side.
+    """The points drawn, of bound and unbound relations; a curve that never rises has no share (NaN).
 
-    Means over seeds (column n_seeds) have the ends of their intervals too, on the same scale. A curve that never rises
-    has no share (NaN). Raises NothingToDraw.
+    Means over seeds have the ends of their intervals too. Raises NothingToDraw.
     """
     rows = pick(table, split=headline_split(table), relation=SIDES).sort_values("total_step", kind="stable")
     rows = require_rows(rows, "trajectory", "curves of bound or unbound relations")
-    groups = rows.groupby(["curve", "relation"], sort=False).value
-    first, maximum = groups.transform("first"), groups.transform("max")
-    shares = {
-        name: ((rows[column] - first) / (maximum - first)).where(maximum > first)
-        for name, column in (("share", "value"), ("share_low", "low"), ("share_high", "high"))
-        if column in rows
-    }
-    kept = [*COLUMNS, *SPAN] if "n_seeds" in rows else COLUMNS
-    return rows.assign(**shares, maximum=maximum).reindex(columns=kept)
+    return rows[[c for c in (*COLUMNS, *SPAN) if c in rows]]
 
 
 def picture(data):

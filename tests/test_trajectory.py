@@ -15,6 +15,7 @@ from analysis.trajectory import (
     main,
     mean_curves,
     over_runs,
+    with_shares,
 )
 from figures.trajectory import panel_data
 from training.errors import UserError
@@ -65,15 +66,22 @@ def test_the_curve_of_several_runs_is_their_mean_where_all_have_a_checkpoint():
     runs = [
         table_of([0, 10], values).assign(**stage, step=[0, 10], split="held-out") for values in ([0, 0.4], [0.2, 1.0])
     ]
-    runs[0] = pd.concat([runs[0], runs[0].tail(1).assign(total_step=20, checkpoint="later")])
-    found = mean_curves(runs)
+    runs[0] = pd.concat([runs[0], runs[0].tail(1).assign(total_step=20, checkpoint="later", value=0.3)])
+    found = mean_curves([with_shares(run) for run in runs])
     expected = mean_interval(np.array([0.4, 1.0]))
     assert list(found.value) == pytest.approx([0.1, 0.7])
     assert list(found.n_seeds) == [2, 2]
     assert (found.low[1], found.high[1]) == pytest.approx((expected.low, expected.high))
+    # Seeds that differ in height alone agree in their shares, and so the band is empty.
     drawn = panel_data(found)
-    assert list(drawn.share) == pytest.approx([0, 1])
-    assert drawn.share_high.iloc[1] == pytest.approx((expected.high - 0.1) / 0.6)
+    assert list(drawn.share) == list(drawn.share_low) == list(drawn.share_high) == pytest.approx([0, 1])
+
+
+def test_a_share_is_of_the_curves_own_way_and_a_fall_has_none():
+    rising, falling = (with_shares(table_of([0, 10, 20], v)) for v in ([0.2, 1.0, 0.6], [0.5, 0.2, 0.1]))
+    assert list(rising.share) == pytest.approx([0, 1, 0.5])
+    assert set(rising.maximum) == {1.0}
+    assert falling.share.isna().all()
 
 
 def test_a_curve_over_sites_is_followed_at_one_site(tmp_path):
