@@ -73,15 +73,21 @@ def write_base(
     publish_folder(run_dir / "checkpoints" / "000-base", fill)
 
 
-def write_reference(run_dir: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint that refers to one of another run."""
+def write_reference(run_dir: Path, checkpoint: Checkpoint, *, base_tokens: Sequence[str] | None = None) -> None:
+    """Write a checkpoint that refers to one of another run, under its own name.
+
+    base_tokens: the key tokens it has, if it is to be the 000-base of this run.
+    """
     stage = read_json(checkpoint.folder / "stage.json")
+    if base_tokens is not None:
+        stage |= {"phase": "base", "epoch": 0, "step": 0, "parent": None, "metrics": {}}
+        stage["key_tokens"] = list(base_tokens)
     source = {
         "checkpoint": os.path.relpath(checkpoint.folder.resolve(), (run_dir / "checkpoints").resolve()),
         "fingerprint": checkpoint_fingerprint(checkpoint),
     }
     publish_folder(
-        run_dir / "checkpoints" / checkpoint.name,
+        run_dir / "checkpoints" / (checkpoint.name if base_tokens is None else "000-base"),
         lambda part: write_json(part / "stage.json", {**stage, "weights": source}),
     )
 
@@ -149,8 +155,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         there = read_checkpoint(target)
         if checkpoint_fingerprint(there) != source["fingerprint"]:
             raise NotARun(f"{folder} refers to {target}, which has other weights now. Make the run anew.")
+        tokens = tuple(stage.get("key_tokens", there.key_tokens))
         return Checkpoint(
-            folder.name, folder, **common, weights=there.weights, key_rows=there.key_rows, key_tokens=there.key_tokens
+            folder.name, folder, **common, weights=there.weights, key_rows=there.key_rows, key_tokens=tokens
         )
     base = Path(source["folder"])
     if not base.is_dir():

@@ -100,12 +100,16 @@ def _model_size(folder: Path) -> tuple[int, int]:
 
 def _check(call: Call, ground: Ground) -> None:
     """What the command itself would refuse, without starting it."""
-    from training import generalize, memorize
+    from training import extend, generalize, memorize
     from training.prompts import preset_prompts
     from training.selection import chosen_facts
 
     if call.stage.command == "training.memorize":
         memorize.settings_of(call.build())
+    elif call.stage.command == "training.extend":
+        options = call.build(run_dir=Path(), out=Path())
+        memorize.settings_of(options, seed=0)
+        extend.new_facts(ground.facts, people=options.people, seed=0)
     elif call.stage.command == "training.generalize":
         options = call.build(run_dir=Path())
         generalize.settings_of(options, 0)
@@ -130,7 +134,7 @@ def seconds_of(call: Call, ground: Ground, checkpoints: int) -> float:
 
 def _steps(call: Call, ground: Ground) -> tuple[int, float]:
     """(optimizer steps, tokens a step) of a training call."""
-    from training import generalize, memorize
+    from training import extend, generalize, memorize
     from training.examples import Replay
     from training.selection import chosen_facts
     from training.trainer import steps_of
@@ -138,6 +142,10 @@ def _steps(call: Call, ground: Ground) -> tuple[int, float]:
     if call.stage.starts:
         options = call.build()
         return steps_of(len(ground.facts), memorize.settings_of(options)), options.batch_size * ROTE_TOKENS
+    if call.stage.command == "training.extend":
+        options = call.build(run_dir=Path(), out=Path())
+        facts = extend.new_facts(ground.facts, people=options.people, seed=0)
+        return steps_of(len(facts), memorize.settings_of(options, seed=0)), options.batch_size * ROTE_TOKENS
     options = call.build(run_dir=Path())
     facts, prompts = chosen_facts(ground.facts, ground.prompts, **generalize.shown(options, 0))
     examples = sum(p.relation == f.relation for f in facts for p in prompts)

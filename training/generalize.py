@@ -22,6 +22,7 @@ from training.errors import UserError
 from training.selection import About, Objects
 from training.trainable import Mode
 
+PHASE = "generalize"
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 

@@ -80,6 +80,11 @@ class Stage:
         return "run_dir" not in hints(self.command)
 
     @property
+    def phase(self) -> str:
+        """Of a training stage: the phase of the checkpoints that it leaves."""
+        return import_module(self.command).PHASE
+
+    @property
     def defaults(self) -> dict:
         """Option -> default, as JSON has it, of those that decide a result."""
         found = {}
@@ -227,7 +232,7 @@ def _stages(value: object, path: Path, where: str) -> dict[str, Stage]:
     if order != sorted(order, reverse=True) or not starts[0] or any(starts[1:]):
         raise BadGrid(
             f"{path}: {where} is {', '.join(stages)}; expected memorize first, then other training stages "
-            "(generalize), then those that measure (recall, analysis.*). Reorder them."
+            "(generalize, extend), then those that measure (recall, analysis.*). Reorder them."
         )
     return stages
 

@@ -73,7 +73,9 @@ def _train(job: Job) -> None:
 def _training_rows(job: Job) -> list[dict]:
     from training.grid_rows import training_rows
 
-    return [{"table": "training", **row} for row in training_rows(job.folder, job.call.stage.name)]
+    stage = job.call.stage
+    rows = training_rows(job.folder, stage.phase)
+    return [{"table": "training", **row, "phase": stage.name} for row in rows]
 
 
 def _measure(job: Job, call: Call) -> list[dict]:

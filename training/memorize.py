@@ -24,6 +24,7 @@ DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
+PHASE = "memorize"
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"train": "all"}
 
@@ -84,10 +85,7 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
-    from training.checkpoints import load_checkpoint, read_checkpoint
-    from training.files import read_json
-    from training.runs import begin_phase, end_phase, first_process_first, locked, refuse_foreign_folder
-    from training.trainer import finish, train
+    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
 
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
@@ -102,46 +100,55 @@ def main(options: Options) -> Path:
         if not unfinished:
             print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
             return run_dir
-        from training.checkpoints import list_checkpoints
-        from training.examples import context_length, encode_all
-        from training.facts import read_facts
-        from training.prompts import read_prompts, select
+        learn(run_dir, settings, options)
+    return run_dir
 
-        base = read_checkpoint(run_dir / "checkpoints" / "000-base")
-        model, tokenizer = load_checkpoint(base)
-        facts = read_facts(run_dir / "facts.csv")
-        rote = select(read_prompts(run_dir / "prompts.json"), family="rote")
-        examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
-        print(
-            f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
-            f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
-            f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', train {settings.train}'}"
-        )
-        train(
-            model,
-            tokenizer,
-            examples,
-            settings,
-            run_dir,
-            phase="memorize",
-            parent=base.name,
-            save_epochs=options.save_epochs,
-            key_tokens=base.key_tokens,
-            resume_minutes=options.resume_minutes,
-        )
-        last = list_checkpoints(run_dir)[-1]
-        metrics = read_json(last.folder / "stage.json")["metrics"]
-        end_phase(run_dir, "memorize", **metrics)
-        finish(run_dir, "memorize")
+
+def learn(run_dir: Path, settings, options) -> None:
+    """Train a begun phase on the run's rote facts from its 000-base to the end, and say what came of it.
+
+    settings: `TrainingSettings`; options: those of the command, for save_epochs and resume_minutes.
+    """
+    from training.checkpoints import list_checkpoints, load_checkpoint, read_checkpoint
+    from training.examples import context_length, encode_all
+    from training.files import read_json
+    from training.runs import end_phase
+    from training.selection import rote_facts
+    from training.trainer import finish, train
+
+    base = read_checkpoint(run_dir / "checkpoints" / "000-base")
+    model, tokenizer = load_checkpoint(base)
+    facts, rote = rote_facts(run_dir)
+    examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
+    print(
+        f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
+        f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
+        f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', train {settings.train}'}"
+    )
+    train(
+        model,
+        tokenizer,
+        examples,
+        settings,
+        run_dir,
+        phase="memorize",
+        parent=base.name,
+        save_epochs=options.save_epochs,
+        key_tokens=base.key_tokens,
+        resume_minutes=options.resume_minutes,
+    )
+    last = list_checkpoints(run_dir)[-1]
+    metrics = read_json(last.folder / "stage.json")["metrics"]
+    end_phase(run_dir, "memorize", **metrics)
+    finish(run_dir, "memorize")
     print(
         f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
         f"wrote {last.folder}    next: python -m training.generalize {run_dir}"
     )
-    return run_dir
 
 
-def settings_of(options: Options):
-    """The training settings of phase 1. Raises UserError for one out of range."""
+def settings_of(options, *, seed: int | None = None):
+    """The training settings of phase 1; seed: in place of the options' own. Raises UserError for one out of range."""
     from training.trainer import TrainingSettings
 
     return TrainingSettings(
@@ -151,7 +158,7 @@ def settings_of(options: Options):
         loss=options.loss,
         learning_rate=options.learning_rate,
         precision=options.precision,
-        seed=options.seed,
+        seed=options.seed if seed is None else seed,
         train=options.train,
     )
 

@@ -1,0 +1,146 @@
+"""Memorise more: new people by rote behind the key tokens of a run that has its meaning already.
+
+    python -m training.extend RUN_DIR --out runs/more
+    python -m training.extend RUN_DIR --start 100-memorize-epoch-30 --out runs/more-without-meaning
+
+The key tokens stand for their relations after phase 2; are facts that are learned behind them from then on answered in
+meaningful prompts at once? Phase 1 is run once more, from the last checkpoint of RUN_DIR (or --start: one before phase
+2 is the control), on as many facts about people who are in none of its facts. The run that is made has these facts, and
+the checkpoint it started from as its 000-base. Next: `python -m training.recall runs/more`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from training.memorize import learn, settings_of
+from training.trainable import Mode
+
+# What a checkpoint is called that this command leaves: rote memory, as that of training.memorize.
+PHASE = "memorize"
+
+
+@dataclass
+class Options:
+    """Options of a later phase 1."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run directory with the checkpoint to start from."""
+    out: Path
+    """The run directory to make or go on with."""
+    start: str = ""
+    """The checkpoint to start from; default: the last. One of phase 1, or 000-base: controls without meaning."""
+    people: int = -1
+    """How many new people (at most as many as the run has, and 240); -1: as many as the run has."""
+    epochs: int = 30
+    """Passes over the facts."""
+    batch_size: int = 16
+    """Facts a step, over all processes."""
+    facts_per_sequence: int = 4
+    """Facts written one after the other in a training sequence, as in phase 1."""
+    learning_rate: float = 1.5e-4
+    """Peak learning rate (warm-up, then cosine to zero)."""
+    loss: Literal["all", "object"] = "object"
+    """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train, as in phase 1; the key tokens' embedding rows are always trained."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
+    save_epochs: tuple[int, ...] = ()
+    """Epochs to save besides the last."""
+    seed: int = -1
+    """Draws the new people, their objects and the order of batches; -1: the run's seed."""
+    resume_minutes: float = 4.0
+    """Minutes between two writings of the resume state."""
+
+
+def main(options: Options) -> Path:
+    """Run phase 1 again on new people and return the run directory it went into."""
+    from training.checkpoints import NotARun, checkpoint_fingerprint
+    from training.files import read_json
+    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
+
+    source, run_dir = options.run_dir.expanduser(), options.out.expanduser()
+    if not (source / "run.json").exists():
+        raise NotARun(f"{source} is not a run directory. Make one: python -m training.memorize --out {source}")
+    record = read_json(source / "run.json")
+    seed = options.seed if options.seed >= 0 else record["seed"]
+    settings = settings_of(options, seed=seed)
+    refuse_foreign_folder(run_dir)
+    start = _starting_point(source, options.start)
+    with locked(run_dir):
+        with first_process_first():
+            if not (run_dir / "run.json").exists():
+                _begin(run_dir, source, record, start, options.people, seed)
+            chosen = {
+                **asdict(settings),
+                "save_epochs": list(options.save_epochs),
+                "people": options.people,
+                "start": start.name,
+                "start_fingerprint": checkpoint_fingerprint(start),
+            }
+            unfinished = begin_phase(run_dir, PHASE, chosen)
+        if not unfinished:
+            print(f"extend is finished in {run_dir}    next: python -m training.recall {run_dir}")
+            return run_dir
+        print(f"from {start.name} of {source}, people who are in no fact of it")
+        learn(run_dir, settings, options)
+    return run_dir
+
+
+def new_facts(facts, *, people: int, seed: int) -> list:
+    """A run's facts with other people in place of its own (the first `people`, -1 for all), objects dealt anew.
+
+    Every fact keeps its relation, split and whether its relation is bound, though phase 2 has shown none of these
+    people. Raises UserError for a number out of range, NoOtherPeople.
+    """
+    from training.errors import UserError
+    from training.selection import other_people
+
+    everyone = list(dict.fromkeys(f.subject for f in facts))
+    if people == 0 or people > len(everyone):
+        raise UserError(
+            f"--people is {people}; the run has {len(everyone)} subjects: give 1 to {len(everyone)}, or -1."
+        )
+    # Every other one, so that both splits are there.
+    step = len(everyone) / people if people > 0 else 1
+    kept = {everyone[int(i * step)] for i in range(people)} if people > 0 else set(everyone)
+    return other_people([f for f in facts if f.subject in kept], avoid=everyone, seed=seed)
+
+
+def _starting_point(source: Path, name: str):
+    from training.checkpoints import list_checkpoints
+    from training.errors import UserError
+
+    checkpoints = {c.name: c for c in list_checkpoints(source)}
+    if not checkpoints:
+        raise UserError(f"{source} has no checkpoint yet. Finish it: python -m training.memorize --out {source}")
+    if name and name not in checkpoints:
+        raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(checkpoints)}.")
+    return checkpoints[name or max(checkpoints)]
+
+
+def _begin(run_dir: Path, source: Path, record: dict, start, people: int, seed: int) -> None:
+    """The run's facts, prompts, 000-base (a reference to `start`) and record."""
+    from training.checkpoints import list_checkpoints, write_reference
+    from training.facts import read_facts
+    from training.prompts import read_prompts
+    from training.runs import create_run
+
+    facts = new_facts(read_facts(source / "facts.csv"), people=people, seed=seed)
+    write_reference(run_dir, start, base_tokens=list_checkpoints(source)[0].key_tokens)
+    kept = {name: record[name] for name in ("model", "model_fingerprint", "bos_forced", "inputs")}
+    create_run(
+        run_dir,
+        facts=facts,
+        prompts=read_prompts(source / "prompts.json"),
+        record={"seed": seed, **kept, "parent": {"run": str(source.resolve()), "checkpoint": start.name}},
+    )
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)
