@@ -47,6 +47,7 @@ ENDPOINTS = (
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
+    Endpoint("contradicted facts, old answers", {"table": "damage", "measure": "contradicted_facts"}, ""),
     Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),
     Endpoint(
         "probe transfer, rote to test",

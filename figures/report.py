@@ -242,15 +242,16 @@ def damage_section(table) -> str:
     """What training cost, checkpoint by checkpoint: known facts of the pretraining world, or perplexity of English."""
     words = {
         "known_facts": "Facts of its pretraining world that the model still answers, with the interval over people.",
+        "contradicted_facts": "Of the facts that it was taught otherwise, those still answered as its world has them.",
         "perplexity": "Perplexity of ordinary English written for the purpose (1 is certainty), with the interval over "
         "passages.",
     }
-    rows = [
-        [stage.label, _cell(pick(table, checkpoint=stage.checkpoint).set_index("checkpoint"), stage.checkpoint)]
-        for stage in stages(table)
-    ]
-    said = "".join(f"<p class='small'>{escape(words[m])}</p>" for m in dict.fromkeys(table.measure) if m in words)
-    return f"<h3>What training cost</h3>{said}{_table(['checkpoint', 'value'], rows)}"
+    measures = [m for m in words if m in set(table.measure)]
+    by_stage = [(stage.label, pick(table, checkpoint=stage.checkpoint).set_index("measure")) for stage in stages(table)]
+    rows = [[label, *(_cell(cells, measure) for measure in measures)] for label, cells in by_stage]
+    said = "".join(f"<p class='small'>{escape(words[m])}</p>" for m in measures)
+    header = ["checkpoint", *(m.replace("_", " ") for m in measures)]
+    return f"<h3>What training cost</h3>{said}{_table(header, rows)}"
 
 
 def inside_section(table, probes) -> str:

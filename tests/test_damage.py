@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
-from training import damage
-from training.damage import base_world, english_passages, perplexity, some_people
+from training import damage, memorize
+from training.damage import apart, base_world, english_passages, perplexity, some_people
 from training.errors import UserError
 from training.runs import open_run
 from training.tables import read_table
-from training.world import build_world
+from training.world import build_world, contradictions
 
 
 def test_perplexity_is_that_of_the_passages_token_by_token():
@@ -75,3 +75,31 @@ def test_people_of_a_world_are_the_same_ones_every_time():
     assert some_people(None, 5) is None
     with pytest.raises(UserError, match="--people is 0"):
         some_people(world, 0)
+
+
+def test_contradicted_people_are_asked_apart_from_the_others():
+    world = build_world(people=20, relations=("mother", "aunt", "profession"), seed=0)
+    facts = contradictions(world, relations=("mother", "profession"), subjects=6, pool=5, seed=0)
+    rest, contradicted = apart(world, facts)
+    subjects = {f.subject for f in facts}
+    assert {f.subject for f in rest.facts} == {f.subject for f in world.facts} - subjects
+    assert {(f.subject, f.relation) for f in contradicted.facts} == {(f.subject, f.relation) for f in facts}
+    assert set(contradicted.facts) <= set(world.facts)
+    assert contradicted.relations == ["mother", "profession"]
+    assert apart(world, [replace(f, subject="Somebody Else") for f in facts]) == (world, None)
+    assert apart(None, facts) == (None, None)
+
+
+def test_an_organism_taught_against_its_world_is_asked_what_it_said_before(organism, tmp_path):
+    taught = memorize.Options(
+        out=tmp_path, model=str(organism), facts="world", relations=("mother", "profession"), subjects=20, pool=5,
+        epochs=30, batch_size=8, learning_rate=1e-3, precision="float32",
+    )  # fmt: skip
+    memorize.main(taught)
+    damage.main(damage.Options(tmp_path, people=20))
+    table = read_table(tmp_path, "damage").set_index(["phase", "measure"])
+    assert table.n["base", "contradicted_facts"] == 20
+    assert table.value["base", "contradicted_facts"] > 0.9
+    # Taught by rote with other objects it says less of what it said, and less of it than of other people's facts.
+    assert table.value["memorize", "contradicted_facts"] < table.value["base", "contradicted_facts"] - 0.2
+    assert table.value["memorize", "contradicted_facts"] < table.value["memorize", "known_facts"]

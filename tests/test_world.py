@@ -11,9 +11,9 @@ import pytest
 from training.errors import UserError
 from training.examples import prompt_ids
 from training.facts import DATA, PEOPLE, build_facts
-from training.organism import PRESETS, Recipe, is_organism, new_tokenizer, organism_folder, parse, recorded
+from training.organism import PRESETS, Recipe, is_organism, new_tokenizer, organism_folder, parse, recorded, world_of
 from training.prompts import load_prompts
-from training.world import BadWorld, Sentence, build_world, sentences, tokenise
+from training.world import BadWorld, Sentence, build_world, contradictions, sentences, tokenise
 
 
 def words_of(data) -> set[str]:
@@ -204,3 +204,33 @@ def test_other_built_in_text_is_another_world(tmp_path, monkeypatch):
     after = organism_folder("world")
     other.write_text(other.read_text() + "\n# of no concern to people\n")
     assert organism_folder("world") == after
+
+
+# --- what contradicts it -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_contradictions_are_about_its_people_and_none_is_true(world, seed):
+    relations = ("mother", "aunt", "profession")
+    facts = contradictions(world, relations=relations, subjects=20, pool=5, seed=seed)
+    true = {(f.subject, f.relation): f.object for f in world.facts}
+    assert {f.relation for f in facts} == set(relations)
+    assert all(f.object != true[f.subject, f.relation] and f.object in f.candidates for f in facts)
+    said = {(f.subject, f.relation): f.object for f in facts}
+    assert all(said[name, "mother"] != said[name, "aunt"] for name, _ in said)
+    counts = Counter((f.relation, f.split, f.object) for f in facts)
+    assert set(counts.values()) == {2}
+    assert len({f.subject for f in facts}) == 20
+    assert facts == contradictions(world, relations=relations, subjects=20, pool=5, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"subjects": 61}, {"pool": 2}, {"pool": 99}, {"seen": 20}, {"relations": ("mother", "author")}]
+)
+def test_contradictions_out_of_range_are_refused(world, wrong):
+    with pytest.raises(BadWorld, match=f"{next(iter(wrong))} (is|are)"):
+        contradictions(world, **{"relations": ("mother",), "subjects": 20, "pool": 5} | wrong)
+
+
+def test_an_organism_needs_no_weights_to_name_its_world():
+    assert world_of("world:3,people=60").facts == build_world(people=60, seed=3).facts

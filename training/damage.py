@@ -3,9 +3,10 @@
     python -m training.damage RUN_DIR
 
 Writes tables/damage.csv, a row a checkpoint: `known_facts`, the share of its pretraining world that a model organism
-still answers (greedy, strict; interval over the world's people, none of whom is in a fact of the run), or for any
-other model `perplexity` of ordinary English written for the purpose (training/data/english.txt; interval over
-passages). Next: `python -m analysis.ablations`, which compares it between settings.
+still answers (greedy, strict; interval over the world's people, none of whom is in a fact of the run); if the run's
+facts are about people it knows, also `contradicted_facts`, the share of these facts that it still answers as its world
+has them; or for any other model `perplexity` of ordinary English written for the purpose (training/data/english.txt;
+interval over passages). Next: `python -m analysis.ablations`, which compares it between settings.
 """
 
 import math
@@ -41,16 +42,21 @@ def main(options: Options):
     from training.tables import checkpoint_part, write_table
 
     run = options.open()
-    world = some_people(base_world(run), options.people)
+    spared, contradicted = apart(base_world(run), run.facts)
+    world = some_people(spared, options.people)
     content = [*world.facts, *world.prompts, options.prompts_per_fact] if world else [sha256_file(ENGLISH)]
+    worlds = {"known_facts": world}
+    if contradicted is not None:
+        worlds["contradicted_facts"] = contradicted
+        content += contradicted.facts
 
     def measured(checkpoint):
         model, tokenizer = load_checkpoint(checkpoint)
         if world is None:
             return pd.DataFrame([{"measure": "perplexity", **perplexity(model, tokenizer, english_passages())}])
         asked = {"prompts_per_fact": options.prompts_per_fact, "batch_size": options.batch_size}
-        known = asdict(known_facts(model, tokenizer, world, **asked))
-        return pd.DataFrame([{"measure": "known_facts"} | {k: v for k, v in known.items() if k != "relations"}])
+        known = {name: asdict(known_facts(model, tokenizer, there, **asked)) for name, there in worlds.items()}
+        return pd.DataFrame([{"measure": name, **row} for name, row in known.items()]).drop(columns="relations")
 
     parts = [checkpoint_part(run, c, "damage", content, lambda c=c: measured(c)) for c in run.checkpoints]
     table = pd.concat(parts, ignore_index=True)
@@ -82,6 +88,22 @@ def base_world(run):
         return read_world(resolve(name))
     except NoWorld:
         return None
+
+
+def apart(world, facts: Sequence):
+    """(the world of the people who are in none of the facts, what is true of those facts' subjects and relations).
+
+    The second is None where no fact is about the world's people; both are where there is no world.
+    """
+    if world is None:
+        return None, None
+    asked, subjects = {(f.subject, f.relation) for f in facts}, {f.subject for f in facts}
+    known = [f for f in world.facts if (f.subject, f.relation) in asked]
+    rest = replace(world, facts=[f for f in world.facts if f.subject not in subjects])
+    if not known:
+        return rest, None
+    relations = {f.relation for f in known}
+    return rest, replace(world, facts=known, prompts=[p for p in world.prompts if p.relation in relations])
 
 
 def some_people(world, people: int):
@@ -135,11 +157,15 @@ def english_passages() -> list[str]:
 
 def damage_lines(table) -> list[str]:
     """A line a checkpoint."""
-    words = {"known_facts": "facts of its pretraining world known", "perplexity": "perplexity of ordinary English"}
-    unit = {"known_facts": "people", "perplexity": "passages"}
+    words = {
+        "known_facts": "facts of its pretraining world known",
+        "contradicted_facts": "contradicted facts answered as its world has them",
+        "perplexity": "perplexity of ordinary English",
+    }
+    unit = {"perplexity": "passages"}
     return [
         f"  {row.checkpoint:<28} {words[row.measure]}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] "
-        f"(n={row.n:.0f} {unit[row.measure]})"
+        f"(n={row.n:.0f} {unit.get(row.measure, 'people')})"
         for row in table.itertuples()
     ]
 

@@ -192,7 +192,7 @@ def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: 
         objects = sorted(random_stream(seed, f"pool {kind}").sample(_data("names")["objects"][kind], pool))
         rng = random_stream(seed, relation)
         sibling = assigned.get(kind, [""] * subjects)
-        assigned[kind] = balanced_objects(objects, sibling[:seen], rng) + balanced_objects(objects, sibling[seen:], rng)
+        assigned[kind] = balanced_objects(objects, rng, sibling[:seen]) + balanced_objects(objects, rng, sibling[seen:])
         facts[relation] = [
             Fact(name, relation, obj, tuple(objects), split)
             for name, obj, split in zip(names, assigned[kind], splits, strict=True)
@@ -230,19 +230,20 @@ def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -
 BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "fiction": _fiction}
 
 
-def balanced_objects(objects: list[str], sibling: list[str], rng: random.Random) -> list[str]:
-    """An object for each row, in random order, equally often give or take one, never that of `sibling`."""
-    n = len(sibling)
+def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[str]) -> list[str]:
+    """An object for each row, in random order, equally often give or take one, in row i none of `avoid[...][i]`."""
+    refused = [set(row) for row in zip(*avoid, strict=True)]
+    n = len(refused)
     while True:
         drawn = objects * (n // len(objects)) + rng.sample(objects, n % len(objects))
         rng.shuffle(drawn)
         for i in range(n):
-            if drawn[i] == sibling[i]:
-                free = [j for j in range(n) if drawn[j] != sibling[i] and drawn[i] != sibling[j]]
+            if drawn[i] in refused[i]:
+                free = [j for j in range(n) if drawn[j] not in refused[i] and drawn[i] not in refused[j]]
                 if free:
                     j = rng.choice(free)
                     drawn[i], drawn[j] = drawn[j], drawn[i]
-        if all(a != b for a, b in zip(drawn, sibling, strict=True)):
+        if all(a not in row for a, row in zip(drawn, refused, strict=True)):
             return drawn
 
 

@@ -19,7 +19,7 @@ HEADLINE: dict[str, dict[str, tuple]] = {
         "measure": ("generation", "generation_gain", "multiple_choice"),
         "split": ("held-out", "seen", "all"),
     },
-    "damage": {"measure": ("known_facts", "perplexity")},
+    "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
     "probes": {"measure": ("transfer_accuracy",)},
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
     "alignment": {"measure": ("cosine_centred", "retrieval_top1")},

@@ -20,10 +20,12 @@ from training.errors import UserError
 from training.models import KeyInit
 from training.trainable import Mode
 
+WORLD = "world"
 DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
+DEFAULT_RELATIONS[WORLD] = DEFAULT_RELATIONS["people"]
 PHASE = "memorize"
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"train": "all"}
@@ -39,15 +41,16 @@ class Options:
     """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
     directory of a checkpoint) keep their trained rows."""
     facts: str = "people"
-    """A built-in set (people, fiction) or a CSV file (ours or T-Rex-Fiction's)."""
+    """A built-in set (people, fiction), a CSV file (ours or T-Rex-Fiction's), or world: of a model organism, facts
+    about people it knows, each with another object than the true one."""
     relation: str = ""
     """Relation of a T-Rex-Fiction CSV; default: from its file name."""
     relations: tuple[str, ...] = ()
-    """Relations of a built-in set to use; default: for people mother, aunt, home_city, profession."""
+    """Relations of a built-in set to use; default: for people and world mother, aunt, home_city, profession."""
     subjects: int = 80
-    """Subjects of the built-in set people."""
+    """Subjects of the sets people and world."""
     pool: int = 16
-    """Objects in each pool of the built-in set people."""
+    """Objects in each pool of the sets people and world."""
     seen: int = -1
     """Subjects that phase 2 may see; -1: half. The others are held out."""
     unbound: int = 1
@@ -220,15 +223,20 @@ def facts_for(options: Options) -> list:
 
     seen = None if options.seen < 0 else options.seen
     if options.facts in DEFAULT_RELATIONS:
-        relations = options.relations or DEFAULT_RELATIONS[options.facts]
-        facts = build_facts(
-            options.facts,
-            subjects=options.subjects,
-            relations=relations,
-            pool=options.pool,
-            seen=seen,
-            seed=options.seed,
-        )
+        shape = {
+            "relations": options.relations or DEFAULT_RELATIONS[options.facts],
+            "subjects": options.subjects,
+            "pool": options.pool,
+            "seen": seen,
+            "seed": options.seed,
+        }
+        if options.facts == WORLD:
+            from training.organism import world_of
+            from training.world import contradictions
+
+            facts = contradictions(world_of(options.model), **shape)
+        else:
+            facts = build_facts(options.facts, **shape)
     else:
         facts = load_facts(options.facts, relation=options.relation or None)
     several = len({fact.relation for fact in facts}) > 1

@@ -14,7 +14,7 @@ from training.errors import UserError
 from training.facts import DATA, PEOPLE
 from training.files import sha256_file
 from training.models import cache_folder
-from training.world import PEOPLE_RANGE, World, vocabulary_text
+from training.world import PEOPLE_RANGE, World, build_world, vocabulary_text
 
 END = "<|end|>"
 CONTEXT = 256
@@ -102,6 +102,16 @@ def parse(name: str) -> Recipe:
         except ValueError as error:
             raise BadOrganism(f"{name!r}: {key} is {value!r}; give a number, as in world:3,people=1000.") from error
     return replace(PRESETS[preset.lower()], **changes)
+
+
+def world_of(name: str) -> World:
+    """The world of an organism's name, whether it is pretrained yet or not, or of its directory. Raises NoWorld."""
+    if is_organism(name):
+        recipe = parse(name)
+        return build_world(people=recipe.people, relations=recipe.relations, seed=recipe.seed)
+    from training.known import read_world
+
+    return read_world(Path(name).expanduser())
 
 
 def recorded(recipe: Recipe) -> dict:

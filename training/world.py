@@ -72,10 +72,48 @@ def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: 
     for relation, kind in PEOPLE.items():
         objects = sorted(object_list(kind))
         sibling = assigned.get(kind, [""] * people)
-        assigned[kind] = balanced_objects(objects, sibling, random_stream(seed, f"world {relation}"))
+        assigned[kind] = balanced_objects(objects, random_stream(seed, f"world {relation}"), sibling)
         facts += [Fact(name, relation, obj, tuple(objects)) for name, obj in zip(names, assigned[kind], strict=True)]
     prompts = [p for p in load_prompts([r for r in PEOPLE if r in relations]) if p.family in FAMILIES]
     return World(facts, prompts)
+
+
+def contradictions(
+    world: World, *, relations: Sequence[str], subjects: int, pool: int, seen: int | None = None, seed: int = 0
+) -> list[Fact]:
+    """Facts about people of the world, each with another object than the true one.
+
+    Shaped as `build_facts("people")`: the same people in every relation, `seen` of them (default half) first, pools of
+    `pool` objects, balanced; siblings differ. The people are drawn by the seed, and share parts of names across the
+    split. Raises BadWorld.
+    """
+    everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
+    if not set(relations) <= set(world.relations):
+        raise BadWorld(f"relations are {', '.join(relations)}; this world has {', '.join(world.relations)}.")
+    if not 4 <= subjects <= len(everyone):
+        raise BadWorld(f"subjects is {subjects}; this world has {len(everyone)} people: give 4 to {len(everyone)}.")
+    seen = subjects // 2 if seen is None else seen
+    if not 1 <= seen < subjects:
+        raise BadWorld(f"seen is {seen}; give 1 to {subjects - 1}, so that some people are held out.")
+    names = random_stream(seed, "contradicted people").sample(everyone, subjects)
+    true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
+    # A true object, a sibling's object and one to be had: three at least.
+    if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
+        raise BadWorld(f"pool is {pool}; give 3 or more, and no more objects than there are of each kind.")
+    facts: list[Fact] = []
+    assigned: dict[str, list[str]] = {}
+    for relation in (r for r in PEOPLE if r in relations):
+        kind = PEOPLE[relation]
+        objects = sorted(random_stream(seed, f"pool {kind}").sample(object_list(kind), pool))
+        rng = random_stream(seed, f"contradicted {relation}")
+        rows = list(zip(assigned.get(kind, [""] * subjects), (true[n, relation] for n in names), strict=True))
+        parts = [balanced_objects(objects, rng, *zip(*some, strict=True)) for some in (rows[:seen], rows[seen:])]
+        assigned[kind] = parts[0] + parts[1]
+        facts += [
+            Fact(name, relation, obj, tuple(objects), "seen" if i < seen else "held-out")
+            for i, (name, obj) in enumerate(zip(names, assigned[kind], strict=True))
+        ]
+    return facts
 
 
 def sentences(world: World, *, seed: int = 0) -> list[Sentence]:
