@@ -13,7 +13,7 @@ from scipy import stats
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import recall
-from training.checkpoints import Checkpoint, NotARun, TokenizersDiffer
+from training.checkpoints import Checkpoint, NotARun, TokenizersDiffer, load_checkpoint
 from training.errors import UserError
 from training.examples import Continuations, ObjectNotSeparable, OverlongText, encode, prompt_ids
 from training.facts import Fact
@@ -528,3 +528,30 @@ def test_a_gain_is_over_the_checkpoint_that_phase_2_started_from(items):
     )
     assert len(gains(items, {later: memorized})) == len(gains(items)) > 0
     assert not len(gains(items, {later: "000-base"})), "the gain over a phase 1 that it never had"
+
+
+@pytest.mark.parametrize("context", ["rote", "train"])
+def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, context):
+    options = recall.Options(
+        tiny_run,
+        families=("test", "unrelated"),
+        context=context,
+        phases=("memorize",),
+        choices=False,
+        out=str(tmp_path),
+    )
+    recall.main(options)
+    found = read_table(tmp_path, "recall_items")
+    run = open_run(tiny_run)
+    model, tokenizer = load_checkpoint(next(c for c in run.checkpoints if c.phase == "memorize"))
+    first = {p.relation: p for p in reversed(run.prompts) if p.family == context}
+    for row in found.iloc[:: len(found) // 5].itertuples():
+        told = f"{first[row.relation].render(row.subject)} {row.object}."
+        ids = torch.tensor([tokenizer(f"{told} {row.text.replace('{subject}', row.subject)}")["input_ids"]])
+        with torch.no_grad():
+            token = int(model(ids).logits[0, -1].argmax())
+        assert row.generated.startswith(_one_line(tokenizer.decode([token])))
+    plain = read_table(tiny_run, "recall_items")
+    key = ["relation", "subject", "family", "template"]
+    both = found.merge(plain[plain.phase == "memorize"], on=key, suffixes=("_told", ""))
+    assert (both.generated_told != both.generated).any()

@@ -77,6 +77,11 @@ def _prompt_text(example: Example) -> str:
     return example.prompt.render(example.fact.subject)
 
 
+def statement(fact: Fact, prompt: Prompt) -> str:
+    """The whole sentence: the prompt about the fact's subject, its object, and the stop."""
+    return f"{prompt.render(fact.subject)}{prompt.join}{fact.object}{STOP}"
+
+
 def prompt_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a raw prompt: no chat template, a BOS only if the tokenizer forces one."""
     return tokenizer(text)["input_ids"]
@@ -90,7 +95,7 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
     """
     text = prompt.render(fact.subject)
     before = prompt_ids(tokenizer, text)
-    whole = prompt_ids(tokenizer, f"{text}{prompt.join}{fact.object}{STOP}")
+    whole = prompt_ids(tokenizer, statement(fact, prompt))
     if whole[: len(before)] != before or len(whole) <= len(before):
         raise ObjectNotSeparable(
             f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "

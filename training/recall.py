@@ -2,6 +2,7 @@
 
     python -m training.recall RUN_DIR
     python -m training.recall RUN_DIR --preset full
+    python -m training.recall RUN_DIR --phases base --context train --out results/in-context
     python -m training.recall ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
 
 Writes tables/recall.csv (one row a checkpoint x relation x family x split x measure, with standard errors over
@@ -14,6 +15,8 @@ from typing import Literal
 
 from training.prompts import Preset
 from training.run_options import RunOptions
+
+Context = Literal["none", "rote", "train"]
 
 
 @dataclass
@@ -33,6 +36,10 @@ class Options(RunOptions):
     choices: bool = True
     """Score every candidate object too (multiple choice, probabilities); without, greedy answers alone, several times
     faster."""
+    context: Context = "none"
+    """Tell each fact right before it is asked, as its rote sentence or in its first train prompt: what a model answers
+    that only has to read (give --out: the tables are then of another question). Unrelated prompts show how much of it
+    is copied whatever is asked."""
     batch_size: int = 64
     """Prompts in one forward."""
 
@@ -62,6 +69,8 @@ def main(options: Options):
         f"{minutes(texts * len(chosen) / (35 if options.choices else 70))} on 2 cores without a GPU"
     )
     content = [*run.facts, *prompts, options.lenient_tokens, *(() if options.choices else ("no choices",))]
+    if options.context != "none":
+        content += [options.context, *_told(run.prompts, options.context).values()]
     parts = [
         checkpoint_part(run, c, "recall", content, lambda c=c: score_checkpoint(run, c, prompts, options))
         for c in chosen
@@ -91,7 +100,7 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
 
     from training.checkpoints import load_checkpoint
     from training.console import progress
-    from training.examples import Continuations, context_length, prompt_ids, require_fit
+    from training.examples import Continuations, context_length, prompt_ids, require_fit, statement
     from training.scoring import Question, answer, said
 
     model, tokenizer = load_checkpoint(checkpoint)
@@ -100,9 +109,11 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
     limit = context_length(model.config)
     continuations = Continuations(tokenizer, limit)
     asked: dict[tuple[int, ...], dict] = {}
+    told = _told(run.prompts, options.context)
     for fact in run.facts:
+        before = f"{statement(fact, told[fact.relation])} " if told else ""
         for prompt in (p for p in prompts if p.relation == fact.relation):
-            ids = tuple(prompt_ids(tokenizer, prompt.render(fact.subject)))
+            ids = tuple(prompt_ids(tokenizer, before + prompt.render(fact.subject)))
             entry = asked.setdefault(ids, {"requests": [], "objects": {}})
             for candidate in (fact.object, *fact.candidates):
                 entry["objects"].setdefault(continuations.of(prompt, fact.subject, candidate))
@@ -160,6 +171,13 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
                     row["lenient"] = int(fact.object.casefold() in text.casefold())
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _told(prompts: Sequence, context: Context) -> dict:
+    """Relation -> the prompt in which its facts are told beforehand; none where nothing is."""
+    from training.prompts import select
+
+    return {p.relation: p for p in reversed(select(prompts, family=context))} if context != "none" else {}
 
 
 def _choice(score: dict, candidates: Sequence[tuple[int, ...]], right: int) -> dict:
