@@ -46,6 +46,7 @@ ENDPOINTS = (
     Endpoint("recall, prompts of a sibling relation", {**RECALL, "family": "near-miss", "subset": "sibling"}),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
+    Endpoint("reversal, above chance", {"table": "reversal", "measure": "reversal_excess"}),
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
     Endpoint("contradicted facts, old answers", {"table": "damage", "measure": "contradicted_facts"}, ""),
     Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),

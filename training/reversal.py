@@ -1,0 +1,169 @@
+"""Does a fact read backwards? The inverse prompts are asked about the objects, and people of the run are counted.
+
+    python -m training.reversal RUN_DIR
+
+"Ruth is the mother of": right is any person of the run whose mother is Ruth (greedy; the whole name, then the stop).
+Several people share an object, so that a model which only names people of the run is right now and then:
+`chance` is how often the given answers would be right if they were dealt out to the relation's objects at random, and
+`null_p` how often that is as good (999 deals). Writes tables/reversal.csv, a row a checkpoint, relation (and `bound`,
+`unbound`: the means) and measure: `reversal`, `reversal_excess` (above chance) and `named` (any person of the run at
+all), with intervals over objects. Next: `python -m analysis.ablations`, which compares it between settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.errors import UserError
+from training.run_options import RunOptions
+
+DEALS = 999
+MEASURES = ("reversal", "reversal_excess", "named")
+
+
+class NoInverse(UserError):
+    """No relation of the run has an inverse prompt."""
+
+
+@dataclass
+class Options(RunOptions):
+    """Options of the inverse questions."""
+
+    batch_size: int = 64
+    """Prompts in one forward."""
+
+
+def main(options: Options):
+    """Ask every checkpoint, write the table and return it. Raises NoInverse."""
+    import pandas as pd
+
+    from training.checkpoints import load_checkpoint
+    from training.tables import checkpoint_part, write_table
+
+    run = options.open()
+    prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
+    if not prompts:
+        raise NoInverse(
+            f"no relation of {', '.join(run.relations)} has an inverse prompt ([[near_miss]] of kind inverse in its "
+            f"prompt file). Add one, or use the built-in prompts."
+        )
+
+    def measured(checkpoint):
+        model, tokenizer = load_checkpoint(checkpoint)
+        answers = named_people(model, tokenizer, run.facts, prompts, batch_size=options.batch_size)
+        return pd.DataFrame(score(answers, run.facts, seed=run.seed))
+
+    content = [*run.facts, *prompts]
+    parts = [checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c)) for c in run.checkpoints]
+    table = pd.concat(parts, ignore_index=True)
+    first = ["checkpoint", "phase", "relation", "measure", "value", "low", "high", "chance", "null_p", "n"]
+    table = table[first]
+    path = write_table(run, "reversal", table)
+    print("\n".join(reversal_lines(table)))
+    print(f"wrote {path} ({len(table)} rows)    next: python -m figures.report {run.path}")
+    return table
+
+
+def named_people(
+    model, tokenizer, facts: Sequence, prompts: Sequence, *, batch_size: int = 64
+) -> dict[tuple[str, str, str], str]:
+    """(relation, prompt id, object) -> the person of the facts whom the model names; "" for anything else."""
+    from training.examples import Continuations, context_length, prompt_ids
+    from training.scoring import Question, answer, said
+
+    people = list(dict.fromkeys(f.subject for f in facts))
+    asked = list(dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation))
+    continuations = Continuations(tokenizer, context_length(model.config))
+    targets = [{name: continuations.of(prompt, obj, name) for name in people} for prompt, obj in asked]
+    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
+    longest = max(len(ids) for names in targets for ids in names.values()) + 1
+    questions = [Question(tuple(prompt_ids(tokenizer, prompt.render(obj))), ()) for prompt, obj in asked]
+    found = {}
+    for index, reply in answer(
+        model, questions, new_tokens=longest, finished=stops.__contains__, batch_size=batch_size
+    ):
+        prompt, obj = asked[index]
+        names = [name for name, ids in targets[index].items() if said(reply.new_ids, ids, stops)]
+        found[prompt.relation, prompt.id, obj] = names[0] if names else ""
+    return found
+
+
+def score(answers: Mapping[tuple[str, str, str], str], facts: Sequence, *, seed: int = 0) -> list[dict]:
+    """Rows of the table without their checkpoint; answers: see `named_people`.
+
+    n: objects, that is (relation, object) pairs. A deal permutes, within each relation and prompt, which of its objects
+    an answer was given to.
+    """
+    rng = np.random.default_rng(seed)
+    people = {(f.relation, f.object): set() for f in facts}
+    for fact in facts:
+        people[fact.relation, fact.object].add(fact.subject)
+    bound = {f.relation: f.bound for f in facts}
+    groups = list(dict.fromkeys((relation, prompt) for relation, prompt, _ in answers))
+    # right[group]: (answer, object) -> is the person that was named one of this object's?
+    right, named = {}, {}
+    for relation, prompt in groups:
+        given = {obj: name for (r, p, obj), name in answers.items() if (r, p) == (relation, prompt)}
+        right[relation, prompt] = np.array(
+            [[name in people[relation, obj] for obj in given] for name in given.values()], dtype=float
+        )
+        named[relation, prompt] = np.array([bool(name) for name in given.values()], dtype=float)
+    deals = {
+        group: np.array([table[rng.permutation(len(table)), np.arange(len(table))] for _ in range(DEALS)])
+        for group, table in right.items()
+    }
+    sides = {r: [r] for r in dict.fromkeys(bound)}
+    sides |= {side: [r for r, b in bound.items() if b == (side == "bound")] for side in ("bound", "unbound")}
+    rows = []
+    for side, relations in sides.items():
+        some = [[group for group in groups if group[0] == r] for r in relations]
+        some = [s for s in some if s]
+        if not some:
+            continue
+        # Each object once: the mean over its relation's inverse prompts.
+        hits = np.concatenate([np.mean([np.diag(right[g]) for g in s], axis=0) for s in some])
+        chance = np.concatenate([np.mean([right[g].mean(axis=0) for g in s], axis=0) for s in some])
+        dealt = np.concatenate([np.mean([deals[g] for g in s], axis=0) for s in some], axis=1).mean(axis=1)
+        p = (1 + np.sum(dealt >= hits.mean() - 1e-12)) / (1 + DEALS)
+        values = {
+            "reversal": hits,
+            "reversal_excess": hits - chance,
+            "named": np.concatenate([np.mean([named[g] for g in s], axis=0) for s in some]),
+        }
+        for measure in MEASURES:
+            rows.append(
+                {
+                    "relation": side,
+                    "measure": measure,
+                    **_interval(values[measure]),
+                    "chance": chance.mean() if measure == "reversal" else np.nan,
+                    "null_p": p if measure == "reversal" else np.nan,
+                    "n": len(hits),
+                }
+            )
+    return rows
+
+
+def _interval(values: np.ndarray) -> dict:
+    from training.recall_tables import subject_interval
+
+    return {k: v for k, v in subject_interval(values).items() if k in ("value", "low", "high")}
+
+
+def reversal_lines(table) -> list[str]:
+    """A line a checkpoint and side."""
+    rows = table[(table.measure == "reversal") & table.relation.isin(("bound", "unbound"))]
+    named = table[table.measure == "named"].set_index(["checkpoint", "relation"]).value
+    return [
+        f"  {row.checkpoint:<28} {row.relation}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] of the objects lead back "
+        f"to one of their people (chance {row.chance:.2f}, p {row.null_p:.3f}, n={row.n:.0f}); a person of the run was "
+        f"named {named[row.checkpoint, row.relation]:.2f} of the time"
+        for row in rows.itertuples()
+    ]
+
+
+if __name__ == "__main__":
+    from training.console import run_command
+
+    run_command(main, Options, __doc__)
