@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN ?= runs/demo
 PRESET ?= demo
 # Grids on the model organism, and how many of their repetitions `make experiments` makes (empty: all).
-GRIDS ?= unbound near-miss key-token repurpose baselines depth little-meaning size loss
+GRIDS ?= unbound near-miss key-token repurpose baselines depth little-meaning size loss continual conflict reversal in-context
 REPETITIONS ?=
 JOBS ?= 2
 EXPERIMENTS ?= runs/experiments
