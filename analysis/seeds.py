@@ -2,10 +2,11 @@
 
     python -m analysis.seeds runs/seed-11 runs/seed-12 runs/seed-13 --out results/headline
 
-Reads the tables of each run and writes OUT/tables/recall.csv (by condition, family, split), OUT/tables/sites.csv (by
-site: transfer, contrast, object kernel, CKA, retrieval, cosine) and, where it was measured, OUT/tables/damage.csv, one
-row a number with its t interval over seeds, and OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started
-from 000-base are the condition "without phase 1".
+Reads the tables of each run (or of a folder that a command was given as --out) and writes OUT/tables/recall.csv (by
+condition, family, split) and, where they were measured, sites.csv (by site: transfer, contrast, object kernel, CKA,
+retrieval, cosine), damage.csv and reversal.csv, one row a number with its t interval over seeds, and
+OUT/tables/seeds.csv with every seed's value. Runs whose phase 2 started from 000-base are the condition "without phase
+1"; answers that were told in context (`training.recall --context`) one of their own.
 """
 
 from collections.abc import Sequence
@@ -52,8 +53,6 @@ class Options:
 
 def main(options: Options):
     """Write the three tables and print the headline; return the recall table."""
-    import json
-
     import pandas as pd
 
     from training.files import commit, seal, write_json, write_text
@@ -69,28 +68,21 @@ def main(options: Options):
         joined = pd.concat(sites, ignore_index=True)
         tables["sites"] = over_seeds(joined, [k for k in SITE_KEY if k in joined])
         seeds.append(joined[joined.measure.isin(("transfer_accuracy", "contrast", "contrast_partialled"))])
-    measured = {run: optional_table(run, "damage") for run in options.runs}
-    damage = [_with_condition(run, table) for run, table in measured.items() if table is not None]
-    if damage:
-        tables["damage"] = over_seeds(pd.concat(damage, ignore_index=True), ["condition", "phase", "measure"])
+    for name, key in (("damage", ["measure"]), ("reversal", ["relation", "measure"])):
+        measured = {run: optional_table(run, name) for run in options.runs}
+        found = [_with_condition(run, table) for run, table in measured.items() if table is not None]
+        if found:
+            tables[name] = over_seeds(pd.concat(found, ignore_index=True), ["condition", "phase", *key])
     tables["seeds"] = pd.concat(seeds, ignore_index=True)
     folder = options.out / "tables"
     for name, table in tables.items():
         write_text(folder / f"{name}.csv", table.round(5).assign(commit=commit()).to_csv(index=False))
     seal(folder, [f"{name}.csv" for name in tables])
-    records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in options.runs]
-    write_json(
-        options.out / "run.json",
-        {
-            "format": 1,
-            "kind": "summary over seeds",
-            "seeds": sorted({r["seed"] for r in records}),
-            "model": records[0]["model"],
-            "inputs": records[0]["inputs"],
-            "versions": records[0]["versions"],
-            "phases": {k: v for r in records for k, v in r["phases"].items()},
-        },
-    )
+    about = {"format": 1, "kind": "summary over seeds", "seeds": sorted({int(seed) for seed in recall.seed})}
+    if records := [record for run in options.runs if (record := _record(run))]:
+        about |= {name: records[0][name] for name in ("model", "inputs", "versions")}
+        about["phases"] = {k: v for r in records for k, v in r["phases"].items()}
+    write_json(options.out / "run.json", about)
     print("\n".join(headline(tables["recall"])))
     print(f"wrote {', '.join(str(folder / f'{name}.csv') for name in tables)}")
     return tables["recall"]
@@ -143,15 +135,21 @@ def headline(table) -> list[str]:
     return lines
 
 
-def _with_condition(run: Path, table):
+def _record(run: Path) -> dict:
+    """What made a run; nothing for a folder that holds tables alone."""
     from training.files import read_json
 
-    record = read_json(run / "run.json")
-    without = record.get("parent", {}).get("checkpoint") == "000-base"
+    path = run / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _with_condition(run: Path, table):
+    without = _record(run).get("parent", {}).get("checkpoint") == "000-base"
+    condition = "without phase 1" if without else "two phases"
+    if "context" in table:
+        condition = {"rote": "told by rote", "train": "told in a train prompt"}[table.context.iloc[0]]
     last = table[table.phase != ""].groupby("phase", dropna=False).step.transform("max")
-    return table[table.step == last].assign(
-        condition="without phase 1" if without else "two phases", seed=record["seed"]
-    )
+    return table[table.step == last].assign(condition=condition)
 
 
 def _recall(run: Path):

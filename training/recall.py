@@ -77,6 +77,8 @@ def main(options: Options):
     ]
     items = pd.concat(parts, ignore_index=True)
     summary = summarise(items, run)
+    if options.context != "none":
+        summary, items = (table.assign(context=options.context) for table in (summary, items))
     write_table(run, "recall_items", items)
     write_table(run, "recall", summary)
     print(describe(summary, run))

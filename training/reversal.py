@@ -57,8 +57,10 @@ def main(options: Options):
     content = [*run.facts, *prompts]
     parts = [checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c)) for c in run.checkpoints]
     table = pd.concat(parts, ignore_index=True)
-    first = ["checkpoint", "phase", "relation", "measure", "value", "low", "high", "chance", "null_p", "n"]
-    table = table[first]
+    stages = {c.name: c for c in run.checkpoints}
+    table = table.assign(**{k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")})
+    first = ["checkpoint", "phase", "epoch", "step", "relation", "measure"]
+    table = table[[*first, "value", "low", "high", "chance", "null_p", "n"]]
     path = write_table(run, "reversal", table)
     print("\n".join(reversal_lines(table)))
     print(f"wrote {path} ({len(table)} rows)    next: python -m figures.report {run.path}")
