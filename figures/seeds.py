@@ -30,6 +30,8 @@ from figures.style import (
 from training.tables import optional_table, pick, read_table
 
 WITHOUT = ("without phase 1", "#009E73")
+# Of a model that has only to read: answers that were told in context.
+TOLD = {"told by rote": "#CC79A7", "told in a train prompt": "#56B4E9"}
 LAYERS = {
     "probe transfer, rote to test": {"measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},
     "crossed contrast of CKA": {"measure": "contrast", "family": "test"},
@@ -55,11 +57,14 @@ CAPTIONS = {
 
 
 def conditions(table) -> list[Stage]:
-    """Base, memorized, generalized, and the control without phase 1, as far as the table has them."""
+    """Base, memorized, generalized, the control without phase 1 and answers told in context, as far as they are there."""
     phases = pick(table, condition="two phases").phase
     found = [Stage("two phases", phase, *STAGES[phase]) for phase in STAGES if phase in set(phases)]
     if WITHOUT[0] in set(table.condition):
         found.append(Stage(WITHOUT[0], "generalize", *WITHOUT))
+    for name, colour in TOLD.items():
+        phases = dict.fromkeys(pick(table, condition=name).phase)
+        found += [Stage(name, phase, f"{STAGES[phase][0]}, {name}", colour) for phase in phases]
     return found
 
 

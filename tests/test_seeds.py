@@ -39,6 +39,37 @@ def test_one_seed_has_no_interval_and_is_refused(tiny_run, tmp_path):
         main(SeedOptions((tiny_run,), tmp_path))
 
 
+def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_condition_of_its_own(tiny_run, tmp_path):
+    """The results of commands that were given --out hold tables and no run.json."""
+    import shutil
+
+    from figures.seeds import conditions
+    from training import recall, reversal
+    from training.files import read_json, seal
+    from training.tables import read_table
+
+    folders = []
+    for context in ("none", "train"):
+        first, second = tmp_path / f"{context}-1", tmp_path / f"{context}-2"
+        asked = {"families": ("test",), "phases": ("base",), "choices": False}
+        recall.main(recall.Options(tiny_run, context=context, out=str(first), **asked))
+        reversal.main(reversal.Options(tiny_run, out=str(first)))
+        shutil.copytree(first, second)
+        for name in ("recall", "reversal"):
+            path = second / "tables" / f"{name}.csv"
+            pd.read_csv(path, keep_default_na=False, na_values=[""]).assign(seed=99).to_csv(path, index=False)
+            seal(path.parent, [path.name])
+        folders += [first, second]
+    main(SeedOptions(tuple(folders), tmp_path / "out"))
+    table = read_table(tmp_path / "out", "recall")
+    assert set(table.condition) == {"two phases", "told in a train prompt"}
+    assert set(table.n_seeds) == {2}
+    seed = read_json(tiny_run / "run.json")["seed"]
+    assert read_json(tmp_path / "out" / "run.json")["seeds"] == sorted({seed, 99})
+    assert [s.label for s in conditions(table)] == ["base", "base, told in a train prompt"]
+    assert set(read_table(tmp_path / "out", "reversal").measure) == {"reversal", "reversal_excess", "named"}
+
+
 def summary(folder):
     """A committed summary over two seeds, as `main` writes it."""
     from training.files import seal, write_json
