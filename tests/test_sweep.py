@@ -596,3 +596,30 @@ def test_make_experiments_runs_every_grid_on_the_organism():
         if "world:" in path.read_text(encoding="utf-8")
     }
     assert set(line.partition("?=")[2].split()) == on_the_organism
+
+
+def test_a_later_phase_1_is_a_stage_like_any_other_and_its_start_a_setting(tmp_path):
+    more = """
+[settings.extend]
+epochs = 1
+batch_size = 8
+facts_per_sequence = 2
+precision = "float32"
+
+[[condition]]
+name = "after phase 2"
+
+[[condition]]
+name = "after phase 1 alone"
+extend.start = "100-memorize-epoch-02"
+"""
+    path = write_grid(tmp_path, seeds=(1,), more=more)
+    path.write_text(path.read_text().replace('"generalize", "recall"', '"generalize", "extend", "recall"'))
+    table = sweep.main(Options(path, work=tmp_path / "work"))
+    made = sorted(p.name.split("-")[0] for p in (tmp_path / "work").iterdir() if p.name != "logs" and p.is_dir())
+    assert made == ["extend", "extend", "generalize", "memorize"]
+    steps = table[(table.table == "training") & (table.measure == "steps")].set_index(["condition", "phase"]).value
+    assert (steps.xs("extend", level="phase") == 2).all()
+    assert table.condition.nunique() == 2
+    recalled = table[(table.table == "recall") & (table.phase == "memorize")]
+    assert set(recalled.condition) == {"after phase 2", "after phase 1 alone"}
