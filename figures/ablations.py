@@ -18,6 +18,7 @@ from figures.style import (
     run_figure,
     styled,
 )
+from training.files import read_json
 from training.tables import pick, read_table
 
 CAPTIONS = {
@@ -68,15 +69,15 @@ def _words(row: dict, settings: list[str]) -> str:
     return ", ".join(word(c) for c in settings if row[c] == row[c] and row[c] != "")
 
 
-def picture(data, axis: str):
-    """The figure of panel_data."""
+def picture(data, axis: str, title: str = "Conditions side by side"):
+    """The figure of panel_data; title: what the sweep asks."""
     ends = list(dict.fromkeys(zip(data.endpoint, data.relation.fillna(""), strict=True)))
     columns = min(2, len(ends))
     rows = -(-len(ends) // columns)
     labels = list(dict.fromkeys(data.label))
     height = (2.5 if axis else 0.5 + 0.27 * len(labels)) * rows + 1.0
     seeds = f"{int(data.n_seeds.min())}-{int(data.n_seeds.max())}".replace(f"{int(data.n_seeds.max())}-", "")
-    figure, grid = panels(rows, columns, height=height, title=f"Conditions side by side ({seeds} seeds)")
+    figure, grid = panels(rows, columns, height=height, title=f"{title} ({seeds} seeds)")
     for number, (axes, (endpoint, relation)) in enumerate(zip(grid.flat, ends, strict=False)):
         some = data[(data.endpoint == endpoint) & (data.relation.fillna("") == relation)]
         axes.set_title(f"{endpoint}, {relation}" if relation else endpoint, fontsize=8.5)
@@ -133,8 +134,9 @@ def _legend(figure, lines: list[str]) -> None:
 def pictures(run_dir: Path) -> dict:
     """The figures by name. Raises TableMissing, NothingToDraw."""
     data, axis = panel_data(read_table(run_dir, "ablations"))
+    record = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
     with styled():
-        return {"ablations": picture(data, axis)}
+        return {"ablations": picture(data, axis, record.get("title") or "Conditions side by side")}
 
 
 draw = drawer(pictures)
