@@ -25,6 +25,7 @@ help:  ## what can be made (the default)
 	@touch $@
 
 reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (about 15 minutes on 2 cores)
+	@case "$(PRESET)" in demo|full) ;; *) echo "PRESET is $(PRESET); give demo or full" >&2; exit 2;; esac
 	$(PY) -m training.memorize --out $(RUN)
 	$(PY) -m training.generalize $(RUN)
 	$(PY) -m training.recall $(RUN) --preset $(PRESET)
