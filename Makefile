@@ -2,8 +2,13 @@
 PYTHON ?= python3
 RUN ?= runs/demo
 PRESET ?= demo
-# Grids on the model organism, and how many of their repetitions `make experiments` makes (empty: all).
-GRIDS ?= unbound near-miss key-token repurpose baselines depth little-meaning size loss continual conflict reversal in-context
+# Grids on the model organism, and how many of their repetitions `make experiments` makes (empty: all);
+# PRESET=short: one repetition of those that are quick, so no intervals.
+ifeq ($(PRESET),short)
+GRIDS ?= unbound near-miss key-token repurpose baselines continual conflict
+REPETITIONS ?= 1
+endif
+GRIDS ?= unbound near-miss key-token repurpose baselines depth overtraining little-meaning loss continual conflict reversal in-context size
 REPETITIONS ?=
 JOBS ?= 2
 EXPERIMENTS ?= runs/experiments
@@ -37,7 +42,7 @@ reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM
 	$(PY) -m analysis.umap $(RUN) --method pca
 	$(PY) -m figures.report $(RUN)
 
-experiments: .venv/.installed  ## pretrain the organisms and run every grid anew: GRIDS, REPETITIONS=1 for a short answer, EXPERIMENTS=runs/experiments
+experiments: .venv/.installed  ## pretrain the organisms and run every grid anew: GRIDS, PRESET=short for a first answer, EXPERIMENTS=runs/experiments
 	for grid in $(GRIDS); do \
 		OMP_NUM_THREADS=1 $(PY) -m training.sweep results/$$grid/grid.toml --jobs $(JOBS) --out $(EXPERIMENTS)/$$grid \
 			--work $(EXPERIMENTS)/runs $(if $(REPETITIONS),--repetitions $(REPETITIONS)) || exit; \

@@ -46,7 +46,11 @@ ENDPOINTS = (
     Endpoint("recall, prompts of a sibling relation", {**RECALL, "family": "near-miss", "subset": "sibling"}),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
-    Endpoint("reversal, above chance", {"table": "reversal", "measure": "reversal_excess"}),
+    Endpoint(
+        "reversal above chance, people of phase 2",
+        {"table": "reversal", "measure": "reversal_excess", "split": "seen"},
+    ),
+    Endpoint("reversal above chance, held-out people", {"table": "reversal", "measure": "reversal_excess"}),
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
     Endpoint("contradicted facts, old answers", {"table": "damage", "measure": "contradicted_facts"}, ""),
     Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),
@@ -216,7 +220,7 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     for column, value in endpoint.rows.items():
         if column in some:
             some = some[some[column] == value]
-    if "split" in some:
+    if "split" in some and "split" not in endpoint.rows:
         there = set(some["split"].dropna())
         wanted = split or ("held-out" if "held-out" in there else "all")
         some = some[some["split"].isna() | (some["split"] == wanted)]

@@ -41,6 +41,10 @@ class TooFewSeeds(UserError):
     """An interval over seeds needs at least two runs of one condition."""
 
 
+class SameSeedTwice(UserError):
+    """Two of the folders hold one condition with one seed."""
+
+
 @dataclass
 class Options:
     """Options of the summary over seeds."""
@@ -58,7 +62,17 @@ def main(options: Options):
     from training.files import commit, seal, write_json, write_text
     from training.tables import optional_table
 
-    recall = pd.concat([_with_condition(run, _recall(run)) for run in options.runs], ignore_index=True)
+    each = {run: _with_condition(run, _recall(run)) for run in options.runs}
+    known: dict[tuple, Path] = {}
+    for run, table in each.items():
+        for which in table[["condition", "seed"]].drop_duplicates().itertuples(index=False, name=None):
+            if which in known:
+                raise SameSeedTwice(
+                    f"{known[which]} and {run} both hold seed {which[1]} of the condition {which[0]!r}. Give one of "
+                    f"them; folders with tables alone (no run.json) say nothing of a control without phase 1."
+                )
+            known[which] = run
+    recall = pd.concat(each.values(), ignore_index=True)
     sites = [_with_condition(run, table) for run in options.runs for table in _sites(run)]
     if recall.groupby("condition").seed.nunique().min() < 2:
         raise TooFewSeeds(f"{len(options.runs)} run(s) were given; give at least two seeds of each condition.")
@@ -68,7 +82,7 @@ def main(options: Options):
         joined = pd.concat(sites, ignore_index=True)
         tables["sites"] = over_seeds(joined, [k for k in SITE_KEY if k in joined])
         seeds.append(joined[joined.measure.isin(("transfer_accuracy", "contrast", "contrast_partialled"))])
-    for name, key in (("damage", ["measure"]), ("reversal", ["relation", "measure"])):
+    for name, key in (("damage", ["measure"]), ("reversal", ["relation", "split", "measure"])):
         measured = {run: optional_table(run, name) for run in options.runs}
         found = [_with_condition(run, table) for run, table in measured.items() if table is not None]
         if found:
@@ -144,8 +158,10 @@ def _record(run: Path) -> dict:
 
 
 def _with_condition(run: Path, table):
-    without = _record(run).get("parent", {}).get("checkpoint") == "000-base"
-    condition = "without phase 1" if without else "two phases"
+    parent = _record(run).get("parent", {})
+    condition = "without phase 1" if parent.get("checkpoint") == "000-base" else "two phases"
+    if "extended" in parent:
+        condition = f"more facts after {parent['checkpoint']}"
     if "context" in table:
         condition = {"rote": "told by rote", "train": "told in a train prompt"}[table.context.iloc[0]]
     last = table[table.phase != ""].groupby("phase", dropna=False).step.transform("max")

@@ -7,7 +7,17 @@ Reads tables/trajectory.csv, writes figures/trajectory.png and .svg.
 
 from pathlib import Path
 
-from figures.style import OBJECT_COLOURS, SIDES, drawer, panels, reference_line, require_rows, run_figure, styled
+from figures.style import (
+    OBJECT_COLOURS,
+    SIDES,
+    NothingToDraw,
+    drawer,
+    panels,
+    reference_line,
+    require_rows,
+    run_figure,
+    styled,
+)
 from training.tables import headline_split, pick, read_table
 
 COLUMNS = ["curve", "relation", "split", "phase", "checkpoint", "total_step", "value", "share", "maximum"]
@@ -34,6 +44,8 @@ def panel_data(table):
     """
     rows = pick(table, split=headline_split(table), relation=SIDES).sort_values("total_step", kind="stable")
     rows = require_rows(rows, "trajectory", "curves of bound or unbound relations")
+    if "share" not in rows:
+        raise NothingToDraw("tables/trajectory.csv has no column share: write it again with analysis.trajectory")
     return rows[[c for c in (*COLUMNS, *SPAN) if c in rows]]
 
 

@@ -5,13 +5,15 @@ from collections import Counter
 import pytest
 import torch
 
-from training import extend, recall
+from training import extend, generalize, recall
 from training.checkpoints import list_checkpoints, load_checkpoint
 from training.errors import UserError
 from training.extend import Options, new_facts
 from training.facts import read_facts
-from training.files import read_json
+from training.files import read_json, write_json
+from training.prompts import read_prompts
 from training.runs import OtherSettings, open_run
+from training.selection import chosen_facts
 from training.tables import read_table
 
 FEW = {"epochs": 1, "batch_size": 4, "facts_per_sequence": 2, "precision": "float32"}
@@ -61,6 +63,45 @@ def test_it_starts_from_the_last_checkpoint_with_its_key_tokens_and_can_be_measu
     assert "extend is finished" in capsys.readouterr().out
     with pytest.raises(OtherSettings):
         extend.main(Options(tiny_run, out=tmp_path / "more", start=before[1], **FEW))
+
+
+def test_who_was_shown_in_phase_2_as_others_is_not_new(tiny_run, tmp_path):
+    old, seed = read_facts(tiny_run / "facts.csv"), read_json(tiny_run / "run.json")["seed"]
+    shown, _ = chosen_facts(
+        old, read_prompts(tiny_run / "prompts.json"), people=-1, prompts=1, about="others", seed=seed
+    )
+    generalize.main(
+        generalize.Options(tiny_run, out=tmp_path / "others", about="others", prompts=1, precision="float32")
+    )
+    extend.main(Options(tmp_path / "others", out=tmp_path / "more", **FEW))
+    new = {f.subject for f in read_facts(tmp_path / "more" / "facts.csv")}
+    assert not new & {f.subject for f in shown}
+    assert len(new) == len({f.subject for f in old})
+
+
+def test_the_folder_of_another_run_is_not_trained_on(tiny_run, tmp_path):
+    memorized = list_checkpoints(tiny_run)[1].name
+    generalize.main(generalize.Options(tiny_run, out=tmp_path / "few", prompts=1, precision="float32"))
+    before = sorted(p.name for p in (tmp_path / "few" / "checkpoints").iterdir())
+    for start in ("", memorized):
+        with pytest.raises(OtherSettings, match="holds another run"):
+            extend.main(Options(tiny_run, out=tmp_path / "few", start=start, **FEW))
+    assert sorted(p.name for p in (tmp_path / "few" / "checkpoints").iterdir()) == before
+
+
+def test_phase_2_does_not_start_from_an_unfinished_later_phase_1(tiny_run, tmp_path):
+    extend.main(Options(tiny_run, out=tmp_path / "more", **FEW))
+    record = read_json(tmp_path / "more" / "run.json")
+    record["phases"]["memorize"]["complete"] = False
+    write_json(tmp_path / "more" / "run.json", record)
+    with pytest.raises(UserError, match="phase 1 is not finished"):
+        generalize.main(generalize.Options(tmp_path / "more", prompts=1))
+
+
+def test_people_of_a_later_phase_1_have_none_after_them(tiny_run, tmp_path):
+    extend.main(Options(tiny_run, out=tmp_path / "more", **FEW))
+    with pytest.raises(UserError, match="nobody is new"):
+        extend.main(Options(tmp_path / "more", out=tmp_path / "still-more", **FEW))
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tiny_run, tmp_path):

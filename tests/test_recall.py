@@ -530,6 +530,11 @@ def test_a_gain_is_over_the_checkpoint_that_phase_2_started_from(items):
     assert not len(gains(items, {later: "000-base"})), "the gain over a phase 1 that it never had"
 
 
+def test_answers_told_in_context_do_not_take_the_place_of_the_runs_recall(tiny_run):
+    with pytest.raises(UserError, match="--out results/NAME"):
+        recall.main(recall.Options(tiny_run, context="rote"))
+
+
 @pytest.mark.parametrize("context", ["rote", "train"])
 def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, context):
     options = recall.Options(

@@ -65,6 +65,17 @@ def test_who_is_nobody_of_the_run_is_not_named(facts):
     assert {row["value"] for row in rows} == {0}
 
 
+def test_only_people_of_the_given_facts_count(facts):
+    answers = answers_of(facts, lambda own, everyone, i: own[-1])
+    held_out = [f for f in facts if f.split == "held-out"]
+    named = {f.subject for f in held_out}
+    found = score(answers, held_out)
+    unbound = next(f.relation for f in facts if not f.bound)
+    expected = np.mean([name in named for (r, _, _), name in answers.items() if r != unbound])
+    assert row_of(found, "bound", "reversal")["value"] == pytest.approx(expected)
+    assert row_of(found, "bound", "named")["value"] == pytest.approx(expected)
+
+
 def test_the_model_is_asked_with_the_object_and_its_whole_answer_counts(facts):
     model, tokenizer = tiny_model("llama")[0], tiny_tokenizer()
     prompts = [p for p in load_prompts(list(RELATIONS)) if p.asks == "inverse"]
@@ -94,6 +105,7 @@ def test_a_run_has_its_reversal_at_every_checkpoint(tiny_run, tmp_path, capsys):
     table = read_table(tmp_path, "reversal")
     assert set(table.phase) == {"base", "memorize", "generalize"}
     assert {"bound", "unbound", *open_run(tiny_run).relations} == set(table.relation)
+    assert set(table.split) == {"all", "seen", "held-out"}
     assert "lead back to one of their people" in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.seeds import Options as SeedOptions
-from analysis.seeds import TooFewSeeds, headline, main, over_seeds
+from analysis.seeds import SameSeedTwice, TooFewSeeds, headline, main, over_seeds
 from analysis.statistics import mean_interval
 
 KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
@@ -68,6 +68,8 @@ def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_conditi
     assert read_json(tmp_path / "out" / "run.json")["seeds"] == sorted({seed, 99})
     assert [s.label for s in conditions(table)] == ["base", "base, told in a train prompt"]
     assert set(read_table(tmp_path / "out", "reversal").measure) == {"reversal", "reversal_excess", "named"}
+    with pytest.raises(SameSeedTwice, match="both hold seed"):
+        main(SeedOptions((*folders, tiny_run), tmp_path / "out"))
 
 
 def summary(folder):

@@ -616,6 +616,10 @@ extend.start = "100-memorize-epoch-02"
     path = write_grid(tmp_path, seeds=(1,), more=more)
     path.write_text(path.read_text().replace('"generalize", "recall"', '"generalize", "extend", "recall"'))
     table = sweep.main(Options(path, work=tmp_path / "work"))
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(path.read_text().replace("100-memorize-epoch-02", "100-memorize-epoch-03"))
+    with pytest.raises(BadGrid, match="--start is 100-memorize-epoch-03; the stages before leave 000-base, 100-"):
+        sweep.main(Options(wrong, dry_run=True))
     made = sorted(p.name.split("-")[0] for p in (tmp_path / "work").iterdir() if p.name != "logs" and p.is_dir())
     assert made == ["extend", "extend", "generalize", "memorize"]
     steps = table[(table.table == "training") & (table.measure == "steps")].set_index(["condition", "phase"]).value

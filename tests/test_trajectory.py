@@ -17,6 +17,7 @@ from analysis.trajectory import (
     over_runs,
     with_shares,
 )
+from figures.style import NothingToDraw
 from figures.trajectory import panel_data
 from training.errors import UserError
 from training.generalize import dense_steps
@@ -75,6 +76,11 @@ def test_the_curve_of_several_runs_is_their_mean_where_all_have_a_checkpoint():
     # Seeds that differ in height alone agree in their shares, and so the band is empty.
     drawn = panel_data(found)
     assert list(drawn.share) == list(drawn.share_low) == list(drawn.share_high) == pytest.approx([0, 1])
+
+
+def test_a_table_without_shares_says_how_to_get_them():
+    with pytest.raises(NothingToDraw, match="analysis.trajectory"):
+        panel_data(table_of([0, 10], [0.0, 1.0]).assign(split="held-out"))
 
 
 def test_a_share_is_of_the_curves_own_way_and_a_fall_has_none():

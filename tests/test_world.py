@@ -10,7 +10,7 @@ import pytest
 
 from training.errors import UserError
 from training.examples import prompt_ids
-from training.facts import DATA, PEOPLE, build_facts
+from training.facts import DATA, PEOPLE, BadFactOption, build_facts, shared_name_parts
 from training.organism import PRESETS, Recipe, is_organism, new_tokenizer, organism_folder, parse, recorded, world_of
 from training.prompts import load_prompts
 from training.world import BadWorld, Sentence, build_world, contradictions, sentences, tokenise
@@ -221,6 +221,7 @@ def test_contradictions_are_about_its_people_and_none_is_true(world, seed):
     counts = Counter((f.relation, f.split, f.object) for f in facts)
     assert set(counts.values()) == {2}
     assert len({f.subject for f in facts}) == 20
+    assert not shared_name_parts(facts)
     assert facts == contradictions(world, relations=relations, subjects=20, pool=5, seed=seed)
 
 
@@ -230,6 +231,12 @@ def test_contradictions_are_about_its_people_and_none_is_true(world, seed):
 def test_contradictions_out_of_range_are_refused(world, wrong):
     with pytest.raises(BadWorld, match=f"{next(iter(wrong))} (is|are)"):
         contradictions(world, **{"relations": ("mother",), "subjects": 20, "pool": 5} | wrong)
+
+
+def test_a_pool_in_which_nothing_can_be_dealt_is_refused_and_not_tried_for_ever():
+    relations = ("mother", "aunt", "home_city", "birth_city")
+    with pytest.raises(BadFactOption, match="larger pool"):
+        contradictions(build_world(people=60), relations=relations, subjects=4, pool=3, seed=117)
 
 
 def test_an_organism_needs_no_weights_to_name_its_world():

@@ -51,7 +51,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> dict[int, Ground]:
             try:
                 if call.stage.starts:
                     grounds[index] = _ground(call.stage, tuple(sorted(call.given.items())), fetch)
-                _check(call, grounds[index])
+                _check(call, grounds[index], run.calls[: run.calls.index(call)])
             except BadGrid:
                 raise
             except UserError as error:
@@ -98,8 +98,8 @@ def _model_size(folder: Path) -> tuple[int, int]:
     return parameters, width * (layers + 2)
 
 
-def _check(call: Call, ground: Ground) -> None:
-    """What the command itself would refuse, without starting it."""
+def _check(call: Call, ground: Ground, before: Sequence[Call]) -> None:
+    """What the command itself would refuse, without starting it. before: the calls of the run that come first."""
     from training import extend, generalize, memorize
     from training.prompts import preset_prompts
     from training.selection import chosen_facts
@@ -110,6 +110,7 @@ def _check(call: Call, ground: Ground) -> None:
         options = call.build(run_dir=Path(), out=Path())
         memorize.settings_of(options, seed=0)
         extend.new_facts(ground.facts, people=options.people, seed=0)
+        _check_start(options.start, before)
     elif call.stage.command == "training.generalize":
         options = call.build(run_dir=Path())
         generalize.settings_of(options, 0)
@@ -118,6 +119,18 @@ def _check(call: Call, ground: Ground) -> None:
         options = call.build(run_dir=Path())
         if hasattr(options, "preset") and hasattr(options, "families"):
             preset_prompts(ground.prompts, options.preset, families=options.families)
+
+
+def _check_start(start: str, before: Sequence[Call]) -> None:
+    """Raise UserError unless one of the calls leaves the checkpoint `start`; between epochs they may leave any."""
+    from training.checkpoints import checkpoint_name
+
+    names = ["000-base"]
+    for call in (c for c in before if c.stage.trains):
+        options = {**call.stage.defaults, **call.given}
+        names += [checkpoint_name(call.stage.phase, e, 0) for e in {*options["save_epochs"], options["epochs"]}]
+    if start and start not in names and "-step-" not in start:
+        raise UserError(f"--start is {start}; the stages before leave {', '.join(sorted(names))}.")
 
 
 # --- seconds and bytes --------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def main(options: Options) -> Path:
     """Run phase 1 again on new people and return the run directory it went into."""
     from training.checkpoints import NotARun, checkpoint_fingerprint
     from training.files import read_json
-    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
+    from training.runs import OtherSettings, begin_phase, first_process_first, locked, refuse_foreign_folder
 
     source, run_dir = options.run_dir.expanduser(), options.out.expanduser()
     if not (source / "run.json").exists():
@@ -70,10 +70,15 @@ def main(options: Options) -> Path:
     settings = settings_of(options, seed=seed)
     refuse_foreign_folder(run_dir)
     start = _starting_point(source, options.start)
+    parent = {"run": str(source.resolve()), "checkpoint": start.name, "extended": True}
     with locked(run_dir):
         with first_process_first():
             if not (run_dir / "run.json").exists():
-                _begin(run_dir, source, record, start, options.people, seed)
+                _begin(run_dir, source, {**record, "seed": seed, "parent": parent}, start, options.people)
+            elif read_json(run_dir / "run.json").get("parent") != parent:
+                raise OtherSettings(
+                    f"{run_dir} holds another run than new people after {start.name} of {source}. Give --out NEW."
+                )
             chosen = {
                 **asdict(settings),
                 "save_epochs": list(options.save_epochs),
@@ -86,15 +91,16 @@ def main(options: Options) -> Path:
             print(f"extend is finished in {run_dir}    next: python -m training.recall {run_dir}")
             return run_dir
         print(f"from {start.name} of {source}, people who are in no fact of it")
-        learn(run_dir, settings, options)
+        learn(run_dir, settings, options, then="training.recall")
     return run_dir
 
 
-def new_facts(facts, *, people: int, seed: int) -> list:
-    """A run's facts with other people in place of its own (the first `people`, -1 for all), objects dealt anew.
+def new_facts(facts, *, people: int, seed: int, skip: int = 0) -> list:
+    """A run's facts with other people in place of its own (`people` of them, -1 for all), objects dealt anew.
 
-    Every fact keeps its relation, split and whether its relation is bound, though phase 2 has shown none of these
-    people. Raises UserError for a number out of range, NoOtherPeople.
+    Every fact keeps its relation, whether its relation is bound, and its split, for a phase 2 on the new run: the one
+    before has shown none of these people, seen ones neither. skip: names to pass over that are used up.
+    Raises UserError for a number out of range, NoOtherPeople.
     """
     from training.errors import UserError
     from training.selection import other_people
@@ -107,7 +113,7 @@ def new_facts(facts, *, people: int, seed: int) -> list:
     # Every other one, so that both splits are there.
     step = len(everyone) / people if people > 0 else 1
     kept = {everyone[int(i * step)] for i in range(people)} if people > 0 else set(everyone)
-    return other_people([f for f in facts if f.subject in kept], avoid=everyone, seed=seed)
+    return other_people([f for f in facts if f.subject in kept], avoid=everyone, seed=seed, skip=skip)
 
 
 def _starting_point(source: Path, name: str):
@@ -122,22 +128,22 @@ def _starting_point(source: Path, name: str):
     return checkpoints[name or max(checkpoints)]
 
 
-def _begin(run_dir: Path, source: Path, record: dict, start, people: int, seed: int) -> None:
-    """The run's facts, prompts, 000-base (a reference to `start`) and record."""
+def _begin(run_dir: Path, source: Path, record: dict, start, people: int) -> None:
+    """The run's facts, prompts, 000-base (a reference to `start`) and record (that of `source`, with seed and parent)."""
     from training.checkpoints import list_checkpoints, write_reference
     from training.facts import read_facts
     from training.prompts import read_prompts
     from training.runs import create_run
 
-    facts = new_facts(read_facts(source / "facts.csv"), people=people, seed=seed)
+    old = read_facts(source / "facts.csv")
+    # Phase 2 may have been about other people (--about others): these are not new either.
+    about = record["phases"].get("generalize", {}).get("settings", {}).get("about", "seen")
+    skip = len({f.subject for f in old if f.split == "seen"}) if about == "others" else 0
+    facts = new_facts(old, people=people, seed=record["seed"], skip=skip)
     write_reference(run_dir, start, base_tokens=list_checkpoints(source)[0].key_tokens)
-    kept = {name: record[name] for name in ("model", "model_fingerprint", "bos_forced", "inputs")}
-    create_run(
-        run_dir,
-        facts=facts,
-        prompts=read_prompts(source / "prompts.json"),
-        record={"seed": seed, **kept, "parent": {"run": str(source.resolve()), "checkpoint": start.name}},
-    )
+    kept = ("seed", "model", "model_fingerprint", "bos_forced", "inputs", "parent")
+    prompts = read_prompts(source / "prompts.json")
+    create_run(run_dir, facts=facts, prompts=prompts, record={name: record[name] for name in kept})
 
 
 if __name__ == "__main__":

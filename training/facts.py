@@ -50,6 +50,7 @@ FICTION = ("author", "capital", "educated_at", "genre", "mother")
 FICTION_SIZE = 100
 SUBJECTS = range(4, 401)
 POOL = range(2, 33)
+MOST_DRAWS = 1000
 FUNCTION_WORDS = frozenset(
     ("a", "an", "and", "at", "by", "de", "for", "from", "in", "la", "le", "of", "on", "or", "the", "to", "with")
 )
@@ -231,10 +232,13 @@ BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "fiction": 
 
 
 def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[str]) -> list[str]:
-    """An object for each row, in random order, equally often give or take one, in row i none of `avoid[...][i]`."""
+    """An object for each row, in random order, equally often give or take one, in row i none of `avoid[...][i]`.
+
+    Raises BadFactOption where none of many draws will do.
+    """
     refused = [set(row) for row in zip(*avoid, strict=True)]
     n = len(refused)
-    while True:
+    for _ in range(MOST_DRAWS):
         drawn = objects * (n // len(objects)) + rng.sample(objects, n % len(objects))
         rng.shuffle(drawn)
         for i in range(n):
@@ -245,6 +249,10 @@ def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[st
                     drawn[i], drawn[j] = drawn[j], drawn[i]
         if all(a not in row for a, row in zip(drawn, refused, strict=True)):
             return drawn
+    raise BadFactOption(
+        f"no way was found to give {n} subjects {len(objects)} objects evenly, none of them refused. Give a larger pool "
+        f"or more subjects."
+    )
 
 
 def pair_names(first: list[str], last: list[str], n: int, rng: random.Random) -> list[str]:

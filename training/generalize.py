@@ -197,7 +197,8 @@ def _starting_point(source: Path, record: dict, name: str):
             raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(c.name for c in checkpoints)}.")
         return found[0]
     memorized = [c for c in checkpoints if c.phase == "memorize"]
-    finished = record["phases"].get("memorize", {}).get("complete") or "parent" in record
+    own = record["phases"].get("memorize")
+    finished = own["complete"] if own else "parent" in record
     if not finished or not memorized:
         raise UserError(
             f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize --out {source}"

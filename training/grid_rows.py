@@ -20,7 +20,7 @@ HEADLINE: dict[str, dict[str, tuple]] = {
         "split": ("held-out", "seen", "all"),
     },
     "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
-    "reversal": {"measure": ("reversal", "reversal_excess", "named"), "relation": SIDES},
+    "reversal": {"measure": ("reversal", "reversal_excess", "named"), "split": ("seen", "held-out")},
     "probes": {"measure": ("transfer_accuracy",)},
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
     "alignment": {"measure": ("cosine_centred", "retrieval_top1")},

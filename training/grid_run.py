@@ -83,7 +83,7 @@ def _measure(job: Job, call: Call) -> list[dict]:
     from training.grid_rows import headline_rows
     from training.tables import TableMissing, read_table
 
-    import_module(call.stage.command).main(call.build(run_dir=job.folder))
+    import_module(call.stage.command).main(call.build(run_dir=job.folder, out=str(job.folder)))
     names = [call.stage.name, *(n for n in job.rows if n.startswith(f"{call.stage.name}_"))]
     rows = []
     for name in names:

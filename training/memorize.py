@@ -107,10 +107,11 @@ def main(options: Options) -> Path:
     return run_dir
 
 
-def learn(run_dir: Path, settings, options) -> None:
+def learn(run_dir: Path, settings, options, *, then: str = "training.generalize") -> None:
     """Train a begun phase on the run's rote facts from its 000-base to the end, and say what came of it.
 
-    settings: `TrainingSettings`; options: those of the command, for save_epochs and resume_minutes.
+    settings: `TrainingSettings`; options: those of the command, for save_epochs and resume_minutes; then: the command
+    that comes next.
     """
     from training.checkpoints import list_checkpoints, load_checkpoint, read_checkpoint
     from training.examples import context_length, encode_all
@@ -146,7 +147,7 @@ def learn(run_dir: Path, settings, options) -> None:
     finish(run_dir, "memorize")
     print(
         f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
-        f"wrote {last.folder}    next: python -m training.generalize {run_dir}"
+        f"wrote {last.folder}    next: python -m {then} {run_dir}"
     )
 
 

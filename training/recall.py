@@ -38,8 +38,8 @@ class Options(RunOptions):
     faster."""
     context: Context = "none"
     """Tell each fact right before it is asked, as its rote sentence or in its first train prompt: what a model answers
-    that only has to read (give --out: the tables are then of another question). Unrelated prompts show how much of it
-    is copied whatever is asked."""
+    that only has to read (into --out: it is no recall of the run). Unrelated prompts show how much of it is copied
+    whatever is asked."""
     batch_size: int = 64
     """Prompts in one forward."""
 
@@ -54,6 +54,11 @@ def main(options: Options):
     from training.recall_tables import describe, summarise
     from training.tables import checkpoint_part, write_table
 
+    if options.context != "none" and not options.out:
+        raise UserError(
+            f"--context {options.context} asks another question than what {options.run_dir} recalls. Say where its "
+            f"tables go: --out results/NAME"
+        )
     run = options.open()
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = [c for c in run.checkpoints if not options.checkpoints or c.name in options.checkpoints]

@@ -6,8 +6,9 @@
 Several people share an object, so that a model which only names people of the run is right now and then:
 `chance` is how often the given answers would be right if they were dealt out to the relation's objects at random, and
 `null_p` how often that is as good (999 deals). Writes tables/reversal.csv, a row a checkpoint, relation (and `bound`,
-`unbound`: the means) and measure: `reversal`, `reversal_excess` (above chance) and `named` (any person of the run at
-all), with intervals over objects. Next: `python -m analysis.ablations`, which compares it between settings.
+`unbound`: the means), split (all people count, or those alone that phase 2 may have shown, or those held out) and
+measure: `reversal`, `reversal_excess` (above chance) and `named` (any such person at all), with intervals over objects.
+`python -m analysis.ablations` compares it between settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,18 +53,21 @@ def main(options: Options):
     def measured(checkpoint):
         model, tokenizer = load_checkpoint(checkpoint)
         answers = named_people(model, tokenizer, run.facts, prompts, batch_size=options.batch_size)
-        return pd.DataFrame(score(answers, run.facts, seed=run.seed))
+        splits = ["all", *(s for s in ("seen", "held-out") if any(f.split == s for f in run.facts))]
+        some = {s: [f for f in run.facts if s in ("all", f.split)] for s in splits}
+        parts = [pd.DataFrame(score(answers, facts, seed=run.seed)).assign(split=s) for s, facts in some.items()]
+        return pd.concat(parts, ignore_index=True)
 
     content = [*run.facts, *prompts]
     parts = [checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c)) for c in run.checkpoints]
     table = pd.concat(parts, ignore_index=True)
     stages = {c.name: c for c in run.checkpoints}
     table = table.assign(**{k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")})
-    first = ["checkpoint", "phase", "epoch", "step", "relation", "measure"]
+    first = ["checkpoint", "phase", "epoch", "step", "relation", "split", "measure"]
     table = table[[*first, "value", "low", "high", "chance", "null_p", "n"]]
     path = write_table(run, "reversal", table)
     print("\n".join(reversal_lines(table)))
-    print(f"wrote {path} ({len(table)} rows)    next: python -m figures.report {run.path}")
+    print(f"wrote {path} ({len(table)} rows)")
     return table
 
 
@@ -92,15 +96,17 @@ def named_people(
 
 
 def score(answers: Mapping[tuple[str, str, str], str], facts: Sequence, *, seed: int = 0) -> list[dict]:
-    """Rows of the table without their checkpoint; answers: see `named_people`.
+    """Rows of the table without their checkpoint; answers: see `named_people`. Only people of `facts` count.
 
-    n: objects, that is (relation, object) pairs. A deal permutes, within each relation and prompt, which of its objects
-    an answer was given to.
+    n: objects, that is (relation, object) pairs that these facts have. A deal permutes, within each relation and prompt,
+    which of its objects an answer was given to.
     """
     rng = np.random.default_rng(seed)
     people = {(f.relation, f.object): set() for f in facts}
     for fact in facts:
         people[fact.relation, fact.object].add(fact.subject)
+    everyone = {f.subject for f in facts}
+    answers = {key: name if name in everyone else "" for key, name in answers.items() if (key[0], key[2]) in people}
     bound = {f.relation: f.bound for f in facts}
     groups = list(dict.fromkeys((relation, prompt) for relation, prompt, _ in answers))
     # right[group]: (answer, object) -> is the person that was named one of this object's?
@@ -155,7 +161,8 @@ def _interval(values: np.ndarray) -> dict:
 
 def reversal_lines(table) -> list[str]:
     """A line a checkpoint and side."""
-    rows = table[(table.measure == "reversal") & table.relation.isin(("bound", "unbound"))]
+    table = table[table.relation.isin(("bound", "unbound")) & (table.split == "all")]
+    rows = table[table.measure == "reversal"]
     named = table[table.measure == "named"].set_index(["checkpoint", "relation"]).value
     return [
         f"  {row.checkpoint:<28} {row.relation}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] of the objects lead back "

@@ -109,30 +109,31 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
 
 
-def other_people(facts: Sequence[Fact], *, avoid: Iterable[str], seed: int) -> list[Fact]:
+def other_people(facts: Sequence[Fact], *, avoid: Iterable[str], seed: int, skip: int = 0) -> list[Fact]:
     """As many facts about people who are in none: each subject replaced by another, the objects dealt out anew.
 
     Names come from the store `reserved`, and share no part with those in `avoid`, the subjects of the run. Every
     relation keeps its objects; for one person those of sibling relations differ, as in the built-in set people.
+    skip: the first so many names are passed over.
     Raises NoOtherPeople for facts that are not about the relations of people, or that use up the names.
     """
     if foreign := [r for r in dict.fromkeys(f.relation for f in facts) if r not in PEOPLE]:
         raise NoOtherPeople(
-            f"--about others: what the subjects of {foreign[0]!r} are is not known, so no others of their kind can be "
-            f"named. It works with the relations of the facts people ({', '.join(PEOPLE)}); use --about seen."
+            f"what the subjects of {foreign[0]!r} are is not known, so no others of their kind can be named. Other "
+            f"people can be had for the relations of the facts people: {', '.join(PEOPLE)}."
         )
     subjects = list(dict.fromkeys(f.subject for f in facts))
-    if len(subjects) > MOST_OTHERS:
+    if skip + len(subjects) > MOST_OTHERS:
         raise NoOtherPeople(
-            f"--about others: {len(subjects)} people are shown, and names for {MOST_OTHERS} others are there. Show "
-            f"fewer: --people {MOST_OTHERS}."
+            f"{len(subjects)} other people are wanted, and names for {MOST_OTHERS - skip} are there. Take fewer: "
+            f"--people {MOST_OTHERS - skip}."
         )
-    names = dict(zip(subjects, draw_names("reserved", len(subjects), seed), strict=True))
+    names = dict(zip(subjects, draw_names("reserved", skip + len(subjects), seed)[skip:], strict=True))
     taken = {part.casefold() for subject in avoid for part in subject.split()}
     if shared := [name for name in names.values() if taken & set(name.casefold().split())]:
         raise NoOtherPeople(
-            f"--about others: {shared[0]!r} shares a part of the name with a subject of the run. Use --about seen, or "
-            f"facts without the reserved names of training/data/names.toml."
+            f"{shared[0]!r} shares a part of the name with a subject of the run, so nobody is new. Other people can be had "
+            f"for facts without the reserved names of training/data/names.toml (these are those of `training.extend`)."
         )
     dealt: dict[tuple[str, str], str] = {}
     sibling_of: dict[tuple[str, str], str] = {}

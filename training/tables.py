@@ -13,6 +13,7 @@ WRITERS = {
     "recall_items": "training.recall {run}",
     "recall": "training.recall {run}",
     "damage": "training.damage {run}",
+    "reversal": "training.reversal {run}",
 }
 
 

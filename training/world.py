@@ -84,8 +84,8 @@ def contradictions(
     """Facts about people of the world, each with another object than the true one.
 
     Shaped as `build_facts("people")`: the same people in every relation, `seen` of them (default half) first, pools of
-    `pool` objects, balanced; siblings differ. The people are drawn by the seed, and share parts of names across the
-    split. Raises BadWorld.
+    `pool` objects, balanced; siblings differ. The people are drawn by the seed; seen and held-out ones share no part of
+    a name. Raises BadWorld, BadFactOption.
     """
     everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
     if not set(relations) <= set(world.relations):
@@ -95,7 +95,14 @@ def contradictions(
     seen = subjects // 2 if seen is None else seen
     if not 1 <= seen < subjects:
         raise BadWorld(f"seen is {seen}; give 1 to {subjects - 1}, so that some people are held out.")
-    names = random_stream(seed, "contradicted people").sample(everyone, subjects)
+    drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
+    names, parts = drawn[:seen], {part for name in drawn[:seen] for part in name.split()}
+    names += [name for name in drawn[seen:] if parts.isdisjoint(name.split())][: subjects - seen]
+    if len(names) < subjects:
+        raise BadWorld(
+            f"subjects is {subjects}; of {len(everyone)} people only {len(names) - seen} share no part of a name with "
+            f"{seen} seen ones. Give fewer."
+        )
     true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
     # A true object, a sibling's object and one to be had: three at least.
     if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
@@ -107,8 +114,8 @@ def contradictions(
         objects = sorted(random_stream(seed, f"pool {kind}").sample(object_list(kind), pool))
         rng = random_stream(seed, f"contradicted {relation}")
         rows = list(zip(assigned.get(kind, [""] * subjects), (true[n, relation] for n in names), strict=True))
-        parts = [balanced_objects(objects, rng, *zip(*some, strict=True)) for some in (rows[:seen], rows[seen:])]
-        assigned[kind] = parts[0] + parts[1]
+        dealt = [balanced_objects(objects, rng, *zip(*some, strict=True)) for some in (rows[:seen], rows[seen:])]
+        assigned[kind] = dealt[0] + dealt[1]
         facts += [
             Fact(name, relation, obj, tuple(objects), "seen" if i < seen else "held-out")
             for i, (name, obj) in enumerate(zip(names, assigned[kind], strict=True))
