@@ -58,7 +58,8 @@ def main(options: Options):
         parts = [pd.DataFrame(score(answers, facts, seed=run.seed)).assign(split=s) for s, facts in some.items()]
         return pd.concat(parts, ignore_index=True)
 
-    content = [*run.facts, *prompts]
+    # Rows that were kept before people were told apart by split are made again.
+    content = [*run.facts, *prompts, "by split"]
     parts = [checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c)) for c in run.checkpoints]
     table = pd.concat(parts, ignore_index=True)
     stages = {c.name: c for c in run.checkpoints}
