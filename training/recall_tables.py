@@ -137,7 +137,8 @@ def describe(table, run) -> str:
     lines = []
     held = table[(table.split == split) & (table.measure == "generation") & (table.subset == "all")]
     n = int(held.n.max()) if len(held) else 0
-    majority = held[held.family == "test"].majority.max()
+    asked = held[held.family == "test"]
+    majority = (asked if len(asked) else held).majority.max()
     lines.append(
         f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: {majority:.2f})"
     )
