@@ -125,6 +125,9 @@ def main(options: Options):
     against = options.against or said.get("against", "")
     by = conditions_of(table, options.by or said.get("by", ()), unit, record)
     labelled = table.assign(label=labels_of(table, by))
+    if against and against not in set(labelled["label"]):
+        there = "; ".join(dict.fromkeys(labelled["label"]))
+        raise NoConditions(f"there is no condition {against!r}; there are: {there}.")
     rows, missing = [], []
     for endpoint in _endpoints(options):
         try:
@@ -250,13 +253,11 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     """Rows of one endpoint: every condition's mean over units, then every difference to the reference.
 
     values: (condition x unit), see `values_of`. p is that of a paired t-test over the units that both conditions
-    have; p_holm is corrected over the endpoint's comparisons. Raises NoConditions for an unknown reference.
+    have; p_holm is corrected over the endpoint's comparisons. Where the reference lacks the endpoint there are none.
     """
     from analysis.statistics import holm, mean_interval, paired_difference
 
     reference = against or values.index[0]
-    if reference not in values.index:
-        raise NoConditions(f"there is no condition {reference!r}; there are: {'; '.join(values.index)}.")
     common = {"endpoint": endpoint.name, "relation": endpoint.relation, **endpoint.rows}
     rows = []
     for label, row in values.iterrows():
@@ -269,7 +270,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
             found["reason"] = "one seed: no interval"
         rows.append({**common, "kind": "condition", "label": label, **found})
     differences = []
-    for label in (label for label in values.index if label != reference):
+    others = [label for label in values.index if label != reference] if reference in values.index else []
+    for label in others:
         pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
         row = {**common, "kind": "difference", "label": label, "reference": reference, "n_seeds": pairs.shape[1]}
         if pairs.shape[1] < 2:

@@ -128,13 +128,12 @@ def test_few_seeds_make_no_claim():
     assert (enough[enough.kind == "difference"].reason == "").all()
 
 
-def test_another_reference_turns_the_sign_and_an_unknown_one_is_refused():
+def test_another_reference_turns_the_sign_and_one_without_the_endpoint_is_compared_with_nothing():
     table = sweep_table({(1, "bound"): [0.1, 0.2, 0.4], (50, "bound"): [0.6, 0.5, 0.7]})
     forth = compared(table).iloc[-1]
     back = compared(table, against="generalize.people 50").iloc[-1]
     assert (back.value, back.low, back.high) == pytest.approx((-forth.value, -forth.high, -forth.low))
-    with pytest.raises(NoConditions, match=r"generalize\.people 50"):
-        compared(table, against="nothing like it")
+    assert set(compared(table, against="nothing like it").kind) == {"condition"}
 
 
 def test_repetitions_are_no_conditions():
@@ -164,6 +163,11 @@ def results(tmp_path):
     table.to_csv(tmp_path / "tables" / "sweep.csv", index=False)
     (tmp_path / "run.json").write_text(json.dumps({"axes": ["memorize.seed", "generalize.people"]}))
     return tmp_path
+
+
+def test_an_unknown_reference_is_refused_and_the_conditions_named(results):
+    with pytest.raises(NoConditions, match=r"no condition 'nothing like it'; there are: generalize\.people"):
+        main(Options(results, against="nothing like it"))
 
 
 def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys):
