@@ -589,13 +589,26 @@ def test_the_committed_grids_can_be_read(path):
 
 
 def test_make_experiments_runs_every_grid_on_the_organism():
-    (line,) = [text for text in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "GRIDS ?=" in text]
+    lines = [text for text in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "GRIDS ?=" in text]
+    short, every = (set(line.partition("?=")[2].split()) for line in lines)
     on_the_organism = {
         path.parent.name
         for path in (ROOT / "results").glob("*/grid.toml")
         if "world:" in path.read_text(encoding="utf-8")
     }
-    assert set(line.partition("?=")[2].split()) == on_the_organism
+    assert every == on_the_organism
+    assert short < every
+
+
+def test_a_short_answer_is_one_repetition_of_fewer_grids():
+    def told(*arguments: str) -> str:
+        return subprocess.run(
+            ["make", "-n", "experiments", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "--repetitions" not in told()
+    assert "--repetitions 1" in told("PRESET=short")
+    assert "for grid in near-miss;" in told("PRESET=short", "GRIDS=near-miss")
 
 
 def test_a_later_phase_1_is_a_stage_like_any_other_and_its_start_a_setting(tmp_path):
