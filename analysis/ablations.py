@@ -7,7 +7,8 @@
 Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and value), writes
 tables/ablations.csv (a row a condition, and a row a paired difference to the reference condition) and
 figures/ablations.png. Intervals and tests are over seeds, never over people or rows. A measure over sites is taken at
-each run's largest site: differences between conditions can be read, its height above zero or chance cannot.
+each run's largest site at the end: differences between conditions can be read, its height above zero or chance cannot,
+and its change in phase 2 is the largest that some site has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +29,21 @@ GAP = "bound - unbound"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A number of every run: the rows that hold it (column -> value), for one side, or the gap between both."""
+    """A number of every run: the rows that hold it (column -> value), for one side, or the gap between both.
+
+    change: what phase 2 changed, after it minus before it in the same run, and not the level.
+    """
 
     name: str
     rows: Mapping[str, str] = field(default_factory=dict)
     relation: str = "bound"
+    change: bool = False
 
 
 RECALL = {"table": "recall", "measure": "generation", "subset": "all"}
+SIBLING = {**RECALL, "family": "near-miss", "subset": "sibling"}
+TRANSFER = {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"}
+CONTRAST = {"table": "cka", "measure": "contrast", "family": "test"}
 ENDPOINTS = (
     Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
@@ -43,7 +51,8 @@ ENDPOINTS = (
     Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}, GAP),
     Endpoint("gain of phase 2, test prompts", {**RECALL, "measure": "generation_gain", "family": "test"}),
     Endpoint("recall, near-miss prompts", {**RECALL, "family": "near-miss"}),
-    Endpoint("recall, prompts of a sibling relation", {**RECALL, "family": "near-miss", "subset": "sibling"}),
+    Endpoint("recall, prompts of a sibling relation", SIBLING),
+    Endpoint("change in phase 2, prompts of a sibling relation", SIBLING, change=True),
     Endpoint("recall, unrelated prompts", {**RECALL, "family": "unrelated"}),
     Endpoint("recall, rote prompts", {**RECALL, "family": "rote"}),
     Endpoint(
@@ -54,11 +63,11 @@ ENDPOINTS = (
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
     Endpoint("contradicted facts, old answers", {"table": "damage", "measure": "contradicted_facts"}, ""),
     Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),
-    Endpoint(
-        "probe transfer, rote to test",
-        {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},
-    ),
-    Endpoint("crossed contrast", {"table": "cka", "measure": "contrast", "family": "test"}),
+    Endpoint("probe transfer, rote to test", TRANSFER),
+    Endpoint("change in phase 2, probe transfer", TRANSFER, GAP, change=True),
+    Endpoint("change in phase 2, probe transfer", TRANSFER, change=True),
+    Endpoint("crossed contrast", CONTRAST),
+    Endpoint("change in phase 2, crossed contrast", CONTRAST, change=True),
     Endpoint("contrast, answer partialled out", {"table": "cka", "measure": "contrast_partialled", "family": "test"}),
     Endpoint(
         "interchange, relation moved",
@@ -227,7 +236,9 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
         there = set(some["split"].dropna())
         wanted = split or ("held-out" if "held-out" in there else "all")
         some = some[some["split"].isna() | (some["split"] == wanted)]
-    if "phase" in some:
+    if endpoint.change:
+        some = _changes(some, ["label", *unit])
+    elif "phase" in some:
         rank = some["phase"].fillna("").map({p: i for i, p in enumerate(PHASES)}).fillna(len(PHASES))
         last = rank.groupby(some["run"]).transform("max")
         some = some[some["phase"] == phase] if phase else some[rank == last]
@@ -247,6 +258,19 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     flat = pd.DataFrame({"label": values.index.get_level_values(0), "unit": units, "value": values.to_numpy()})
     order = [label for label in dict.fromkeys(table["label"]) if label in set(flat["label"])]
     return flat.pivot(index="label", columns="unit", values="value").reindex(order)
+
+
+def _changes(rows, labels: Sequence[str]):
+    """A row a run and relation that has the value before and after phase 2: the difference, and the run's labels."""
+    import pandas as pd
+
+    found = []
+    for _, of_run in rows.groupby("run", sort=False) if {"phase", "relation"} <= set(rows) else ():
+        means = of_run.groupby(["relation", "phase"], sort=False, dropna=False)["value"].mean().unstack("phase")
+        if {"memorize", "generalize"} <= set(means):
+            change = (means["generalize"] - means["memorize"]).dropna().rename("value").reset_index()
+            found.append(change.assign(**{name: of_run[name].iloc[0] for name in labels}))
+    return pd.concat(found, ignore_index=True) if found else rows.iloc[:0]
 
 
 def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:

@@ -1,6 +1,7 @@
 """Conditions are compared over seeds, paired by seed, and a difference that was planted is found."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,20 @@ def test_the_last_phase_and_the_held_out_subjects_are_compared():
     table = sweep_table({(1, "bound"): [0.8, 0.9]})
     distraction = pd.concat([table.assign(phase="memorize", value=0.0), table.assign(split="seen", value=1.0)])
     pd.testing.assert_frame_equal(compared(table), compared(pd.concat([distraction, table], ignore_index=True)))
+
+
+def test_a_change_is_after_phase_2_minus_before_it_in_the_same_run():
+    after = sweep_table({(1, "bound"): [0.5, 0.9], (1, "unbound"): [0.3, 0.3], (50, "bound"): [0.6, 0.7]})
+    before = sweep_table({(1, "bound"): [0.4, 0.6], (1, "unbound"): [0.4, 0.2]}).assign(phase="memorize")
+    table = pd.concat([after, before], ignore_index=True)
+    endpoint = replace(TEST, change=True)
+    found = compared(table, endpoint)
+    # Nothing is known before phase 2 of the runs with fifty people.
+    assert list(found.label) == ["generalize.people 1"]
+    expected = mean_interval(np.array([0.1, 0.3]))
+    assert (found.value[0], found.low[0]) == pytest.approx((0.2, expected.low))
+    gap = compared(table, replace(endpoint, relation=GAP))
+    assert gap.value[0] == pytest.approx(((0.1 - -0.1) + (0.3 - 0.1)) / 2)
 
 
 def test_few_seeds_make_no_claim():
