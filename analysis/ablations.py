@@ -8,7 +8,7 @@ Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, s
 tables/ablations.csv (a row a condition, and a row a paired difference to the reference condition) and
 figures/ablations.png. Intervals and tests are over seeds, never over people or rows. A measure over sites is taken at
 each run's largest site at the end: differences between conditions can be read, its height above zero or chance cannot,
-and its change in phase 2 is the largest that some site has.
+and its change in phase 2 is that of the same site.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ RECALL = {"table": "recall", "measure": "generation", "subset": "all"}
 SIBLING = {**RECALL, "family": "near-miss", "subset": "sibling"}
 TRANSFER = {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"}
 CONTRAST = {"table": "cka", "measure": "contrast", "family": "test"}
+PARTIALLED = {**CONTRAST, "measure": "contrast_partialled"}
 ENDPOINTS = (
     Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
@@ -68,7 +69,8 @@ ENDPOINTS = (
     Endpoint("change in phase 2, probe transfer", TRANSFER, change=True),
     Endpoint("crossed contrast", CONTRAST),
     Endpoint("change in phase 2, crossed contrast", CONTRAST, change=True),
-    Endpoint("contrast, answer partialled out", {"table": "cka", "measure": "contrast_partialled", "family": "test"}),
+    Endpoint("contrast, answer partialled out", PARTIALLED),
+    Endpoint("change in phase 2, contrast, answer partialled out", PARTIALLED, change=True),
     Endpoint(
         "interchange, relation moved",
         {

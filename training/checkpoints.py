@@ -178,6 +178,16 @@ def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
     return [read_checkpoint(folder) for folder in folders]
 
 
+def find_checkpoint(run_dir: Path, name: str = "") -> Checkpoint:
+    """The checkpoint of that name, or the last. Raises NotARun where there is none."""
+    checkpoints = {c.name: c for c in list_checkpoints(run_dir)}
+    if not checkpoints:
+        raise NotARun(f"{run_dir} has no checkpoint yet. Finish it: python -m training.memorize --out {run_dir}")
+    if name and name not in checkpoints:
+        raise NotARun(f"{run_dir} has no checkpoint {name!r}; it has {', '.join(checkpoints)}.")
+    return checkpoints[name or max(checkpoints)]
+
+
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     """sha256 that stands for the weights as loaded: the model's files and the key-token rows put into them."""
     manifest = checkpoint.weights / "manifest.json"

@@ -105,7 +105,7 @@ def _check(call: Call, ground: Ground, before: Sequence[Call]) -> None:
     from training.selection import chosen_facts
 
     if call.stage.command == "training.memorize":
-        memorize.settings_of(call.build())
+        memorize.settings_of(call.build(), seed=0)
     elif call.stage.command == "training.extend":
         options = call.build(run_dir=Path(), out=Path())
         memorize.settings_of(options, seed=0)
@@ -154,7 +154,7 @@ def _steps(call: Call, ground: Ground) -> tuple[int, float]:
 
     if call.stage.starts:
         options = call.build()
-        return steps_of(len(ground.facts), memorize.settings_of(options)), options.batch_size * ROTE_TOKENS
+        return steps_of(len(ground.facts), memorize.settings_of(options, seed=0)), options.batch_size * ROTE_TOKENS
     if call.stage.command == "training.extend":
         options = call.build(run_dir=Path(), out=Path())
         facts = extend.new_facts(ground.facts, people=options.people, seed=0)

@@ -11,19 +11,17 @@ the checkpoint it started from as its 000-base. Next: `python -m training.recall
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from training.memorize import learn, settings_of
-from training.trainable import Mode
+from training.memorize import RoteOptions, learn, settings_of
 
 # What a checkpoint is called that this command leaves: rote memory, as that of training.memorize.
 PHASE = "memorize"
 
 
 @dataclass
-class Options:
+class Options(RoteOptions):
     """Options of a later phase 1."""
 
     run_dir: tyro.conf.Positional[Path]
@@ -34,31 +32,13 @@ class Options:
     """The checkpoint to start from; default: the last. One of phase 1, or 000-base: controls without meaning."""
     people: int = -1
     """How many new people (at most as many as the run has, and 240); -1: as many as the run has."""
-    epochs: int = 30
-    """Passes over the facts."""
-    batch_size: int = 16
-    """Facts a step, over all processes."""
-    facts_per_sequence: int = 4
-    """Facts written one after the other in a training sequence, as in phase 1."""
-    learning_rate: float = 1.5e-4
-    """Peak learning rate (warm-up, then cosine to zero)."""
-    loss: Literal["all", "object"] = "object"
-    """Next-token loss on all tokens or on the object and its stop."""
-    train: Mode = "all"
-    """Weights to train, as in phase 1; the key tokens' embedding rows are always trained."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
-    save_epochs: tuple[int, ...] = ()
-    """Epochs to save besides the last."""
     seed: int = -1
     """Draws the new people, their objects and the order of batches; -1: the run's seed."""
-    resume_minutes: float = 4.0
-    """Minutes between two writings of the resume state."""
 
 
 def main(options: Options) -> Path:
     """Run phase 1 again on new people and return the run directory it went into."""
-    from training.checkpoints import NotARun, checkpoint_fingerprint
+    from training.checkpoints import NotARun, checkpoint_fingerprint, find_checkpoint
     from training.files import read_json
     from training.runs import OtherSettings, begin_phase, first_process_first, locked, refuse_foreign_folder
 
@@ -69,7 +49,7 @@ def main(options: Options) -> Path:
     seed = options.seed if options.seed >= 0 else record["seed"]
     settings = settings_of(options, seed=seed)
     refuse_foreign_folder(run_dir)
-    start = _starting_point(source, options.start)
+    start = find_checkpoint(source, options.start)
     parent = {"run": str(source.resolve()), "checkpoint": start.name, "extended": True}
     with locked(run_dir):
         with first_process_first():
@@ -114,18 +94,6 @@ def new_facts(facts, *, people: int, seed: int, skip: int = 0) -> list:
     step = len(everyone) / people if people > 0 else 1
     kept = {everyone[int(i * step)] for i in range(people)} if people > 0 else set(everyone)
     return other_people([f for f in facts if f.subject in kept], avoid=everyone, seed=seed, skip=skip)
-
-
-def _starting_point(source: Path, name: str):
-    from training.checkpoints import list_checkpoints
-    from training.errors import UserError
-
-    checkpoints = {c.name: c for c in list_checkpoints(source)}
-    if not checkpoints:
-        raise UserError(f"{source} has no checkpoint yet. Finish it: python -m training.memorize --out {source}")
-    if name and name not in checkpoints:
-        raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(checkpoints)}.")
-    return checkpoints[name or max(checkpoints)]
 
 
 def _begin(run_dir: Path, source: Path, record: dict, start, people: int) -> None:

@@ -82,7 +82,7 @@ def main(options: Options) -> Path:
     """Run phase 2 and return the run directory it went into."""
     from training.checkpoints import NotARun, list_checkpoints
     from training.files import read_json
-    from training.runs import begin_phase, end_phase, first_process_first, locked, refuse_foreign_folder
+    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
     from training.trainer import finish, steps_of, train
 
     source = options.run_dir.expanduser()
@@ -144,10 +144,7 @@ def main(options: Options) -> Path:
             key_tokens=list_checkpoints(run_dir)[0].key_tokens if replayed else (),
             resume_minutes=options.resume_minutes,
         )
-        last = list_checkpoints(run_dir)[-1]
-        metrics = read_json(last.folder / "stage.json")["metrics"]
-        end_phase(run_dir, "generalize", **metrics)
-        finish(run_dir, "generalize")
+        last, metrics = finish(run_dir, PHASE)
     print(
         f"answered while training{' (by rote too)' if replayed else ''}, last epoch: {metrics['train_recall']:.2f}\n"
         f"wrote {last.folder}    next: python -m training.recall {run_dir}"
@@ -188,15 +185,11 @@ def dense_steps(count: int, total: int) -> list[int]:
 
 
 def _starting_point(source: Path, record: dict, name: str):
-    from training.checkpoints import list_checkpoints
+    from training.checkpoints import find_checkpoint, list_checkpoints
 
-    checkpoints = list_checkpoints(source)
     if name:
-        found = [c for c in checkpoints if c.name == name]
-        if not found:
-            raise UserError(f"{source} has no checkpoint {name!r}; it has {', '.join(c.name for c in checkpoints)}.")
-        return found[0]
-    memorized = [c for c in checkpoints if c.phase == "memorize"]
+        return find_checkpoint(source, name)
+    memorized = [c for c in list_checkpoints(source) if c.phase == "memorize"]
     own = record["phases"].get("memorize")
     finished = own["complete"] if own else "parent" in record
     if not finished or not memorized:

@@ -31,8 +31,35 @@ PHASE = "memorize"
 BEFORE = {"train": "all"}
 
 
+@dataclass(kw_only=True)
+class RoteOptions:
+    """How facts are memorised by rote, in phase 1 and after (`training.extend`)."""
+
+    epochs: int = 30
+    """Passes over the facts."""
+    batch_size: int = 16
+    """Facts a step, over all processes."""
+    facts_per_sequence: int = 4
+    """Facts written one after the other in a training sequence, so that most names stand in mid-sentence, as they do
+    in semantic prompts; 1: each alone, as in the paper."""
+    learning_rate: float = 1.5e-4
+    """Peak learning rate (warm-up, then cosine to zero)."""
+    loss: Literal["all", "object"] = "object"
+    """Next-token loss on all tokens or on the object and its stop."""
+    train: Mode = "all"
+    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
+    rank 8 beside every linear layer of the blocks, merged into the checkpoints.
+    The key tokens' embedding rows are always trained."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
+    save_epochs: tuple[int, ...] = ()
+    """Epochs to save besides the last."""
+    resume_minutes: float = 4.0
+    """Minutes between two writings of the resume state."""
+
+
 @dataclass
-class Options:
+class Options(RoteOptions):
     """Options of phase 1."""
 
     out: tyro.conf.Positional[Path] | None = None
@@ -61,29 +88,8 @@ class Options:
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
     """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
-    epochs: int = 30
-    """Passes over the facts."""
-    batch_size: int = 16
-    """Facts a step, over all processes."""
-    facts_per_sequence: int = 4
-    """Facts written one after the other in a training sequence, so that most names stand in mid-sentence, as they do
-    in semantic prompts; 1: each alone, as in the paper."""
-    learning_rate: float = 1.5e-4
-    """Peak learning rate (warm-up, then cosine to zero)."""
-    loss: Literal["all", "object"] = "object"
-    """Next-token loss on all tokens or on the object and its stop."""
-    train: Mode = "all"
-    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
-    rank 8 beside every linear layer of the blocks, merged into the checkpoints.
-    The key tokens' embedding rows are always trained."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
-    save_epochs: tuple[int, ...] = ()
-    """Epochs to save besides the last."""
     seed: int = 0
     """Draws facts, pools, unbound relations, key tokens and the order of batches."""
-    resume_minutes: float = 4.0
-    """Minutes between two writings of the resume state."""
 
 
 def main(options: Options) -> Path:
@@ -93,7 +99,7 @@ def main(options: Options) -> Path:
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = settings_of(options)
+    settings = settings_of(options, seed=options.seed)
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         with first_process_first():
@@ -107,16 +113,13 @@ def main(options: Options) -> Path:
     return run_dir
 
 
-def learn(run_dir: Path, settings, options, *, then: str = "training.generalize") -> None:
+def learn(run_dir: Path, settings, options: RoteOptions, *, then: str = "training.generalize") -> None:
     """Train a begun phase on the run's rote facts from its 000-base to the end, and say what came of it.
 
-    settings: `TrainingSettings`; options: those of the command, for save_epochs and resume_minutes; then: the command
-    that comes next.
+    settings: `TrainingSettings`; then: the command that comes next.
     """
-    from training.checkpoints import list_checkpoints, load_checkpoint, read_checkpoint
+    from training.checkpoints import load_checkpoint, read_checkpoint
     from training.examples import context_length, encode_all
-    from training.files import read_json
-    from training.runs import end_phase
     from training.selection import rote_facts
     from training.trainer import finish, train
 
@@ -135,24 +138,21 @@ def learn(run_dir: Path, settings, options, *, then: str = "training.generalize"
         examples,
         settings,
         run_dir,
-        phase="memorize",
+        phase=PHASE,
         parent=base.name,
         save_epochs=options.save_epochs,
         key_tokens=base.key_tokens,
         resume_minutes=options.resume_minutes,
     )
-    last = list_checkpoints(run_dir)[-1]
-    metrics = read_json(last.folder / "stage.json")["metrics"]
-    end_phase(run_dir, "memorize", **metrics)
-    finish(run_dir, "memorize")
+    last, metrics = finish(run_dir, PHASE)
     print(
         f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
         f"wrote {last.folder}    next: python -m {then} {run_dir}"
     )
 
 
-def settings_of(options, *, seed: int | None = None):
-    """The training settings of phase 1; seed: in place of the options' own. Raises UserError for one out of range."""
+def settings_of(options: RoteOptions, *, seed: int):
+    """The training settings of rote learning. Raises UserError for one out of range."""
     from training.trainer import TrainingSettings
 
     return TrainingSettings(
@@ -162,7 +162,7 @@ def settings_of(options, *, seed: int | None = None):
         loss=options.loss,
         learning_rate=options.learning_rate,
         precision=options.precision,
-        seed=options.seed if seed is None else seed,
+        seed=seed,
         train=options.train,
     )
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.checkpoints import save_checkpoint
+from training.checkpoints import Checkpoint, list_checkpoints, save_checkpoint
 from training.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.errors import UserError
 from training.examples import Example, Replay, collate, context_length, epoch_batches, epoch_passages
-from training.files import write_text
+from training.files import read_json, write_text
 from training.resume import load_resume_state, save_resume_state
+from training.runs import end_phase
 from training.trainable import Mode, merged, restrict
 
 
@@ -301,8 +302,12 @@ def check_disk(folder: Path, needed: float, count: int) -> None:
         )
 
 
-def finish(run_dir: Path, phase: str) -> None:
-    """Drop the resume state of a finished phase."""
+def finish(run_dir: Path, phase: str) -> tuple[Checkpoint, dict]:
+    """Mark a phase finished and drop its resume state; returns (its last checkpoint, the metrics of that)."""
+    last = list_checkpoints(run_dir)[-1]
+    metrics = read_json(last.folder / "stage.json")["metrics"]
+    end_phase(run_dir, phase, **metrics)
     shutil.rmtree(run_dir / "resume" / phase, ignore_errors=True)
     if (run_dir / "resume").exists() and not os.listdir(run_dir / "resume"):
         (run_dir / "resume").rmdir()
+    return last, metrics
