@@ -96,6 +96,7 @@ def table_for(plan: "Plan", *, every: int = 1, permutations: int = 999, batch_si
     import pandas as pd
 
     from training.checkpoints import load_checkpoint
+    from training.models import on_gpu
     from training.tables import checkpoint_part, write_table
 
     if every < 1:
@@ -107,11 +108,9 @@ def table_for(plan: "Plan", *, every: int = 1, permutations: int = 999, batch_si
 
         def prepared(checkpoint=checkpoint, loaded=loaded):
             if not loaded:
-                import torch
-
                 model, tokenizer = load_checkpoint(checkpoint)
                 there = states.load(checkpoint)
-                loaded.extend((model.to("cuda") if torch.cuda.is_available() else model, tokenizer, there))
+                loaded.extend((on_gpu(model), tokenizer, there))
             return loaded
 
         def lens(at=prepared):

@@ -169,6 +169,7 @@ class RunStates:
     def _read(self, checkpoint: Checkpoint, fingerprint: str, make_model: Callable) -> CheckpointStates:
         from probing.sites import names_of
         from probing.store import StateStore, states_for
+        from training.models import on_gpu
 
         store = StateStore(self.run.path / "states")
         tokenizer = load_checkpoint_tokenizer(checkpoint)
@@ -176,7 +177,7 @@ class RunStates:
 
         def model():
             if not loaded:
-                loaded.append(make_model())
+                loaded.append(on_gpu(make_model()))
             return loaded[0]
 
         rows: dict[str, int] = {}

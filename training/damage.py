@@ -39,6 +39,7 @@ def main(options: Options):
     from training.checkpoints import load_checkpoint
     from training.files import sha256_file
     from training.known import known_facts
+    from training.models import on_gpu
     from training.tables import checkpoint_part, write_table
 
     run = options.open()
@@ -52,6 +53,7 @@ def main(options: Options):
 
     def measured(checkpoint):
         model, tokenizer = load_checkpoint(checkpoint)
+        model = on_gpu(model)
         if world is None:
             return pd.DataFrame([{"measure": "perplexity", **perplexity(model, tokenizer, english_passages())}])
         asked = {"prompts_per_fact": options.prompts_per_fact, "batch_size": options.batch_size}

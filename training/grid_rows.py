@@ -131,13 +131,16 @@ def read_sweep(results: Path):
     return table
 
 
-def add_run(results: Path, table, run: str, rows: Iterable[Mapping], labels: Mapping[str, object]):
-    """Append a run's rows to the table and write it, whole; returns the table. A run that is there stays as it is."""
+def add_run(results: Path, table, run: str, rows: Iterable[Mapping], labels: Mapping[str, object], device: str = "cpu"):
+    """Append a run's rows to the table and write it, whole; returns the table. A run that is there stays as it is.
+
+    device: what the run ran on; tables from before there was a GPU lack the column.
+    """
     import pandas as pd
 
     if run in set(table["run"]):
         return table
-    first, made = {"run": run, **labels}, {"commit": commit()}
+    first, made = {"run": run, **labels}, {"commit": commit(), "device": device}
     new = pd.DataFrame([{**first, **row, **made} for row in rows]).round(6)
     table = pd.concat([table, new], ignore_index=True) if len(table) else new
     order = [c for c in dict.fromkeys([*first, "table", *KEPT]) if c in table]

@@ -33,13 +33,17 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     """Key of the measurement ("" for the training) -> what went wrong, in one line."""
+    device: str = "cpu"
+    """What it ran on."""
     lacks_weights: bool = False
     """Nothing failed, but weights that are needed were deleted: train the directory's chain anew."""
 
 
 def run_job(job: Job) -> Outcome:
     """Train and measure one directory; what is there already is found and not done again."""
-    outcome = Outcome(job.name)
+    from training.runs import device_name
+
+    outcome = Outcome(job.name, device=device_name())
     if job.cwd.is_dir():
         os.chdir(job.cwd)
     with _logged(job.log):

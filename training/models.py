@@ -275,6 +275,15 @@ def load_folder(folder: Path, *, dtype: str = "float32"):
     return model.eval(), tokenizer
 
 
+def on_gpu(model):
+    """The model on the first GPU if there is one, else where it is. A model spread over devices stays as it is."""
+    import torch
+
+    if not torch.cuda.is_available() or hasattr(model, "hf_device_map"):
+        return model
+    return model.to("cuda")
+
+
 def load_tokenizer(folder: Path):
     """The tokenizer of a model directory alone."""
     from transformers import AutoTokenizer

@@ -103,16 +103,15 @@ def score_checkpoint(run, checkpoint, prompts: Sequence, options: Options):
     pool_probability (object's share among the candidates).
     """
     import pandas as pd
-    import torch
 
     from training.checkpoints import load_checkpoint
     from training.console import progress
     from training.examples import Continuations, context_length, prompt_ids, require_fit, statement
+    from training.models import on_gpu
     from training.scoring import Question, answer, said
 
     model, tokenizer = load_checkpoint(checkpoint)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
+    model = on_gpu(model)
     limit = context_length(model.config)
     continuations = Continuations(tokenizer, limit)
     asked: dict[tuple[int, ...], dict] = {}

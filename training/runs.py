@@ -111,7 +111,15 @@ def versions() -> dict:
     import torch
 
     names = ("transformers", "accelerate", "peft", "nnsight", "scikit-learn", "numpy")
-    return {"torch": torch.__version__, **{name: version(name) for name in names}, "threads": torch.get_num_threads()}
+    here = {"threads": torch.get_num_threads(), "device": device_name()}
+    return {"torch": torch.__version__, **{name: version(name) for name in names}, **here}
+
+
+def device_name() -> str:
+    """What the models of this process run on: the name of its first GPU, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
 
 
 def refuse_foreign_folder(run_dir: Path) -> None:

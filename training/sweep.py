@@ -282,7 +282,7 @@ class Driver:
             rows.append({"table": stage, "measure": "seconds", "value": outcome.seconds[stage]})
         labels = {"condition": run.condition, **run.varied, "seed": outcome.seed, "directory": outcome.name}
         labels = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
-        self.table = add_run(self.results, self.table, run_id, rows, labels)
+        self.table = add_run(self.results, self.table, run_id, rows, labels, device=outcome.device)
         self.done.add(run_id)
         print(f"{self.progress()}: {run.label}{_headline(rows)}    {self.remaining()}", flush=True)
 
