@@ -31,13 +31,15 @@ GAP = "bound - unbound"
 class Endpoint:
     """A number of every run: the rows that hold it (column -> value), for one side, or the gap between both.
 
-    change: what phase 2 changed, after it minus before it in the same run, and not the level.
+    change: what phase 2 changed, after it minus before it in the same run, and not the level. yes_no: it is 1 or 0 in
+    each run, so that intervals and tests are those of shares.
     """
 
     name: str
     rows: Mapping[str, str] = field(default_factory=dict)
     relation: str = "bound"
     change: bool = False
+    yes_no: bool = False
 
 
 RECALL = {"table": "recall", "measure": "generation", "subset": "all"}
@@ -45,6 +47,7 @@ SIBLING = {**RECALL, "family": "near-miss", "subset": "sibling"}
 TRANSFER = {"table": "probes", "measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"}
 CONTRAST = {"table": "cka", "measure": "contrast", "family": "test"}
 PARTIALLED = {**CONTRAST, "measure": "contrast_partialled"}
+ALARM = {"table": "repurposing"}
 ENDPOINTS = (
     Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
@@ -71,6 +74,11 @@ ENDPOINTS = (
     Endpoint("change in phase 2, crossed contrast", CONTRAST, change=True),
     Endpoint("contrast, answer partialled out", PARTIALLED),
     Endpoint("change in phase 2, contrast, answer partialled out", PARTIALLED, change=True),
+    Endpoint("alarm: states read another way", {**ALARM, "measure": "alarm_states"}, "", yes_no=True),
+    Endpoint("alarm: answers of another reading", {**ALARM, "measure": "alarm_answers"}, "", yes_no=True),
+    Endpoint("steps to the alarm, states", {**ALARM, "measure": "alarm_step_states"}, ""),
+    Endpoint("steps to the alarm, answers", {**ALARM, "measure": "alarm_step_answers"}, ""),
+    Endpoint("lead of the states over the answers, steps", {**ALARM, "measure": "lead_steps"}, ""),
     Endpoint(
         "interchange, relation moved",
         {
@@ -244,6 +252,7 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
         rank = some["phase"].fillna("").map({p: i for i, p in enumerate(PHASES)}).fillna(len(PHASES))
         last = rank.groupby(some["run"]).transform("max")
         some = some[some["phase"] == phase] if phase else some[rank == last]
+        some = _at_last_checkpoint(some)
     keys = ["label", *unit]
     if endpoint.relation == GAP:
         sides = [
@@ -262,11 +271,19 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     return flat.pivot(index="label", columns="unit", values="value").reindex(order)
 
 
+def _at_last_checkpoint(rows):
+    """Of each run and phase the rows of its last checkpoint, where a sweep kept several; and those of none."""
+    if "checkpoint" not in rows or not len(rows):
+        return rows
+    last = rows.groupby(["run", "phase"], dropna=False)["checkpoint"].transform("max")
+    return rows[rows["checkpoint"].isna() | (rows["checkpoint"] == last)]
+
+
 def _changes(rows, labels: Sequence[str]):
     """A row a run and relation that has the value before and after phase 2: the difference, and the run's labels."""
     import pandas as pd
 
-    found = []
+    rows, found = _at_last_checkpoint(rows), []
     for _, of_run in rows.groupby("run", sort=False) if {"phase", "relation"} <= set(rows) else ():
         means = of_run.groupby(["relation", "phase"], sort=False, dropna=False)["value"].mean().unstack("phase")
         if {"memorize", "generalize"} <= set(means):
@@ -281,7 +298,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     values: (condition x unit), see `values_of`. p is that of a paired t-test over the units that both conditions
     have; p_holm is corrected over the endpoint's comparisons. Where the reference lacks the endpoint there are none.
     """
-    from analysis.statistics import holm, mean_interval, paired_difference
+    from analysis.statistics import holm, mean_interval, paired_difference, paired_shares, share_interval
 
     reference = against or values.index[0]
     common = {"endpoint": endpoint.name, "relation": endpoint.relation, **endpoint.rows}
@@ -290,7 +307,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
         known = row.dropna().to_numpy(dtype=float)
         found = {"value": known.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(known)}
         if len(known) > 1:
-            interval = mean_interval(known)
+            interval = share_interval(known) if endpoint.yes_no else mean_interval(known)
             found |= {"low": float(interval.low), "high": float(interval.high)}
         else:
             found["reason"] = "one seed: no interval"
@@ -304,7 +321,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
             unknown = dict.fromkeys(("value", "low", "high", "p"), np.nan)
             differences.append(row | unknown | {"reason": "fewer than two seeds in common"})
             continue
-        found = paired_difference(pairs[0], pairs[1])
+        found = (paired_shares if endpoint.yes_no else paired_difference)(pairs[0], pairs[1])
         differences.append(
             row | {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "reason": ""}
         )

@@ -40,10 +40,12 @@ __all__ = [
     "max_statistic_test",
     "mean_interval",
     "paired_difference",
+    "paired_shares",
     "permutation_null_cka",
     "permutation_p",
     "permutation_test",
     "permutations",
+    "share_interval",
     "two_way_jackknife",
 ]
 
@@ -112,6 +114,16 @@ def mean_interval(values: Sequence[float] | Array, *, level: float = 0.95) -> In
     values = _vector(values, "values", least=2)
     se = values.std(ddof=1) / np.sqrt(len(values))
     return _interval(values.mean(), se, len(values), len(values) - 1, level)
+
+
+def share_interval(values: Sequence[float] | Array, *, level: float = 0.95) -> Interval:
+    """Exact (Clopper-Pearson) interval of a share: values (n,) of 0 and 1, n >= 2. Never empty where all agree."""
+    from scipy import stats
+
+    values = _vector(values, "values", least=2)
+    n = len(values)
+    found = stats.binomtest(int(values.sum()), n).proportion_ci(level, method="exact")
+    return Interval(values.mean(), found.low, found.high, np.sqrt(values.mean() * (1 - values.mean()) / n), n, n - 1)
 
 
 def jackknife_interval(value: Any, leave_one_out: Any, *, level: float = 0.95) -> Interval:
@@ -290,6 +302,26 @@ def paired_difference(a: Sequence[float] | Array, b: Sequence[float] | Array, *,
         float(p),
         interval.n,
     )
+
+
+def paired_shares(a: Sequence[float] | Array, b: Sequence[float] | Array, *, level: float = 0.95) -> Difference:
+    """Difference of two paired shares: entries of a and b are 0 or 1, entry i of both is the same seed.
+
+    p: exact McNemar test; interval: Wald's with half a pair added to each cell (Agresti & Min 2005), so that it is not
+    empty where all pairs agree. Below four pairs p is NaN.
+    """
+    from scipy import stats
+
+    a, b = _vector(a, "a", least=2), _vector(b, "b", least=2)
+    check_paired(len(a), len(b))
+    up, down, n = int((a > b).sum()), int((a < b).sum()), len(a)
+    p = stats.binomtest(up, up + down).pvalue if up + down else 1.0
+    wide_up, wide_down, wide_n = up + 0.5, down + 0.5, n + 2
+    centre = (wide_up - wide_down) / wide_n
+    se = np.sqrt(wide_up + wide_down - (wide_up - wide_down) ** 2 / wide_n) / wide_n
+    half = stats.norm.ppf(0.5 + level / 2) * se
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Difference((up - down) / n, float(low), float(high), float(se), float(p) if n >= 4 else np.nan, n)
 
 
 def holm(p: Sequence[float] | Array) -> Array:

@@ -2,7 +2,8 @@
 
 A run's rows are the headline ones of the tables that its stages wrote: bound and unbound relations, the last checkpoint
 of each phase, and, of a table over sites, the site that is largest at the last checkpoint (looked for there: its
-height is not to be claimed without `null_p_max`). `[rows.TABLE]` in the grid file asks for others.
+height is not to be claimed without `null_p_max`). `[rows.TABLE]` in the grid file asks for others; there
+`checkpoint = ["all"]` asks for every checkpoint, as curves over training need them (`analysis.curves`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ HEADLINE: dict[str, dict[str, tuple]] = {
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
     "alignment": {"measure": ("cosine_centred", "retrieval_top1")},
     "interchange": {"measure": ("share", "gain"), "outcome": ("relation",)},
+    "repurposing": {},
 }
 # What tells rows of one table apart, besides the checkpoint and the site.
 KEYS = (
@@ -45,6 +47,7 @@ KEYS = (
 STAGE = ("checkpoint", "phase", "epoch", "step")
 NUMBERS = ("value", "low", "high", "null_p", "null_p_max", "n", "n_prompts", "n_candidates", "chance", "majority")
 KEPT = (*STAGE, *KEYS, "site", *NUMBERS, "reason")
+ALL = ("all",)
 
 
 class BadSweepTable(UserError):
@@ -58,6 +61,9 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
     Raises BadSweepTable for a column that the table lacks.
     """
     chosen = {**HEADLINE.get(name, {}), **(wanted or {})}
+    every = chosen.get("checkpoint") == ALL
+    if every:
+        chosen, wanted = ({k: v for k, v in some.items() if k != "checkpoint"} for some in (chosen, wanted))
     for column, values in (wanted or {}).items():
         if column not in table:
             raise BadSweepTable(f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}.")
@@ -71,7 +77,7 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
         table = table[table["relation"].isin(SIDES)]
     if "split" in table and set(table["split"]) - {"all"}:
         table = table[table["split"].isin(chosen.get("split", ("held-out",))) & (table["split"] != "all")]
-    if "checkpoint" in table and len(table):
+    if "checkpoint" in table and len(table) and not every:
         last = table.groupby(table["phase"].fillna(""))["checkpoint"].transform("max")
         table = table[table["checkpoint"] == last]
     if "site" in table and "site" not in chosen:
@@ -92,9 +98,12 @@ def _at_best_site(table):
 
 
 def training_rows(folder: Path, phase: str) -> list[dict]:
-    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl."""
+    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl; and
+    tokens_so_far at each of its checkpoints."""
     import json
     from itertools import pairwise
+
+    from training.checkpoints import list_checkpoints
 
     log = Path(folder) / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
@@ -107,7 +116,12 @@ def training_rows(folder: Path, phase: str) -> list[dict]:
         "seconds": sum(ends) + steps[-1]["seconds"] if steps else 0,
         "train_recall": read_json(Path(folder) / "run.json")["phases"].get(phase, {}).get("train_recall"),
     }
-    return [{"phase": phase, "measure": name, "value": v} for name, v in found.items() if v is not None]
+    rows = [{"phase": phase, "measure": name, "value": v} for name, v in found.items() if v is not None]
+    for saved in (c for c in list_checkpoints(Path(folder)) if c.phase == phase):
+        tokens = sum(step["tokens"] for step in steps if step["step"] <= saved.step)
+        stage = {"checkpoint": saved.name, "phase": phase, "epoch": saved.epoch, "step": saved.step}
+        rows.append({**stage, "measure": "tokens_so_far", "value": tokens})
+    return rows
 
 
 # --- the table ----------------------------------------------------------------------------------------------

@@ -164,14 +164,10 @@ def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random
 def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]:
     """The train prompts, those of each bound relation replaced by its sibling's: its facts get another reading.
 
-    The sibling is the first relation of the run that a near-miss prompt of the relation asks; a relation without
-    one keeps its own prompts. Raises NoSibling if no bound relation has one.
+    A relation without a sibling keeps its own prompts. Raises NoSibling if no bound relation has one.
     """
     train = select(known, family="train")
-    siblings: dict[str, str] = {}
-    for prompt in select(known, family="near-miss"):
-        if prompt.relation in bound and prompt.asks != prompt.relation and select(train, relation=prompt.asks):
-            siblings.setdefault(prompt.relation, prompt.asks)
+    siblings = {r: s for r, s in siblings_of(known).items() if r in bound}
     if not siblings:
         raise NoSibling(
             f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in this run. Memorise a "
@@ -179,3 +175,13 @@ def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]
         )
     relations = dict.fromkeys(p.relation for p in train)
     return [replace(p, relation=r) for r in relations for p in select(train, relation=siblings.get(r, r))]
+
+
+def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
+    """Relation -> its sibling: the first relation with prompts of its own that one of its near-miss prompts asks."""
+    there = {p.relation for p in known}
+    siblings: dict[str, str] = {}
+    for prompt in select(known, family="near-miss"):
+        if prompt.asks != prompt.relation and prompt.asks in there:
+            siblings.setdefault(prompt.relation, prompt.asks)
+    return siblings
