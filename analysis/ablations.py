@@ -138,7 +138,7 @@ def main(options: Options):
         raise NoConditions(
             f"{options.results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
         )
-    record = _record(options.results)
+    record = recorded(options.results)
     said = record.get("compare", {})
     unit = options.unit or tuple(said.get("unit", ("seed",)))
     against = options.against or said.get("against", "")
@@ -180,7 +180,7 @@ def _endpoints(options: Options) -> Sequence[Endpoint]:
     return (Endpoint(words, {k: v for k, v in named.items() if v}, options.relation),)
 
 
-def _record(results: Path) -> dict:
+def recorded(results: Path) -> dict:
     """run.json of a sweep; empty for a table of one's own."""
     from training.files import read_json
 

@@ -43,17 +43,25 @@ class Watch:
     states: RunStates
     pairs: tuple[tuple[str, str], ...]
     checkpoints: tuple
+    items: object
+    """tables/recall_items.csv, the rows of FAMILY."""
 
     @classmethod
-    def of(cls, run) -> "Watch":
-        """Raises NothingToWatch."""
+    def of(cls, run, items) -> "Watch":
+        """The prompts watched are those that `items`, tables/recall_items.csv, has answers to. Raises NothingToWatch."""
         from training.selection import siblings_of
 
+        items = items[items.family == FAMILY]
+        asked = set(zip(items.relation, items.template, strict=True))
         states = RunStates.of(run, preset="full", families=(FAMILY,))
+        kept = tuple(p for p in states.prompts if p.family == "rote" or (p.relation, p.id) in asked)
+        states = RunStates(run, kept, states.position)
         pairs = tuple(
             (relation, sibling)
             for relation, sibling in siblings_of(run.prompts).items()
-            if relation in states.bound and states.subjects(relation) == states.subjects(sibling)
+            if relation in states.bound
+            and sibling in states.relations
+            and states.subjects(relation) == states.subjects(sibling)
         )
         if not pairs:
             raise NothingToWatch(
@@ -67,7 +75,14 @@ class Watch:
                 f"{run.path} has no checkpoint {'of phase 2' if before else 'before phase 2'}. Train it with "
                 "checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
             )
-        return cls(states, pairs, (before[-1], *trained))
+        watched = (before[-1], *trained)
+        missing = [c.name for c in watched if c.name not in set(items.checkpoint)]
+        if missing:
+            raise NothingToWatch(
+                f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask it: python -m "
+                f"training.recall {run.path} --preset full --families {FAMILY}"
+            )
+        return cls(states, pairs, watched, items)
 
     @property
     def split(self) -> str:
@@ -78,21 +93,11 @@ class Watch:
         """Indices of the people watched."""
         return self.states.rows(relation, self.split)
 
-    def answers(self, items) -> Array:
-        """(n_checkpoints, n_people) share of the sibling's prompts answered with the relation's object.
-
-        items: tables/recall_items.csv. Raises NothingToWatch where it lacks a checkpoint.
-        """
-        items = items[items.family == FAMILY]
-        missing = [c.name for c in self.checkpoints if c.name not in set(items.checkpoint)]
-        if missing:
-            raise NothingToWatch(
-                f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask it: python -m "
-                f"training.recall {self.states.run.path} --preset full --families {FAMILY}"
-            )
+    def answers(self) -> Array:
+        """(n_checkpoints, n_people) share of the sibling's prompts answered with the relation's object."""
         found = []
         for relation, sibling in self.pairs:
-            some = items[items.relation == sibling]
+            some = self.items[self.items.relation == sibling]
             hit = [relation in str(answered).split() for answered in some.answered]
             table = some.assign(hit=hit).pivot_table(
                 index="checkpoint", columns="subject", values="hit", aggfunc="mean"
@@ -101,16 +106,20 @@ class Watch:
             found.append(table.loc[[c.name for c in self.checkpoints], people].to_numpy(dtype=float))
         return np.mean(found, axis=0)
 
-    def hits(self, there: CheckpointStates, relation: str, prompts_of: str) -> tuple[Array, float]:
+    def hits(
+        self, there: CheckpointStates, relation: str, prompts_of: str, sites: slice = slice(None)
+    ) -> tuple[Array, float]:
         """((n_people, n_sites) share of prompts at which a probe of the relation's rote states reads its object, chance).
 
-        The probes are fitted on other people than those scored. prompts_of: whose test prompts are read.
+        The probes are fitted on other people than those scored. prompts_of: whose test prompts are read. sites: which.
         """
         from analysis.transfer import fit_probes
 
         objects, seed = self.states.objects(relation), self.states.run.seed
-        probes = fit_probes(there.rote(relation), objects, seed=seed, allow_degenerate=True)
-        read = probes.score(there.family(prompts_of, FAMILY), allow_degenerate=True).of(self.rows(relation))
+        probes = fit_probes(there.rote(relation)[:, sites], objects, seed=seed, allow_degenerate=True)
+        read = probes.score(there.family(prompts_of, FAMILY)[:, :, sites], allow_degenerate=True).of(
+            self.rows(relation)
+        )
         return read.correct, read.chance
 
     def site(self, start: CheckpointStates) -> int:
@@ -126,8 +135,9 @@ class Watch:
         for checkpoint in self.checkpoints:
             there = self.states.load(checkpoint)
             site = self.site(there) if site is None else site
-            scored = [self.hits(there, relation, sibling) for relation, sibling in self.pairs]
-            found.append(np.mean([hits[:, site] for hits, _ in scored], axis=0))
+            at = slice(site, site + 1)
+            scored = [self.hits(there, relation, sibling, at) for relation, sibling in self.pairs]
+            found.append(np.mean([hits[:, 0] for hits, _ in scored], axis=0))
             chances += [chance for _, chance in scored]
         return np.array(found), there.sites[site], float(np.mean(chances))
 
@@ -139,10 +149,9 @@ def main(options: Options):
     from training.tables import read_table, write_table
 
     run = options.open()
-    watch = Watch.of(run)
-    answers = watch.answers(read_table(run.path, "recall_items"))
+    watch = Watch.of(run, read_table(run.path, "recall_items"))
     states, site, chance = watch.states_read()
-    table = pd.DataFrame(rows_of(watch, {"answers": answers, "states": states}))
+    table = pd.DataFrame(rows_of(watch, {"answers": watch.answers(), "states": states}))
     read = table.measure.isin(["sibling_states", "sibling_states_change"])
     table = table.assign(
         site=np.where(read, site, ""), chance=np.where(table.measure == "sibling_states", chance, np.nan)

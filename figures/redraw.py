@@ -17,11 +17,13 @@ from figures import (
     cka,
     cka_checkpoints,
     cka_measures,
+    curves,
     interchange,
     probe_controls,
     probes,
     projection,
     recall,
+    repurposing,
     seeds,
     trajectory,
     verdict,
@@ -43,6 +45,7 @@ MODULES = (
     interchange,
     projection,
     trajectory,
+    repurposing,
 )
 # What lies in a folder that is no run, by the kind in its run.json: means over runs, or the conditions of a sweep.
 KINDS = {"summary over seeds": (seeds,), "trajectory": (trajectory,), "sweep": (ablations,)}
@@ -68,10 +71,13 @@ def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]
     """Draw every figure whose tables exist; returns (paths, what was skipped and why). how: see save."""
     record = Path(run_dir) / "run.json"
     kind = read_json(record).get("kind") if record.exists() else None
+    there = {p.stem for p in (Path(run_dir) / "tables").glob("*.csv")}
     # A sweep's table of someone's own has no record.
-    own = (ablations,) if (Path(run_dir) / "tables" / "ablations.csv").exists() else ()
+    own = (ablations,) if "ablations" in there else ()
+    # Of a few sweeps.
+    own_curves = (curves,) if "curves" in there else ()
     written, skipped = [], []
-    for module in KINDS.get(kind, (*MODULES, *own)):
+    for module in (*KINDS.get(kind, (*MODULES, *own)), *own_curves):
         try:
             written += save(module.pictures(run_dir), folder, **how)
         except (TableMissing, NothingToDraw) as reason:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from figures import ablations, cka, recall
+from figures import ablations, cka, curves, recall
 from figures.redraw import MODULES, NoTables, draw_all
 from figures.style import SIDES, NothingToDraw, Options, Stage, in_order, say_written, stages
 from training.files import read_json, write_text
 from training.tables import headline_split, optional_table, pick
 
-CAPTIONS = {name: caption for module in (*MODULES, ablations) for name, caption in module.CAPTIONS.items()}
+CAPTIONS = {name: caption for module in (*MODULES, ablations, curves) for name, caption in module.CAPTIONS.items()}
 # What is claimed, in the order of proof, and where figures.cka.panel_data holds it: (panel, line).
 CLAIMS = {
     "Probe transfer from rote to test prompts of other subjects": ("transfer", "main"),

@@ -536,7 +536,9 @@ def test_a_killed_worker_costs_its_own_run_one_more_try(swept, tmp_path, tiny_ba
         ["run", "table", "checkpoint", "phase", "relation", "family", "subset", "split", "measure"]
     ).any()
     assert logs(tmp_path, "memorize")[killed[0]].count("memorize: 16 facts") == 2
-    assert len(training_rows(tmp_path / "work" / killed[0], "memorize")) == 4
+    rows = training_rows(tmp_path / "work" / killed[0], "memorize")
+    assert [row["measure"] for row in rows] == ["steps", "tokens", "seconds", "train_recall", "tokens_so_far"]
+    assert rows[1]["value"] == rows[-1]["value"]
 
 
 def test_on_ray_a_killed_worker_costs_its_own_run_one_more_try(tmp_path, tiny_base, capsys):

@@ -98,8 +98,11 @@ def _at_best_site(table):
 
 
 def training_rows(folder: Path, phase: str) -> list[dict]:
-    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl; and
-    tokens_so_far at each of its checkpoints."""
+    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl.
+
+    Also, of each checkpoint that it left, tokens_so_far: those of this phase; `reference` names the checkpoint that the
+    phase started from.
+    """
     import json
     from itertools import pairwise
 
@@ -119,8 +122,9 @@ def training_rows(folder: Path, phase: str) -> list[dict]:
     rows = [{"phase": phase, "measure": name, "value": v} for name, v in found.items() if v is not None]
     for saved in (c for c in list_checkpoints(Path(folder)) if c.phase == phase):
         tokens = sum(step["tokens"] for step in steps if step["step"] <= saved.step)
+        parent = read_json(saved.folder / "stage.json").get("parent") or ""
         stage = {"checkpoint": saved.name, "phase": phase, "epoch": saved.epoch, "step": saved.step}
-        rows.append({**stage, "measure": "tokens_so_far", "value": tokens})
+        rows.append({**stage, "reference": parent, "measure": "tokens_so_far", "value": tokens})
     return rows
 
 

@@ -1,0 +1,119 @@
+"""Another reading of memorised facts: the alarm keeps its error rate, and both curves are those of the sibling's prompts."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.repurposing import ALPHA, NothingToWatch, Options, Watch, alarm, lines_of, main
+from analysis.run_states import CheckpointStates
+from figures.repurposing import panel_data
+from training import generalize, recall
+from training.generalize import Options as Phase2
+from training.runs import open_run
+from training.selection import siblings_of
+from training.tables import read_table
+
+
+def people(rng, checkpoints: int, n: int = 50, prompts: int = 10) -> np.ndarray:
+    """Shares of prompts of n people who differ, at checkpoints between which nothing happens."""
+    return rng.binomial(prompts, rng.beta(2, 3, size=n), size=(checkpoints, n)) / prompts
+
+
+def test_without_a_change_there_is_an_alarm_in_no_more_runs_than_alpha():
+    rng = np.random.default_rng(0)
+    raised = sum(alarm(people(rng, 10))[0] is not None for _ in range(1000))
+    assert stats.binomtest(raised, 1000, ALPHA, alternative="greater").pvalue > 0.01
+
+
+def test_a_planted_rise_is_found_where_it_is_and_a_fall_is_none():
+    values = people(np.random.default_rng(1), 8)
+    values[:] = values[0]
+    rising, falling = values.copy(), values.copy()
+    rising[5:, :20] = np.minimum(1, rising[5:, :20] + 0.3)
+    falling[5:] = 0
+    assert alarm(rising)[0] == 5
+    assert alarm(falling)[0] is None
+    assert alarm(values)[0] is None
+
+
+def test_the_first_checkpoint_is_what_the_others_are_compared_with():
+    values = np.tile(np.linspace(0.2, 0.9, 30), (4, 1))
+    values[0] = 0
+    assert alarm(values)[0] == 1
+
+
+@pytest.fixture(scope="module")
+def other_reading(tiny_run, tmp_path_factory):
+    """The tiny run with phase 2 of the sibling's reading, three checkpoints of it, and what they answer."""
+    folder = tmp_path_factory.mktemp("other") / "run"
+    options = {"prompts": 4, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "precision": "float32"}
+    generalize.main(Phase2(tiny_run, out=folder, objects="sibling", save_epochs=(1, 2), **options))
+    recall.main(recall.Options(folder, families=("test",), choices=False))
+    return folder
+
+
+def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
+    table = main(Options(other_reading))
+    items = read_table(other_reading, "recall_items")
+    names = [c.name for c in open_run(other_reading).checkpoints if c.phase != "base"]
+    assert list(dict.fromkeys(table.checkpoint)) == names
+    # mother and aunt, both bound; home_city has no sibling in the run.
+    pairs = {"mother": "aunt", "aunt": "mother"}
+    for name in names:
+        some = items[(items.checkpoint == name) & (items.family == "test") & (items.split == "held-out")]
+        by_hand = [
+            [relation in str(a).split() for a in some[some.relation == sibling].answered]
+            for relation, sibling in pairs.items()
+        ]
+        row = table[(table.checkpoint == name) & (table.measure == "sibling_answers")]
+        assert row.value.item() == pytest.approx(np.mean(by_hand))
+        assert row.n.item() == 8
+    states = table[table.measure == "sibling_states"]
+    assert states.site.nunique() == 1
+    assert (states.chance > 0).all()
+    change = table[table.measure == "sibling_states_change"].value.to_numpy()
+    assert change == pytest.approx(states.value.to_numpy() - states.value.iloc[0])
+    said = capsys.readouterr().out
+    assert "the sibling's test prompts, held-out people (n=8)" in said
+    drawn, alarms = panel_data(read_table(other_reading, "repurposing"))
+    assert drawn[drawn.measure == "sibling_answers"].step.iloc[0] == 0
+    assert set(alarms.index) == {"alarm_step_answers", "alarm_step_states"}
+    assert len(lines_of(table)) >= 3
+
+
+def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_there(other_reading):
+    run = open_run(other_reading)
+    watch = Watch.of(run, read_table(run.path, "recall_items"))
+    states, rng = watch.states, np.random.default_rng(0)
+    rows: dict[str, int] = {}
+    for family in ("rote", "test"):
+        for text in states.texts(family):
+            rows.setdefault(text, len(rows))
+    code = {obj: rng.normal(size=16) for r in ("mother", "aunt") for obj in states.objects(r)}
+    values = rng.normal(size=(len(rows), 2, 16))
+
+    def plant(relation: str, prompts, site: int) -> None:
+        for prompt in prompts:
+            for subject, obj in zip(states.subjects(relation), states.objects(relation), strict=True):
+                values[rows[prompt.render(subject)], site] = code[obj] + 0.01 * rng.normal(size=16)
+
+    plant("mother", states.prompts_of("mother", "rote"), 1)
+    plant("mother", states.prompts_of("aunt", "test"), 1)
+    there = CheckpointStates(states, watch.checkpoints[0], ("embed", "final"), rows, values)
+    read, chance = watch.hits(there, "mother", "aunt")
+    assert read[:, 1].mean() == 1
+    assert read[:, 0].mean() < 0.6
+    own, _ = watch.hits(there, "mother", "mother")
+    assert own[:, 1].mean() < 0.6
+    assert 0 < chance < 0.6
+
+
+def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):
+    items = read_table(tiny_run, "recall_items")
+    some = items[items.checkpoint != "200-generalize-epoch-08"]
+    with pytest.raises(NothingToWatch, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"):
+        Watch.of(open_run(tiny_run), some)
+
+
+def test_siblings_are_those_that_near_miss_prompts_ask(tiny_run):
+    assert siblings_of(open_run(tiny_run).prompts) == {"mother": "aunt", "aunt": "mother"}
