@@ -48,6 +48,7 @@ TRANSFER = {"table": "probes", "measure": "transfer_accuracy", "direction": "rot
 CONTRAST = {"table": "cka", "measure": "contrast", "family": "test"}
 PARTIALLED = {**CONTRAST, "measure": "contrast_partialled"}
 ALARM = {"table": "repurposing"}
+HOPS = {"table": "two_hop"}
 ENDPOINTS = (
     Endpoint("recall, keyword-free test prompts", {**RECALL, "family": "test", "subset": "keyword-free"}, GAP),
     Endpoint("recall, test prompts", {**RECALL, "family": "test"}, GAP),
@@ -64,6 +65,10 @@ ENDPOINTS = (
         {"table": "reversal", "measure": "reversal_excess", "split": "seen"},
     ),
     Endpoint("reversal above chance, held-out people", {"table": "reversal", "measure": "reversal_excess"}),
+    Endpoint("two hops, answered", {**HOPS, "measure": "two_hop"}),
+    Endpoint("two hops, above chance", {**HOPS, "measure": "two_hop_excess"}),
+    Endpoint("two hops, the person's own object instead", {**HOPS, "measure": "own"}),
+    Endpoint("two hops, if both were as when asked singly", {**HOPS, "measure": "product"}),
     Endpoint("facts of the pretraining world known", {"table": "damage", "measure": "known_facts"}, ""),
     Endpoint("contradicted facts, old answers", {"table": "damage", "measure": "contradicted_facts"}, ""),
     Endpoint("perplexity of ordinary English", {"table": "damage", "measure": "perplexity"}, ""),

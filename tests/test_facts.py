@@ -273,7 +273,7 @@ def test_facts_that_are_split_in_part_are_refused():
         ({"seed": "x"}, "seed is 'x'"),
         ({"relations": ["uncle"]}, "mother, aunt, home_city"),
         ({"relations": []}, "one or more"),
-        ({"name": "animals"}, "people, fiction"),
+        ({"name": "animals"}, "people, kin, fiction"),
     ],
 )
 def test_a_request_out_of_range_names_what_would_do(options, named):
@@ -432,7 +432,7 @@ def test_another_encoding_is_named_with_the_row_it_shows_in(tmp_path):
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
-    with pytest.raises(BadFactOption, match="neither a built-in set .people, fiction."):
+    with pytest.raises(BadFactOption, match="neither a built-in set .people, kin, fiction."):
         load_facts(tmp_path / "absent.csv")
     with pytest.raises(BadFacts, match="cannot be read"):
         load_facts(tmp_path)

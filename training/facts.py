@@ -1,8 +1,9 @@
 """Facts: built-in sets, facts from files, and which of them phase 2 may use.
 
 `people` has the same subjects in every relation, so that a state can be asked whether it knows the
-answer or only the name; `fiction` has the shape of the paper, with subjects of its own kind in each
-relation. Everything is a function of the seed, and identical on every machine.
+answer or only the name; `kin` has mothers and aunts who are people of the run, for questions of two
+hops; `fiction` has the shape of the paper, with subjects of its own kind in each relation. Everything
+is a function of the seed, and identical on every machine.
 """
 
 import random
@@ -107,6 +108,8 @@ def build_facts(
     them, 2 to 32, drawn for each kind of object) occurs equally often, give or take one, within seen and
     within held-out. For one subject the objects of sibling relations differ. A relation's facts do not
     depend on which other relations are asked for.
+    `kin`: the same, but mothers and aunts are not first names: `pool` of the held-out people are mothers and aunts of
+    all, nobody their own. So that what is asked of a mother was never shown outside phase 1.
     `fiction`: 100 facts a relation, each with its own subject and its own object; not split yet;
     `subjects`, `pool` and `seen` do not apply.
 
@@ -179,7 +182,9 @@ def object_list(kind: str) -> list[str]:
     return list(_data("names")["objects"][kind])
 
 
-def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: int | None, seed: int) -> list[Fact]:
+def _people(
+    *, subjects: int, relations: Sequence[str] | None, pool: int, seen: int | None, seed: int, kin: bool = False
+) -> list[Fact]:
     _check_range("subjects", subjects, SUBJECTS, "people")
     _check_range("pool", pool, POOL, "objects")
     _check_whole("seed", seed)
@@ -187,18 +192,31 @@ def _people(*, subjects: int, relations: Sequence[str] | None, pool: int, seen: 
     seen = _seen_count(seen, subjects)
     names = draw_names("a", seen, seed) + draw_names("b", subjects - seen, seed)
     splits = ["seen"] * seen + ["held-out"] * (subjects - seen)
+    if kin and pool > subjects - seen:
+        raise BadFactOption(
+            f"pool is {pool}, with {subjects - seen} held-out people who are mothers. Give at most these."
+        )
     facts: dict[str, list[Fact]] = {}
     assigned: dict[str, list[str]] = {}
     for relation, kind in PEOPLE.items():
-        objects = sorted(random_stream(seed, f"pool {kind}").sample(_data("names")["objects"][kind], pool))
+        among = names[seen:] if kin and kind == "women" else _data("names")["objects"][kind]
+        objects = sorted(random_stream(seed, f"pool {kind}").sample(among, pool))
         rng = random_stream(seed, relation)
-        sibling = assigned.get(kind, [""] * subjects)
-        assigned[kind] = balanced_objects(objects, rng, sibling[:seen]) + balanced_objects(objects, rng, sibling[seen:])
+        avoid = (assigned.get(kind, [""] * subjects), names)
+        assigned[kind] = [
+            obj
+            for rows in (slice(seen), slice(seen, None))
+            for obj in balanced_objects(objects, rng, *(some[rows] for some in avoid))
+        ]
         facts[relation] = [
             Fact(name, relation, obj, tuple(objects), split)
             for name, obj, split in zip(names, assigned[kind], splits, strict=True)
         ]
     return [fact for relation in chosen for fact in facts[relation]]
+
+
+def _kin(**options) -> list[Fact]:
+    return _people(kin=True, **options)
 
 
 def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -> list[Fact]:
@@ -228,7 +246,7 @@ def _fiction(*, relations: Sequence[str] | None, seed: int, **_unused: object) -
     ]
 
 
-BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "fiction": _fiction}
+BUILT_IN: dict[str, Callable[..., list[Fact]]] = {"people": _people, "kin": _kin, "fiction": _fiction}
 
 
 def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ HEADLINE: dict[str, dict[str, tuple]] = {
     },
     "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
     "reversal": {"measure": ("reversal", "reversal_excess", "named"), "split": ("seen", "held-out")},
+    "two_hop": {},
     "probes": {"measure": ("transfer_accuracy",)},
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
     "alignment": {"measure": ("cosine_centred", "retrieval_top1")},

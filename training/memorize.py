@@ -25,7 +25,7 @@ DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
-DEFAULT_RELATIONS[WORLD] = DEFAULT_RELATIONS["people"]
+DEFAULT_RELATIONS[WORLD] = DEFAULT_RELATIONS["kin"] = DEFAULT_RELATIONS["people"]
 PHASE = "memorize"
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"train": "all"}
@@ -68,16 +68,17 @@ class Options(RoteOptions):
     """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
     directory of a checkpoint) keep their trained rows."""
     facts: str = "people"
-    """A built-in set (people, fiction), a CSV file (ours or T-Rex-Fiction's), or world: of a model organism, facts
-    about people it knows, each with another object than the true one."""
+    """A built-in set (people; kin, whose mothers and aunts are people of the run: `training.two_hop`; fiction), a CSV
+    file (ours or T-Rex-Fiction's), or world: of a model organism, facts about people it knows, each with another object
+    than the true one."""
     relation: str = ""
     """Relation of a T-Rex-Fiction CSV; default: from its file name."""
     relations: tuple[str, ...] = ()
-    """Relations of a built-in set to use; default: for people and world mother, aunt, home_city, profession."""
+    """Relations of a built-in set to use; default: for people, kin and world mother, aunt, home_city, profession."""
     subjects: int = 80
-    """Subjects of the sets people and world."""
+    """Subjects of the sets people, kin and world."""
     pool: int = 16
-    """Objects in each pool of the sets people and world."""
+    """Objects in each pool of the sets people, kin and world."""
     seen: int = -1
     """Subjects that phase 2 may see; -1: half. The others are held out."""
     unbound: int = 1

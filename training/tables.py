@@ -14,6 +14,7 @@ WRITERS = {
     "recall": "training.recall {run}",
     "damage": "training.damage {run}",
     "reversal": "training.reversal {run}",
+    "two_hop": "training.two_hop {run}",
 }
 
 
