@@ -8,7 +8,7 @@ ifeq ($(PRESET),short)
 GRIDS ?= unbound near-miss key-token repurpose baselines continual conflict
 REPETITIONS ?= 1
 endif
-GRIDS ?= unbound near-miss key-token repurpose detector baselines tokens mixed depth overtraining little-meaning loss continual conflict reversal two-hop in-context size
+GRIDS ?= unbound near-miss key-token repurpose detector baselines tokens mixed depth overtraining little-meaning loss continual conflict reversal two-hop in-context size noise
 REPETITIONS ?=
 JOBS ?= 2
 EXPERIMENTS ?= runs/experiments

@@ -46,7 +46,7 @@ from training.examples import (
 )
 from training.facts import Fact, build_facts, read_facts
 from training.files import AlteredFile, read_json, write_json
-from training.models import add_key_tokens, initial_key_rows, load_folder
+from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder
 from training.prompts import Prompt, load_prompts, read_prompts, select
 from training.resume import load_resume_state
 from training.runs import OtherSettings, RunInUse, locked, open_run
@@ -1034,3 +1034,15 @@ def test_no_pickle_and_no_remote_code(path):
     assert not [name for name in called if name.endswith((".to_pickle", ".save_state", ".load_state"))]
     keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     assert not keywords & {"trust_remote_code", "allow_pickle"}
+
+
+def test_the_order_seed_changes_the_order_of_batches_and_nothing_else(tiny_base, tmp_path):
+    same = {"model": str(tiny_base), "subjects": 8, "pool": 4, "epochs": 1, "batch_size": 8, "precision": "float32"}
+    for name, order in {"a": -1, "b": 5, "as a": 0}.items():
+        memorize.main(memorize.Options(out=tmp_path / name, order_seed=order, **same))
+    runs = {name: tmp_path / name for name in ("a", "b", "as a")}
+    texts = {name: (run / "facts.csv").read_text(encoding="utf-8") for name, run in runs.items()}
+    assert texts["a"] == texts["b"]
+    first, last = ({n: fingerprint(list_checkpoints(r)[i].weights) for n, r in runs.items()} for i in (0, -1))
+    assert first["a"] == first["b"]
+    assert last["a"] == last["as a"] != last["b"]

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from training.errors import UserError
 from training.models import KeyInit
 from training.trainable import Mode
@@ -62,8 +60,8 @@ class RoteOptions:
 class Options(RoteOptions):
     """Options of phase 1."""
 
-    out: tyro.conf.Positional[Path] | None = None
-    """The run directory to make or go on with (also as --out DIR)."""
+    out: Path | None = None
+    """The run directory to make or go on with."""
     model: str = "smollm2"
     """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
     directory of a checkpoint) keep their trained rows."""
@@ -90,7 +88,9 @@ class Options(RoteOptions):
     key_init: KeyInit = "mean"
     """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
     seed: int = 0
-    """Draws facts, pools, unbound relations, key tokens and the order of batches."""
+    """Draws facts, pools, unbound relations, key tokens and, but for --order-seed, the order of batches."""
+    order_seed: int = -1
+    """Order of the batches alone; -1: as --seed."""
 
 
 def main(options: Options) -> Path:
@@ -100,7 +100,7 @@ def main(options: Options) -> Path:
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = settings_of(options, seed=options.seed)
+    settings = settings_of(options, seed=options.order_seed if options.order_seed >= 0 else options.seed)
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         with first_process_first():
