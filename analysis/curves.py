@@ -53,8 +53,11 @@ def main(options: Options):
     said = record.get("compare", {})
     unit = tuple(said.get("unit", ("seed",)))
     labelled = table.assign(label=labels_of(table, conditions_of(table, said.get("by", ()), unit, record)))
-    tokens = tokens_at(table)
-    found = [curve for endpoint in _endpoints() for curve in _curves(labelled, endpoint, unit, tokens)]
+    along = {"checkpoint", "phase", "step", "reference"} <= set(table)
+    tokens = tokens_at(table) if along else {}
+    found = [
+        curve for endpoint in (_endpoints() if along else ()) for curve in _curves(labelled, endpoint, unit, tokens)
+    ]
     if not found:
         raise NoCurves(
             f"no endpoint of {options.results} has {LEAST_POINTS} checkpoints. Save more of them (save_epochs, "

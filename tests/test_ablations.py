@@ -23,7 +23,10 @@ from analysis.ablations import (
     main,
     values_of,
 )
-from analysis.statistics import holm, mean_interval, paired_difference
+from analysis.curves import NoCurves, tokens_at
+from analysis.curves import Options as CurveOptions
+from analysis.curves import main as draw_curves
+from analysis.statistics import holm, mean_interval, paired_difference, share_interval
 from figures.ablations import panel_data
 from training.errors import UserError
 from training.tables import read_table
@@ -132,6 +135,34 @@ def test_a_change_is_after_phase_2_minus_before_it_in_the_same_run():
     assert gap.value[0] == pytest.approx(((0.1 - -0.1) + (0.3 - 0.1)) / 2)
 
 
+def test_of_a_sweep_that_kept_every_checkpoint_the_last_is_compared():
+    last = sweep_table({(1, "bound"): [0.8, 0.9]}).assign(checkpoint="200-generalize-epoch-02")
+    way = last.assign(checkpoint="200-generalize-epoch-01", value=0.1)
+    table = pd.concat([way, last], ignore_index=True)
+    pd.testing.assert_frame_equal(compared(last), compared(table))
+    before = last.assign(phase="memorize", checkpoint="100-memorize-epoch-09", value=0.5)
+    found = compared(pd.concat([before, table], ignore_index=True), replace(TEST, change=True))
+    assert found.value[0] == pytest.approx(0.35)
+
+
+def test_yes_and_no_have_the_intervals_of_shares_and_an_exact_p():
+    table = sweep_table({(1, "bound"): [1.0] * 10, (50, "bound"): [0.0] * 10})
+    found = compared(table, replace(TEST, yes_no=True))
+    # All of ten: from the exact interval, (alpha / 2) ** (1 / 10).
+    assert (found.low[0], found.high[0]) == pytest.approx((0.025**0.1, 1))
+    assert (found.value[1], found.high[1]) == pytest.approx((0, 1 - 0.025**0.1))
+    difference = found[found.kind == "difference"].iloc[0]
+    assert difference.p == pytest.approx(2 * 0.5**10)
+    assert -1 <= difference.low < difference.value + 0.5
+    assert difference.high < 0
+
+
+def test_the_interval_of_a_share_covers_it():
+    rng = np.random.default_rng(0)
+    draws = [share_interval((rng.random(12) < 0.15).astype(float)) for _ in range(500)]
+    assert np.mean([d.low <= 0.15 <= d.high for d in draws]) >= 0.95
+
+
 def test_few_seeds_make_no_claim():
     rng = np.random.default_rng(1)
     many = {(k, "bound"): rng.uniform(size=5) for k in range(6)}
@@ -221,3 +252,74 @@ def test_every_usual_endpoint_names_its_table():
 def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"python -m training\.sweep"):
         main(Options(tmp_path))
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def trained(run: str, tokens: dict, phase: str, start: str) -> list[dict]:
+    """tokens: checkpoint -> tokens of its phase so far."""
+    row = {"run": run, "table": "training", "measure": "tokens_so_far", "phase": phase, "reference": start}
+    return [{**row, "checkpoint": name, "value": value} for name, value in tokens.items()]
+
+
+def kept(label: str, run: str, seed: int, values: dict) -> list[dict]:
+    """values: checkpoint -> recall at test prompts, bound."""
+    names = {"1": "memorize", "2": "generalize", "0": "base"}
+    common = {**RECALL, "family": "test", "relation": "bound", "split": "held-out", "run": run, "condition": label}
+    return [
+        {**common, "seed": seed, "checkpoint": c, "phase": names[c[0]], "step": float(i), "value": v}
+        for i, (c, v) in enumerate(values.items())
+    ]
+
+
+@pytest.fixture
+def along_the_way(tmp_path):
+    """Two conditions, two seeds: two stages, and a phase 2 that starts from the base model again."""
+    rows = []
+    for seed in (1, 2):
+        two, one = f"two{seed}", f"one{seed}"
+        memorised = {"100-memorize-epoch-01": 100, "100-memorize-epoch-02": 200}
+        rows += trained(two, memorised, "memorize", "000-base") + trained(one, memorised, "memorize", "000-base")
+        rows += trained(two, {"200-generalize-epoch-01": 50 + 10 * seed}, "generalize", "100-memorize-epoch-02")
+        rows += trained(one, {f"200-generalize-epoch-0{i}": 90 * i for i in (1, 2, 3)}, "generalize", "000-base")
+        up = {"000-base": 0.0, "100-memorize-epoch-01": 0.2, "100-memorize-epoch-02": 0.5}
+        rows += kept("two stages", two, seed, {**up, "200-generalize-epoch-01": 0.7 + 0.1 * seed})
+        rows += kept("one stage", one, seed, {**up, **{f"200-generalize-epoch-0{i}": 0.3 * i for i in (1, 2, 3)}})
+    labels = {
+        f"{name}{seed}": (label, seed)
+        for name, label in (("two", "two stages"), ("one", "one stage"))
+        for seed in (1, 2)
+    }
+    table = pd.DataFrame(rows)
+    table["condition"] = [labels[run][0] for run in table.run]
+    table["seed"] = [labels[run][1] for run in table.run]
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables" / "sweep.csv", index=False)
+    return tmp_path
+
+
+def test_tokens_are_counted_through_the_phases_that_the_weights_rest_on(along_the_way):
+    tokens = tokens_at(pd.read_csv(along_the_way / "tables" / "sweep.csv"))
+    assert tokens["two1", "200-generalize-epoch-01"] == 200 + 60
+    assert tokens["two2", "200-generalize-epoch-01"] == 200 + 70
+    assert tokens["one1", "200-generalize-epoch-03"] == 270
+
+
+def test_curves_go_through_the_checkpoints_that_the_last_one_rests_on(along_the_way, capsys):
+    table = draw_curves(CurveOptions(along_the_way))
+    two = table[table.label == "two stages"]
+    assert list(two.tokens) == [0, 100, 200, 265]
+    assert two.value.iloc[-1] == pytest.approx(0.85)
+    expected = mean_interval(np.array([0.8, 0.9]))
+    assert two.low.iloc[-1] == pytest.approx(expected.low)
+    one = table[table.label == "one stage"]
+    assert list(one.tokens) == [0, 90, 180, 270]
+    assert list(one.phase) == ["base"] + ["generalize"] * 3
+    assert "one stage: 0.00 at 0 tokens -> 0.90 at 270 tokens" in capsys.readouterr().out
+    assert (along_the_way / "figures" / "curves.png").stat().st_size > 10_000
+
+
+def test_a_sweep_without_checkpoints_on_the_way_says_how_to_keep_them(results):
+    with pytest.raises(NoCurves, match=r"checkpoint = \[\"all\"\]"):
+        draw_curves(CurveOptions(results))
