@@ -6,6 +6,7 @@ Reads tables/ablations.csv, writes figures/ablations.png and .svg. Where a setti
 varied, it is the axis and the other settings are lines; else every condition has a row.
 """
 
+import re
 from pathlib import Path
 
 from figures.style import (
@@ -33,6 +34,7 @@ CAPTIONS = {
 COLUMNS = ["endpoint", "relation", "label", "value", "low", "high", "n_seeds"]
 LEAST_NUMBERS = 3
 MOST_LINES = len(OBJECT_COLOURS)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def panel_data(table):
@@ -82,14 +84,22 @@ def picture(data, axis: str, title: str = "Conditions side by side"):
         some = data[(data.endpoint == endpoint) & (data.relation.fillna("") == relation)]
         axes.set_title(f"{endpoint}, {relation}" if relation else endpoint, fontsize=8.5)
         if axis:
-            _curves(axes, some, axis, list(dict.fromkeys(data.line)))
+            _curves(axes, some, axis, _in_order(data.line))
         else:
             _points(axes, some, labels, named=number % columns == 0)
     for axes in grid.flat[len(ends) :]:
         axes.set_visible(False)
     if axis:
-        _legend(figure, list(dict.fromkeys(data.line)))
+        _legend(figure, _in_order(data.line))
     return figure
+
+
+def _in_order(lines) -> list[str]:
+    """The different lines; by their numbers where they differ in nothing else, else as they come."""
+    there = list(dict.fromkeys(lines))
+    if len({NUMBER.sub("", line) for line in there}) > 1:
+        return there
+    return sorted(there, key=lambda line: [float(n) for n in NUMBER.findall(line)])
 
 
 def _curves(axes, some, axis: str, lines: list[str]) -> None:
