@@ -136,19 +136,9 @@ def main(options: Options):
     import pandas as pd
 
     from training.files import commit, seal, write_text
-    from training.grid_rows import read_sweep
 
-    table = read_sweep(options.results)
-    if not len(table):
-        raise NoConditions(
-            f"{options.results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
-        )
-    record = recorded(options.results)
-    said = record.get("compare", {})
-    unit = options.unit or tuple(said.get("unit", ("seed",)))
+    labelled, by, unit, said = labelled_table(options.results, by=options.by, unit=options.unit)
     against = options.against or said.get("against", "")
-    by = conditions_of(table, options.by or said.get("by", ()), unit, record)
-    labelled = table.assign(label=labels_of(table, by))
     if against and against not in set(labelled["label"]):
         there = "; ".join(dict.fromkeys(labelled["label"]))
         raise NoConditions(f"there is no condition {against!r}; there are: {there}.")
@@ -185,12 +175,24 @@ def _endpoints(options: Options) -> Sequence[Endpoint]:
     return (Endpoint(words, {k: v for k, v in named.items() if v}, options.relation),)
 
 
-def recorded(results: Path) -> dict:
-    """run.json of a sweep; empty for a table of one's own."""
-    from training.files import read_json
+def labelled_table(results: Path, *, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
+    """(a sweep's table with the column label, the columns of a condition, those of a unit, [compare] of the grid file).
 
+    by, unit: columns in place of those that the grid file or the defaults name. Raises NoConditions.
+    """
+    from training.files import read_json
+    from training.grid_rows import read_sweep
+
+    table = read_sweep(results)
+    if not len(table):
+        raise NoConditions(f"{results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml")
     path = Path(results) / "run.json"
-    return read_json(path) if path.exists() else {}
+    # A table of one's own has no record.
+    record = read_json(path) if path.exists() else {}
+    said = record.get("compare", {})
+    unit = tuple(unit or said.get("unit", ("seed",)))
+    by = conditions_of(table, by or said.get("by", ()), unit, record)
+    return table.assign(label=labels_of(table, by)), by, unit, said
 
 
 def conditions_of(table, by: Sequence[str], unit: Sequence[str], record: Mapping = MappingProxyType({})) -> list[str]:

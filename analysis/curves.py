@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from analysis.ablations import ENDPOINTS, GAP, Endpoint, NoConditions, conditions_of, labels_of, recorded
+from analysis.ablations import ENDPOINTS, GAP, Endpoint, labelled_table
 from training.errors import UserError
 
 LEAST_POINTS = 3
@@ -42,22 +42,11 @@ def main(options: Options):
     import pandas as pd
 
     from training.files import commit, seal, write_text
-    from training.grid_rows import read_sweep
 
-    table = read_sweep(options.results)
-    if not len(table):
-        raise NoConditions(
-            f"{options.results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
-        )
-    record = recorded(options.results)
-    said = record.get("compare", {})
-    unit = tuple(said.get("unit", ("seed",)))
-    labelled = table.assign(label=labels_of(table, conditions_of(table, said.get("by", ()), unit, record)))
+    table, _, unit, _ = labelled_table(options.results)
     along = {"checkpoint", "phase", "step", "reference"} <= set(table)
     tokens = tokens_at(table) if along else {}
-    found = [
-        curve for endpoint in (_endpoints() if along else ()) for curve in _curves(labelled, endpoint, unit, tokens)
-    ]
+    found = [curve for endpoint in (_endpoints() if along else ()) for curve in _curves(table, endpoint, unit, tokens)]
     if not found:
         raise NoCurves(
             f"no endpoint of {options.results} has {LEAST_POINTS} checkpoints. Save more of them (save_epochs, "

@@ -76,24 +76,12 @@ def named_people(
     model, tokenizer, facts: Sequence, prompts: Sequence, *, batch_size: int = 64
 ) -> dict[tuple[str, str, str], str]:
     """(relation, prompt id, object) -> the person of the facts whom the model names; "" for anything else."""
-    from training.examples import Continuations, context_length, prompt_ids
-    from training.scoring import Question, answer, said
+    from training.scoring import named
 
     people = list(dict.fromkeys(f.subject for f in facts))
     asked = list(dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation))
-    continuations = Continuations(tokenizer, context_length(model.config))
-    targets = [{name: continuations.of(prompt, obj, name) for name in people} for prompt, obj in asked]
-    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
-    longest = max(len(ids) for names in targets for ids in names.values()) + 1
-    questions = [Question(tuple(prompt_ids(tokenizer, prompt.render(obj))), ()) for prompt, obj in asked]
-    found = {}
-    for index, reply in answer(
-        model, questions, new_tokens=longest, finished=stops.__contains__, batch_size=batch_size
-    ):
-        prompt, obj = asked[index]
-        names = [name for name, ids in targets[index].items() if said(reply.new_ids, ids, stops)]
-        found[prompt.relation, prompt.id, obj] = names[0] if names else ""
-    return found
+    found = named(model, tokenizer, asked, [people] * len(asked), batch_size=batch_size)
+    return {(prompt.relation, prompt.id, obj): name for (prompt, obj), name in zip(asked, found, strict=True)}
 
 
 def score(answers: Mapping[tuple[str, str, str], str], facts: Sequence, *, seed: int = 0) -> list[dict]:

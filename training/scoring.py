@@ -124,6 +124,31 @@ def answer(
             )
 
 
+def named(
+    model, tokenizer, requests: Sequence[tuple], names: Sequence[Sequence[str]], *, batch_size: int = 64
+) -> list[str]:
+    """Which of its names each prompt is answered with (greedy; the whole name, then a stop); "" for anything else.
+
+    requests: (prompt, whom it is asked about); names: of each request, those that count.
+    """
+    from training.examples import Continuations, context_length, prompt_ids
+
+    continuations = Continuations(tokenizer, context_length(model.config))
+    targets = [
+        {name: continuations.of(prompt, who, name) for name in some}
+        for (prompt, who), some in zip(requests, names, strict=True)
+    ]
+    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
+    longest = max(len(ids) for some in targets for ids in some.values()) + 1
+    questions = [Question(tuple(prompt_ids(tokenizer, prompt.render(who))), ()) for prompt, who in requests]
+    found = [""] * len(requests)
+    for index, reply in answer(
+        model, questions, new_tokens=longest, finished=stops.__contains__, batch_size=batch_size
+    ):
+        found[index] = next((name for name, ids in targets[index].items() if said(reply.new_ids, ids, stops)), "")
+    return found
+
+
 def _answer_batch(model, ids, objects, new_tokens, finished, rows_at_once) -> list[Answer]:
     import torch
 

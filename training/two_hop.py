@@ -121,9 +121,8 @@ def ask(
 
     who: a phrase such as `Ann Lee's mother`, or a name for the single hops.
     """
-    from training.examples import Continuations, context_length, prompt_ids
     from training.prompts import select
-    from training.scoring import Question, answer, said
+    from training.scoring import named
 
     asked: dict[tuple, None] = {}
     for chain in chains:
@@ -132,21 +131,12 @@ def ask(
             asked |= dict.fromkeys((prompt, bridge) for bridge in chain.bridges)
         for prompt in select(prompts, relation=chain.first):
             asked |= dict.fromkeys((prompt, subject) for subject in chain.subjects)
-    objects = {f.relation: f.candidates or (f.object,) for f in facts}
-    continuations = Continuations(tokenizer, context_length(model.config))
+    objects: dict[str, dict[str, None]] = {}
+    for fact in facts:
+        objects.setdefault(fact.relation, {}).update(dict.fromkeys((*fact.candidates, fact.object)))
     requests = list(asked)
-    targets = [{o: continuations.of(p, who, o) for o in objects[p.relation]} for p, who in requests]
-    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
-    longest = max(len(ids) for some in targets for ids in some.values()) + 1
-    questions = [Question(tuple(prompt_ids(tokenizer, prompt.render(who))), ()) for prompt, who in requests]
-    found = {}
-    for index, reply in answer(
-        model, questions, new_tokens=longest, finished=stops.__contains__, batch_size=batch_size
-    ):
-        prompt, who = requests[index]
-        named = [obj for obj, ids in targets[index].items() if said(reply.new_ids, ids, stops)]
-        found[prompt.relation, prompt.id, who] = named[0] if named else ""
-    return found
+    found = named(model, tokenizer, requests, [list(objects[p.relation]) for p, _ in requests], batch_size=batch_size)
+    return {(prompt.relation, prompt.id, who): obj for (prompt, who), obj in zip(requests, found, strict=True)}
 
 
 def score(
