@@ -1046,3 +1046,12 @@ def test_the_order_seed_changes_the_order_of_batches_and_nothing_else(tiny_base,
     first, last = ({n: fingerprint(list_checkpoints(r)[i].weights) for n, r in runs.items()} for i in (0, -1))
     assert first["a"] == first["b"]
     assert last["a"] == last["as a"] != last["b"]
+
+
+def test_a_note_that_holds_for_every_checkpoint_is_printed_once():
+    script = (
+        "import warnings; from training.console import _quiet; _quiet(); warnings.simplefilter('always')\n"
+        "for words in ('few rows', 'few rows', 'many rows'): warnings.warn(words)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["note: few rows", "note: many rows"]

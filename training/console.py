@@ -61,7 +61,15 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not is_first_process():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    said: set[str] = set()
+
+    def note(message, *_, **__) -> None:
+        """Once each: what holds for every checkpoint and relation alike need not be read as often."""
+        if str(message) not in said:
+            said.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
+
+    warnings.showwarning = note
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "") -> Any:
