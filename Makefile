@@ -47,6 +47,7 @@ experiments: .venv/.installed  ## pretrain the organisms and run every grid anew
 		OMP_NUM_THREADS=1 $(PY) -m training.sweep results/$$grid/grid.toml --jobs $(JOBS) --out $(EXPERIMENTS)/$$grid \
 			--work $(EXPERIMENTS)/runs $(if $(REPETITIONS),--repetitions $(REPETITIONS)) || exit; \
 		$(PY) -m analysis.ablations $(EXPERIMENTS)/$$grid || exit; \
+		if grep -q 'checkpoint = \["all"\]' results/$$grid/grid.toml; then $(PY) -m analysis.curves $(EXPERIMENTS)/$$grid || exit; fi; \
 	done
 
 test: .venv/.installed  ## lint-free tests: laws, small real runs, faults, the notebook

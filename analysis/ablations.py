@@ -307,6 +307,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     """
     from analysis.statistics import holm, mean_interval, paired_difference, paired_shares, share_interval
 
+    # A unit that averages several runs has shares of its own, and no longer yes or no.
+    yes_no = endpoint.yes_no and bool(values.isin([0, 1]).where(values.notna(), True).to_numpy().all())
     reference = against or values.index[0]
     common = {"endpoint": endpoint.name, "relation": endpoint.relation, **endpoint.rows}
     rows = []
@@ -314,7 +316,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
         known = row.dropna().to_numpy(dtype=float)
         found = {"value": known.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(known)}
         if len(known) > 1:
-            interval = share_interval(known) if endpoint.yes_no else mean_interval(known)
+            interval = share_interval(known) if yes_no else mean_interval(known)
             found |= {"low": float(interval.low), "high": float(interval.high)}
         else:
             found["reason"] = "one seed: no interval"
@@ -328,7 +330,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
             unknown = dict.fromkeys(("value", "low", "high", "p"), np.nan)
             differences.append(row | unknown | {"reason": "fewer than two seeds in common"})
             continue
-        found = (paired_shares if endpoint.yes_no else paired_difference)(pairs[0], pairs[1])
+        found = (paired_shares if yes_no else paired_difference)(pairs[0], pairs[1])
         differences.append(
             row | {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "reason": ""}
         )

@@ -65,9 +65,13 @@ def main(options: Options):
 
 
 def tokens_at(table) -> dict[tuple[str, str], float]:
-    """(run, checkpoint) -> training tokens of its weights since the base model, through the phases they rest on."""
+    """(run, checkpoint) -> training tokens of its weights since the base model, through the phases they rest on.
+
+    Runs that learn by rote once more (training.extend) are left out: their checkpoints have the names of phase 1.
+    """
     own: dict[tuple[str, str], tuple[float, str]] = {}
     some = table[table["measure"] == "tokens_so_far"]
+    some = some[~some["run"].isin(some.loc[some["phase"] == "extend", "run"])]
     for row in some.fillna({"reference": ""}).itertuples():
         own[row.run, row.checkpoint] = (float(row.value), row.reference)
 
@@ -96,14 +100,16 @@ def _curves(table, endpoint: Endpoint, unit: Sequence[str], tokens: dict) -> lis
         some = some[some["split"].isna() | (some["split"] == "held-out")]
     if endpoint.relation:
         some = some[some["relation"] == endpoint.relation]
-    points = []
+    points, counted = [], {run for run, _ in tokens}
     for label, group in some.groupby("label", sort=False):
         units, trained = group.groupby(list(unit)).ngroups, []
         for (checkpoint, phase, step), rows in group.groupby(["checkpoint", "phase", "step"], sort=True):
             values = rows.groupby(list(unit))["value"].mean().dropna().to_numpy(dtype=float)
-            if len(values) < units:
+            runs = rows["run"].unique()
+            at = [tokens.get((run, checkpoint), 0.0) for run in runs]
+            known = all((run, checkpoint) in tokens or (phase == "base" and run in counted) for run in runs)
+            if len(values) < units or not known:
                 continue
-            at = [tokens.get((run, checkpoint), 0.0) for run in rows["run"].unique()]
             found = {"value": values.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(values)}
             if len(values) > 1:
                 interval = mean_interval(values)

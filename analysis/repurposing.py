@@ -5,14 +5,16 @@
     python -m analysis.repurposing runs/other-reading
 
 For each bound relation with a sibling in the run (mother and aunt), the test prompts of the SIBLING are watched from the
-start of phase 2 on, about held-out people: are they answered with the relation's object (tables/recall_items.csv), and
-do object probes fitted on the relation's rote states read its object there (other people, one site)? An alarm is the
-first checkpoint at which this has risen above the start, by a one-sided paired t-test over people at ALPHA, shared
-among the checkpoints that are watched. Writes tables/repurposing.csv: both curves, the alarms and the lead of the
-states over the answers; then draws figures/repurposing.png. How often there is a false alarm is seen where nothing was
-given another reading: `python -m analysis.ablations results/detector`.
+checkpoint that phase 2 started from, about held-out people: are they answered with the relation's object
+(tables/recall_items.csv), and do object probes fitted on the relation's rote states read its object there (other people,
+one site)? Both are held against how often the same answers are true of the OTHER people, so that a model which merely
+begins to name objects raises no alarm. An alarm is the first checkpoint at which this has risen, by a one-sided paired
+t-test over people at ALPHA, shared among the checkpoints that are watched. Writes tables/repurposing.csv: the curves, the
+alarms and the lead of the states over the answers; then draws figures/repurposing.png. How often there is a false alarm
+is seen where nothing was given another reading: `python -m analysis.ablations results/detector`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,33 +58,27 @@ class Watch:
         states = RunStates.of(run, preset="full", families=(FAMILY,))
         kept = tuple(p for p in states.prompts if p.family == "rote" or (p.relation, p.id) in asked)
         states = RunStates(run, kept, states.position)
-        pairs = tuple(
+        pairs = [
             (relation, sibling)
             for relation, sibling in siblings_of(run.prompts).items()
-            if relation in states.bound
-            and sibling in states.relations
-            and states.subjects(relation) == states.subjects(sibling)
-        )
+            if relation in states.bound and sibling in states.relations
+        ]
+        # One value a person: relations about other people than the first one's are left out.
+        people = states.subjects(pairs[0][0]) if pairs else []
+        pairs = [(r, s) for r, s in pairs if states.subjects(r) == states.subjects(s) == people]
         if not pairs:
             raise NothingToWatch(
                 f"{run.path} has no bound relation with a sibling about the same people. Memorise a pair: "
                 "--relations mother aunt home_city birth_city"
             )
-        trained = [c for c in run.checkpoints if c.phase == "generalize"]
-        before = [c for c in run.checkpoints if c.phase != "generalize"]
-        if not trained or not before:
-            raise NothingToWatch(
-                f"{run.path} has no checkpoint {'of phase 2' if before else 'before phase 2'}. Train it with "
-                "checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
-            )
-        watched = (before[-1], *trained)
+        watched = _from_the_start(run)
         missing = [c.name for c in watched if c.name not in set(items.checkpoint)]
         if missing:
             raise NothingToWatch(
-                f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask it: python -m "
-                f"training.recall {run.path} --preset full --families {FAMILY}"
+                f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask all of them: "
+                f"training.recall with --preset full --families {FAMILY} and the same run and --out"
             )
-        return cls(states, pairs, watched, items)
+        return cls(states, tuple(pairs), watched, items)
 
     @property
     def split(self) -> str:
@@ -94,52 +90,88 @@ class Watch:
         return self.states.rows(relation, self.split)
 
     def answers(self) -> Array:
-        """(n_checkpoints, n_people) share of the sibling's prompts answered with the relation's object."""
+        """(n_checkpoints, n_people, n_people): entry i, j is the share of the sibling's prompts about person i that are
+        answered with the relation's object of person j; means over pairs."""
         found = []
         for relation, sibling in self.pairs:
-            some = self.items[self.items.relation == sibling]
-            hit = [relation in str(answered).split() for answered in some.answered]
-            table = some.assign(hit=hit).pivot_table(
-                index="checkpoint", columns="subject", values="hit", aggfunc="mean"
-            )
+            objects = self.states.objects(relation)[self.rows(relation)]
             people = np.array(self.states.subjects(relation))[self.rows(relation)]
-            found.append(table.loc[[c.name for c in self.checkpoints], people].to_numpy(dtype=float))
+            items = self.items[self.items.relation == sibling]
+            said = [_object_said(text, objects) for text in items.generated]
+            # What an answer was about its own person, the table has token by token.
+            hit = [relation in str(answered).split() for answered in items.answered]
+            asked = items.assign(said=said, hit=hit).groupby(["checkpoint", "subject"])
+            texts, hits = asked.said.agg(list), asked.hit.mean()
+            for_pair = []
+            for checkpoint in self.checkpoints:
+                share = np.array([[np.mean(np.array(texts[checkpoint.name, p]) == o) for o in objects] for p in people])
+                share[np.diag_indices(len(people))] = [hits[checkpoint.name, p] for p in people]
+                for_pair.append(share)
+            found.append(for_pair)
         return np.mean(found, axis=0)
 
-    def hits(
-        self, there: CheckpointStates, relation: str, prompts_of: str, sites: slice = slice(None)
-    ) -> tuple[Array, float]:
-        """((n_people, n_sites) share of prompts at which a probe of the relation's rote states reads its object, chance).
+    def read(self, there: CheckpointStates, relation: str, prompts_of: str, sites: slice = slice(None)) -> Array:
+        """(n_sites, n_people, n_people): share of prompts about person i at which a probe of the relation's rote states
+        reads the object of person j. The probes are fitted on other people than those scored; NaN at sites left out.
 
-        The probes are fitted on other people than those scored. prompts_of: whose test prompts are read. sites: which.
+        prompts_of: whose test prompts are read. sites: which.
         """
         from analysis.transfer import fit_probes
 
         objects, seed = self.states.objects(relation), self.states.run.seed
         probes = fit_probes(there.rote(relation)[:, sites], objects, seed=seed, allow_degenerate=True)
-        read = probes.score(there.family(prompts_of, FAMILY)[:, :, sites], allow_degenerate=True).of(
-            self.rows(relation)
-        )
-        return read.correct, read.chance
+        scored = probes.score(there.family(prompts_of, FAMILY)[:, :, sites], allow_degenerate=True)
+        return scored.of(self.rows(relation)).pair_scores()
 
     def site(self, start: CheckpointStates) -> int:
         """The site where the relations' OWN prompts are read best before phase 2: nothing of what is watched."""
-        own = np.mean([self.hits(start, relation, relation)[0].mean(axis=0) for relation, _ in self.pairs], axis=0)
+        own = np.mean([_own(self.read(start, relation, relation)).mean(axis=-1) for relation, _ in self.pairs], axis=0)
         if np.isnan(own).all():
             raise NothingToWatch("no site of this model bears an object probe on rote states")
         return int(np.nanargmax(own))
 
-    def states_read(self) -> tuple[Array, str, float]:
-        """((n_checkpoints, n_people) hits at the sibling's prompts, the site, chance)."""
-        found, site, chances = [], None, []
+    def states_read(self) -> tuple[Array, str]:
+        """((n_checkpoints, n_people, n_people) as `answers`, read from the states; the site)."""
+        found, site = [], None
         for checkpoint in self.checkpoints:
             there = self.states.load(checkpoint)
             site = self.site(there) if site is None else site
             at = slice(site, site + 1)
-            scored = [self.hits(there, relation, sibling, at) for relation, sibling in self.pairs]
-            found.append(np.mean([hits[:, 0] for hits, _ in scored], axis=0))
-            chances += [chance for _, chance in scored]
-        return np.array(found), there.sites[site], float(np.mean(chances))
+            found.append(np.mean([self.read(there, *pair, at)[0] for pair in self.pairs], axis=0))
+        return np.array(found), there.sites[site]
+
+
+def _from_the_start(run) -> tuple:
+    """The checkpoint that phase 2 started from, and those of phase 2. Raises NothingToWatch."""
+    from training.files import read_json
+
+    trained = [c for c in run.checkpoints if c.phase == "generalize"]
+    before = [c for c in run.checkpoints if c.phase != "generalize"]
+    if not trained or not before:
+        raise NothingToWatch(
+            f"{run.path} has no checkpoint {'of phase 2' if before else 'before phase 2'}. Train it with checkpoints on "
+            "the way: python -m training.generalize RUN_DIR --dense 4"
+        )
+    parent = read_json(trained[0].folder / "stage.json").get("parent")
+    return (next((c for c in before if c.name == parent), before[-1]), *trained)
+
+
+def _object_said(text: object, objects: Sequence[str]) -> str:
+    """The object that an answer begins with, as a whole word; "" for any other answer."""
+    text = str(text).strip()
+    whole = [o for o in set(objects) if text.startswith(o) and not text[len(o) : len(o) + 1].isalnum()]
+    return max(whole, key=len, default="")
+
+
+def _own(pairs: Array) -> Array:
+    """(..., n) what is true of each person, of (..., n, n)."""
+    return np.diagonal(pairs, axis1=-2, axis2=-1)
+
+
+def above_others(pairs: Array) -> Array:
+    """(..., n): what is true of each person minus the mean of what is true of the others, of (..., n, n)."""
+    own = _own(pairs)
+    return own - (pairs.sum(axis=-1) - own) / (pairs.shape[-1] - 1)
 
 
 def main(options: Options):
@@ -149,13 +181,11 @@ def main(options: Options):
     from training.tables import read_table, write_table
 
     run = options.open()
+    _from_the_start(run)
     watch = Watch.of(run, read_table(run.path, "recall_items"))
-    states, site, chance = watch.states_read()
+    states, site = watch.states_read()
     table = pd.DataFrame(rows_of(watch, {"answers": watch.answers(), "states": states}))
-    read = table.measure.isin(["sibling_states", "sibling_states_change"])
-    table = table.assign(
-        site=np.where(read, site, ""), chance=np.where(table.measure == "sibling_states", chance, np.nan)
-    )
+    table = table.assign(site=np.where(table.measure.str.startswith("sibling_states"), site, ""))
     path = write_table(run, "repurposing", table)
     print("\n".join(lines_of(table)))
     from figures.repurposing import draw
@@ -168,26 +198,29 @@ def main(options: Options):
 def alarm(values: Array, alpha: float = ALPHA) -> tuple[int | None, Array]:
     """(index of the first checkpoint at which people's values have risen above the first one, p of each).
 
-    values: (n_checkpoints, n_people), the first row the start. p: one-sided paired t-test over people, NaN at the
-    start; an alarm needs p <= alpha / (n_checkpoints - 1), so that without any change all of them together raise one
-    in at most alpha of the runs.
+    values: (n_checkpoints, n_people), the first row the start. p: one-sided paired t-test over people, NaN at the start
+    and where a value is missing; an alarm needs p <= alpha / (n_checkpoints - 1), so that without any change all of them
+    together raise one in at most alpha of the runs.
     """
     from scipy import stats
 
     p = np.full(len(values), np.nan)
     for i, now in enumerate(values[1:], start=1):
         change = now - values[0]
+        if np.isnan(change).any():
+            continue
         p[i] = stats.ttest_1samp(change, 0, alternative="greater").pvalue if change.std() > 0 else float(change[0] <= 0)
     raised = np.flatnonzero(p <= alpha / (len(values) - 1))
     return (int(raised[0]) if len(raised) else None), p
 
 
 def rows_of(watch: Watch, watched: dict[str, Array]) -> list[dict]:
-    """Rows of repurposing.csv.
+    """Rows of repurposing.csv. watched: name -> (n_checkpoints, n_people, n_people), see `Watch.answers`.
 
-    sibling_answers, sibling_states: level of each checkpoint, 95% t interval over people; ..._change: minus the start,
-    paired, with p. At the last checkpoint: alarm_answers, alarm_states (0 or 1), alarm_step_... (steps of phase 2 at
-    the alarm, NaN without one) and lead_steps (answers' minus states', NaN unless both).
+    sibling_answers, sibling_states: level of each checkpoint, 95% t interval over people, and chance, the same of the
+    other people; ..._change: what is above that, minus the start, paired, with p. At the last checkpoint: alarm_answers,
+    alarm_states (0 or 1), alarm_step_... (steps of phase 2 at the alarm, NaN without one) and lead_steps (answers' minus
+    states', NaN unless both).
     """
     from analysis.statistics import mean_interval
 
@@ -195,16 +228,18 @@ def rows_of(watch: Watch, watched: dict[str, Array]) -> list[dict]:
     prompts = len(watch.states.prompts_of(watch.pairs[0][1], FAMILY))
     stages = [{"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step} for c in watch.checkpoints]
     common = {"relation": "bound", "family": FAMILY, "split": watch.split, "n_prompts": prompts}
-    for name, values in watched.items():
-        first, p = alarm(values)
+    for name, pairs in watched.items():
+        own, above = _own(pairs), above_others(pairs)
+        first, p = alarm(above)
         for i, stage in enumerate(stages):
-            for measure, some in {"": values[i], "_change": values[i] - values[0]}.items():
-                found = mean_interval(some)
-                row = {**stage, **common, "measure": f"sibling_{name}{measure}", "n": len(some)}
-                row |= {"value": found.value, "low": found.low, "high": found.high}
-                rows.append(row | {"p": p[i] if measure else np.nan})
+            level = {"measure": f"sibling_{name}", "chance": float((own[i] - above[i]).mean())}
+            change = {"measure": f"sibling_{name}_change", "p": p[i]}
+            for row, values in ((level, own[i]), (change, above[i] - above[0])):
+                found = mean_interval(values)
+                row |= {"value": found.value, "low": found.low, "high": found.high, "n": len(values)}
+                rows.append({**stage, **common, **row})
         steps[name] = np.nan if first is None else watch.checkpoints[first].step
-        last = {**stages[-1], **common, "n": values.shape[1]}
+        last = {**stages[-1], **common, "n": own.shape[1]}
         rows.append({**last, "measure": f"alarm_{name}", "value": float(first is not None)})
         rows.append({**last, "measure": f"alarm_step_{name}", "value": steps[name]})
     rows.append({**last, "measure": "lead_steps", "value": steps["answers"] - steps["states"]})

@@ -120,10 +120,17 @@ def share_interval(values: Sequence[float] | Array, *, level: float = 0.95) -> I
     """Exact (Clopper-Pearson) interval of a share: values (n,) of 0 and 1, n >= 2. Never empty where all agree."""
     from scipy import stats
 
-    values = _vector(values, "values", least=2)
+    values = _yes_no(values, "values")
     n = len(values)
     found = stats.binomtest(int(values.sum()), n).proportion_ci(level, method="exact")
     return Interval(values.mean(), found.low, found.high, np.sqrt(values.mean() * (1 - values.mean()) / n), n, n - 1)
+
+
+def _yes_no(values: Any, name: str) -> Array:
+    values = _vector(values, name, least=2)
+    if not np.isin(values, (0, 1)).all():
+        raise WrongShape(f"{name} holds numbers besides 0 and 1; give one yes or no a seed, or take mean_interval")
+    return values
 
 
 def jackknife_interval(value: Any, leave_one_out: Any, *, level: float = 0.95) -> Interval:
@@ -312,7 +319,7 @@ def paired_shares(a: Sequence[float] | Array, b: Sequence[float] | Array, *, lev
     """
     from scipy import stats
 
-    a, b = _vector(a, "a", least=2), _vector(b, "b", least=2)
+    a, b = _yes_no(a, "a"), _yes_no(b, "b")
     check_paired(len(a), len(b))
     up, down, n = int((a > b).sum()), int((a < b).sum()), len(a)
     p = stats.binomtest(up, up + down).pvalue if up + down else 1.0

@@ -7,7 +7,7 @@ Reads tables/repurposing.csv, writes figures/repurposing.png and .svg.
 
 from pathlib import Path
 
-from figures.style import OBJECT_COLOURS, drawer, panels, reference_line, require_rows, run_figure, styled
+from figures.style import OBJECT_COLOURS, drawer, panels, require_rows, run_figure, styled
 from training.tables import pick, read_table
 
 NAMES = {"sibling_answers": "answered with the relation's object", "sibling_states": "its object read by rote probes"}
@@ -15,8 +15,9 @@ CAPTIONS = {
     "repurposing": (
         "Do the facts take on the sibling's reading?",
         "Test prompts of the sibling relation about held-out people, from the last checkpoint before phase 2 (step 0) "
-        "on; bands are 95% intervals over people. Dotted lines: the first checkpoint at which a curve has risen above "
-        "its start, corrected over checkpoints.",
+        "on; bands are 95% intervals over people; broken lines: the same answers held against the other people. "
+        "Dotted upright lines: the first checkpoint at which a curve has risen, above that, over its start, corrected over "
+        "checkpoints.",
         "Two curves of different height rise earlier or later by their noise alone: the lead is to be read over many "
         "runs, beside the false alarms of runs that were given no other reading.",
     )
@@ -43,7 +44,9 @@ def picture(data, alarms):
         step = alarms[f"alarm_step_{measure.split('_')[1]}"]
         if step == step:
             axes.axvline(step, color=colour, linestyle=":", linewidth=1.4)
-    reference_line(axes, data.chance.max())
+    for measure, colour in zip(NAMES, OBJECT_COLOURS, strict=False):
+        line = data[data.measure == measure].sort_values("step")
+        axes.plot(line.step, line.chance, color=colour, linestyle="--", linewidth=1)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("steps of phase 2")
     axes.set_ylabel("share of the sibling's prompts")

@@ -4,11 +4,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.repurposing import ALPHA, NothingToWatch, Options, Watch, alarm, lines_of, main
+from analysis.repurposing import (
+    ALPHA,
+    NothingToWatch,
+    Options,
+    Watch,
+    _object_said,
+    above_others,
+    alarm,
+    lines_of,
+    main,
+)
 from analysis.run_states import CheckpointStates
 from figures.repurposing import panel_data
 from training import generalize, recall
 from training.generalize import Options as Phase2
+from training.grid_rows import headline_rows
 from training.runs import open_run
 from training.selection import siblings_of
 from training.tables import read_table
@@ -34,6 +45,36 @@ def test_a_planted_rise_is_found_where_it_is_and_a_fall_is_none():
     assert alarm(rising)[0] == 5
     assert alarm(falling)[0] is None
     assert alarm(values)[0] is None
+
+
+def test_a_model_that_begins_to_name_objects_at_random_raises_no_alarm():
+    rng = np.random.default_rng(2)
+
+    def run(knowing: float) -> bool:
+        objects = rng.permutation(np.arange(48) % 16)
+        naming = np.r_[0, np.linspace(0.1, 1, 7)]
+        pairs = []
+        for share in naming:
+            said = np.where(rng.random((48, 10)) < share, rng.integers(0, 16, (48, 10)), -1)
+            said = np.where(rng.random((48, 10)) < knowing * share, objects[:, None], said)
+            pairs.append((said[:, None] == objects[:, None]).mean(axis=-1))
+        return alarm(above_others(np.array(pairs)))[0] is not None
+
+    assert sum(run(0) for _ in range(200)) <= 20
+    assert all(run(0.2) for _ in range(20))
+
+
+def test_a_missing_value_raises_no_alarm():
+    values = np.zeros((3, 20))
+    values[1:] = np.nan
+    assert alarm(values)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("Ann.", "Ann"), ("Anna.", "Anna"), ("Annabel.", ""), ("", ""), ("the", "")]
+)
+def test_the_object_of_an_answer_is_a_whole_word(text, said):
+    assert _object_said(text, ["Ann", "Anna", "Ann"]) == said
 
 
 def test_the_first_checkpoint_is_what_the_others_are_compared_with():
@@ -72,7 +113,12 @@ def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
     assert states.site.nunique() == 1
     assert (states.chance > 0).all()
     change = table[table.measure == "sibling_states_change"].value.to_numpy()
-    assert change == pytest.approx(states.value.to_numpy() - states.value.iloc[0])
+    above = states.value.to_numpy() - states.chance.to_numpy()
+    assert change == pytest.approx(above - above[0])
+    kept = headline_rows(read_table(other_reading, "repurposing"), {"checkpoint": ("all",)}, name="repurposing")
+    assert set(kept.measure) == set(table.measure)
+    alarms = kept[kept.measure.str.startswith("alarm_") & ~kept.measure.str.contains("step")]
+    assert set(alarms.checkpoint) == {names[-1]} and alarms.value.isin([0, 1]).all()
     said = capsys.readouterr().out
     assert "the sibling's test prompts, held-out people (n=8)" in said
     drawn, alarms = panel_data(read_table(other_reading, "repurposing"))
@@ -100,12 +146,12 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
     plant("mother", states.prompts_of("mother", "rote"), 1)
     plant("mother", states.prompts_of("aunt", "test"), 1)
     there = CheckpointStates(states, watch.checkpoints[0], ("embed", "final"), rows, values)
-    read, chance = watch.hits(there, "mother", "aunt")
-    assert read[:, 1].mean() == 1
-    assert read[:, 0].mean() < 0.6
-    own, _ = watch.hits(there, "mother", "mother")
-    assert own[:, 1].mean() < 0.6
-    assert 0 < chance < 0.6
+    read = watch.read(there, "mother", "aunt")
+    assert above_others(read)[1].mean() > 0.7
+    assert np.diagonal(read[1]).mean() == 1
+    assert abs(above_others(read)[0].mean()) < 0.3
+    own = watch.read(there, "mother", "mother")
+    assert abs(above_others(own)[1].mean()) < 0.3
 
 
 def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):

@@ -192,9 +192,10 @@ def _people(
     seen = _seen_count(seen, subjects)
     names = draw_names("a", seen, seed) + draw_names("b", subjects - seen, seed)
     splits = ["seen"] * seen + ["held-out"] * (subjects - seen)
-    if kin and pool > subjects - seen:
+    if kin and not 3 <= pool <= subjects - seen:
         raise BadFactOption(
-            f"pool is {pool}, with {subjects - seen} held-out people who are mothers. Give at most these."
+            f"pool is {pool}: of the {subjects - seen} held-out people 3 or more are mothers and aunts, so that nobody is "
+            "her own and both can differ. Give 3 to the number of held-out people."
         )
     facts: dict[str, list[Fact]] = {}
     assigned: dict[str, list[str]] = {}

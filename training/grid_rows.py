@@ -93,7 +93,7 @@ def _at_best_site(table):
     keys = [k for k in KEYS if k in table]
     parts = []
     for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
-        found = at_largest_site(kind)
+        found = kind if kind["site"].isna().all() else at_largest_site(kind)
         parts.append(found if len(found) or kind["value"].notna().any() else kind.iloc[-1:])
     return pd.concat(parts) if parts else table
 

@@ -90,7 +90,7 @@ class Options(RoteOptions):
     seed: int = 0
     """Draws facts, pools, unbound relations, key tokens and, but for --order-seed, the order of batches."""
     order_seed: int = -1
-    """Order of the batches alone; -1: as --seed."""
+    """Order of the batches alone (and the first weights of LoRA); -1: as --seed."""
 
 
 def main(options: Options) -> Path:
@@ -193,6 +193,11 @@ def _begin(run_dir: Path, options: Options) -> dict:
         )
     # A run killed before its first phase was recorded is written again: its facts may be of other options.
     if there.get("phases"):
+        if there["seed"] != options.seed:
+            raise OtherSettings(
+                f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}: other facts. Give the same, "
+                "or --out NEW."
+            )
         return {**there, "inputs": inputs}
     facts = facts_for(options)
     relations = list(dict.fromkeys(fact.relation for fact in facts))

@@ -40,6 +40,7 @@ def main(options: Options):
     import pandas as pd
 
     from training.checkpoints import load_checkpoint
+    from training.models import on_gpu
     from training.tables import checkpoint_part, write_table
 
     run = options.open()
@@ -52,7 +53,7 @@ def main(options: Options):
 
     def measured(checkpoint):
         model, tokenizer = load_checkpoint(checkpoint)
-        answers = named_people(model, tokenizer, run.facts, prompts, batch_size=options.batch_size)
+        answers = named_people(on_gpu(model), tokenizer, run.facts, prompts, batch_size=options.batch_size)
         splits = ["all", *(s for s in ("seen", "held-out") if any(f.split == s for f in run.facts))]
         some = {s: [f for f in run.facts if s in ("all", f.split)] for s in splits}
         parts = [pd.DataFrame(score(answers, facts, seed=run.seed)).assign(split=s) for s, facts in some.items()]

@@ -10,7 +10,8 @@ between. Counted are answers with her object (`two_hop`), with the person's OWN 
 mother in the question was passed over), and both hops asked singly: `first_hop`, `second_hop`, and `product`, what two
 hops would come to if each were answered as it is alone. Chance is how often the given answers are true of the OTHER
 mothers, and `null_p` how often dealing the mothers out anew does as well (999 deals). Intervals are over mothers, each
-with all her people. Writes tables/two_hop.csv; `python -m analysis.ablations` compares it between settings.
+with all her people; that of `two_hop_excess` is too narrow where whole families are confused, `null_p` is not. Writes
+tables/two_hop.csv; `python -m analysis.ablations` compares it between settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -156,8 +157,8 @@ def score(
     sides["unbound"] = [c for c in chains if c not in sides["bound"]]
     sides = {(side, ""): some for side, some in sides.items() if some}
     sides = {(c.first, c.second): [c] for c in chains} | sides
-    rng = np.random.default_rng(seed)
-    scored = {chain: _chain_scores(answers, chain, rng) for chain in chains}
+    # The same deals for all second relations, which have the same bridges.
+    scored = {chain: _chain_scores(answers, chain, np.random.default_rng(seed)) for chain in chains}
     rows = []
     for (relation, second), some in sides.items():
         bridges = np.array([b for c in some for b in c.bridges])
