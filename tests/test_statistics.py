@@ -18,10 +18,12 @@ from analysis.statistics import (
     max_statistic_test,
     mean_interval,
     paired_difference,
+    paired_shares,
     permutation_null_cka,
     permutation_p,
     permutation_test,
     permutations,
+    share_interval,
     two_way_jackknife,
 )
 
@@ -279,3 +281,23 @@ def test_holm_lies_between_the_raw_and_the_bonferroni_values(p):
     assert (corrected >= np.array(p)).all()
     assert (corrected <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
     assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_shares_want_yes_or_no_and_are_exact():
+    with pytest.raises(inputs.WrongShape, match="besides 0 and 1"):
+        share_interval([0.5, 1.0])
+    with pytest.raises(inputs.WrongShape, match="besides 0 and 1"):
+        paired_shares([0, 1, 1, 0.5], [0, 0, 0, 0])
+    found = paired_shares([1, 1, 1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0, 1])
+    assert found.value == pytest.approx(0.5)
+    assert found.p == pytest.approx(stats.binomtest(5, 6).pvalue)
+    assert np.isnan(paired_shares([1, 1, 1], [0, 0, 0]).p)
+
+
+def test_the_interval_of_a_paired_share_covers_the_difference():
+    rng = np.random.default_rng(0)
+    truth, kept = 0.5 - 0.2, 0
+    for _ in range(600):
+        found = paired_shares((rng.random(15) < 0.5).astype(int), (rng.random(15) < 0.2).astype(int))
+        kept += found.low <= truth <= found.high
+    assert kept / 600 > 0.93

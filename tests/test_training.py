@@ -1055,3 +1055,10 @@ def test_a_note_that_holds_for_every_checkpoint_is_printed_once():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["note: few rows", "note: many rows"]
+
+
+def test_another_seed_is_refused_where_the_order_has_its_own(tiny_base, tmp_path):
+    same = {"out": tmp_path / "run", "model": str(tiny_base), "subjects": 8, "pool": 4, "epochs": 1, "order_seed": 7}
+    memorize.main(memorize.Options(seed=1, **same))
+    with pytest.raises(OtherSettings, match=r"begun with --seed 1, now it is 2"):
+        memorize.main(memorize.Options(seed=2, **same))
