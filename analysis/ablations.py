@@ -1,7 +1,7 @@
 """Which setting matters? The conditions of a sweep side by side, with intervals over seeds and paired tests by seed.
 
-    python -m analysis.ablations results/how-little
-    python -m analysis.ablations results/how-little --against "generalize.prompts 10" --relation bound
+    python -m analysis.ablations results/little-meaning
+    python -m analysis.ablations results/little-meaning --against "generalize.prompts 10" --relation bound
     python -m analysis.ablations results/mine --by generalize.people --unit seed memorize.model
 
 Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and value), writes
@@ -148,9 +148,10 @@ def main(options: Options):
             values = values_of(labelled, endpoint, unit, split=options.split, phase=options.phase)
             rows += compare(values, endpoint, against=against)
         except NoConditions as reason:
-            missing.append(str(reason))
+            missing.append(f"{endpoint.name}, {endpoint.relation or 'any relation'}")
+            last = reason
     if not rows:
-        raise NoConditions("; ".join(missing))
+        raise NoConditions(str(last))
     settings = labelled.drop_duplicates("label").set_index("label")[by]
     found = pd.DataFrame(rows)
     found = found.join(settings, on="label").assign(unit=" ".join(unit), commit=commit())
@@ -158,8 +159,8 @@ def main(options: Options):
     write_text(path, found.round(6).to_csv(index=False))
     seal(path.parent, [path.name])
     print("\n".join(ablation_lines(found)))
-    for reason in missing:
-        print(f"left out: {reason}")
+    if missing:
+        print(f"left out, for the table has no rows of them: {'; '.join(missing)}")
     from figures.ablations import draw
 
     drawn = draw(options.results)

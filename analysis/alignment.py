@@ -65,7 +65,7 @@ def main(options: Options):
     drawn = draw(run.path)
     print(
         f"wrote {run.tables('alignment.csv')} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m analysis.probes {run.path}"
+        f"next: python -m analysis.probes {run.argument}"
     )
     return table
 
@@ -318,7 +318,7 @@ def alignment_lines(table) -> list[str]:
                 cell(here, kind, "unrelated"),
             ]
         padded = (f"{text:<{width}}" for text, (_, width) in zip(cells, columns, strict=True))
-        lines.append(f"  {checkpoint:<28}" + "".join(padded).rstrip())
+        lines.append(f"  {checkpoint:<27} " + "".join(padded).rstrip())
     return lines
 
 

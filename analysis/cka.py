@@ -70,7 +70,7 @@ def main(options: Options):
     drawn += cka_measures.draw(run.path) if measures else []
     print(
         f"wrote {run.tables('cka.csv')} ({len(table)} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m analysis.alignment {run.path}"
+        f"next: python -m analysis.alignment {run.argument}"
     )
     return table
 
@@ -139,13 +139,13 @@ def contrast_lines(table, states: RunStates) -> list[str]:
         here = contrast[(contrast.checkpoint == checkpoint.name) & contrast.value.notna()]
         if not len(here):
             reasons = contrast[contrast.checkpoint == checkpoint.name].reason
-            lines.append(f"  {checkpoint.name:<28}no value at any site: {reasons.iloc[-1]}")
+            lines.append(f"  {checkpoint.name:<27} no value at any site: {reasons.iloc[-1]}")
             continue
         best = here.loc[here.value.abs().idxmax()]
         at = some[(some.checkpoint == checkpoint.name) & (some.site == best.site)]
         partial = at[at.measure == "contrast_partialled"]
         kernels = at[(at.measure == "object_kernel") & (at.relation == "bound")].set_index("object_relation").value
-        line = f"  {checkpoint.name:<28}{best.site:<15} {_span(best)} {_p(best.null_p_max)}"
+        line = f"  {checkpoint.name:<27} {best.site:<15} {_span(best)} {_p(best.null_p_max)}"
         if len(partial) and np.isfinite(partial.value.iloc[0]):
             line += f"   answer partialled out {_span(partial.iloc[0])}"
         if "same" in kernels:
@@ -173,7 +173,7 @@ def cka_lines(table, states: RunStates) -> list[str]:
             for family in families
             if family in at.index
         ]
-        lines.append(f"  {checkpoint.name:<28}" + "   ".join(cells) + _robust_words(at))
+        lines.append(f"  {checkpoint.name:<27} " + "   ".join(cells) + _robust_words(at))
     return lines
 
 

@@ -86,7 +86,7 @@ def main(options: Options):
     drawn = draw(run.path)
     print(
         f"wrote {run.tables('interchange.csv')} ({len(table):,} rows), interchange_items.csv ({len(items):,} rows), "
-        f"{', '.join(p.name for p in drawn)}    next: python -m figures.report {run.path}"
+        f"{', '.join(p.name for p in drawn)}    next: python -m figures.report {run.argument}"
     )
     return table
 

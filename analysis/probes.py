@@ -79,7 +79,7 @@ def main(options: Options):
             print(line)
         wrote += f", {run.tables('probe_controls.csv').name} ({len(found):,} rows)"
         drawn += probe_controls.draw(run.path)
-    print(f"wrote {wrote}, {', '.join(p.name for p in drawn)}    next: python -m analysis.umap {run.path}")
+    print(f"wrote {wrote}, {', '.join(p.name for p in drawn)}    next: python -m analysis.umap {run.argument}")
     return table
 
 
@@ -222,12 +222,12 @@ def verdict_lines(table) -> list[str]:
         for checkpoint in dict.fromkeys(there.checkpoint):
             here = there[(there.checkpoint == checkpoint) & there.value.notna()]
             if not len(here):
-                lines.append(f"    {checkpoint:<26}no site could be scored")
+                lines.append(f"    {checkpoint:<25} no site could be scored")
                 continue
             best = here.loc[here.value.idxmax()]
             null = "" if np.isnan(best.null_high) else f"shuffled up to {two_places(best.null_high)}  "
             p = p_words(best.null_p_max)
-            lines.append(f"    {checkpoint:<26}{span(best)}  {null}{p}  at {best.site}")
+            lines.append(f"    {checkpoint:<25} {span(best)}  {null}{p}  at {best.site}")
     return lines
 
 

@@ -116,9 +116,14 @@ class Watch:
 
         prompts_of: whose test prompts are read. sites: which.
         """
-        from analysis.transfer import fit_probes
+        from analysis.inputs import NotIdentifiable
+        from analysis.transfer import check_objects, fit_probes
 
         objects, seed = self.states.objects(relation), self.states.run.seed
+        try:
+            check_objects(objects[self.rows(relation)])
+        except NotIdentifiable as error:
+            raise NothingToWatch(f"{relation}: {error} (--subjects or a smaller --pool when memorising)") from error
         probes = fit_probes(there.rote(relation)[:, sites], objects, seed=seed, allow_degenerate=True)
         scored = probes.score(there.family(prompts_of, FAMILY)[:, :, sites], allow_degenerate=True)
         return scored.of(self.rows(relation)).pair_scores()

@@ -24,6 +24,9 @@ from training.errors import UserError
 from training.prompts import Preset
 from training.run_options import RunOptions
 
+# Characters of a reason that is not said twice.
+LONG = 60
+
 
 class NoSecondCheckpoint(UserError):
     """Two checkpoints were given without what a comparison of them needs."""
@@ -130,9 +133,22 @@ def page(found: list[Verdict], states: RunStates) -> list[str]:
         for verdict in found:
             lines += _section_lines(verdict, section)
     lines.append("judgement")
-    lines += [f"  {verdict.checkpoint:<28}{verdict.judgement}" for verdict in found]
+    lines += [f"  {verdict.checkpoint:<27} {verdict.judgement}" for verdict in found]
     lines += [f"  not identifiable here: {reason}" for reason in missing_controls(states)]
-    return lines
+    return _reasons_once(lines)
+
+
+def _reasons_once(lines: list[str]) -> list[str]:
+    """The lines, a long reason that stood in one before shortened to "as above"."""
+    said: set[str] = set()
+    found = []
+    for line in lines:
+        start, mark, reason = (
+            line.partition("no number: ") if "no number: " in line else line.partition("identifiable: ")
+        )
+        found.append(f"{start}{mark}as above" if len(reason) > LONG and reason in said else line)
+        said.add(reason)
+    return found
 
 
 def _section_lines(verdict: Verdict, section: str) -> list[str]:
@@ -145,7 +161,7 @@ def _section_lines(verdict: Verdict, section: str) -> list[str]:
     if not numbers(evidence):
         cells = list(dict.fromkeys(f"no number: {part.reason}" for part in evidence))
     site = next((part.site for part in evidence if part.site), "")
-    return [f"  {verdict.checkpoint:<28}{site + '  ' if site else ''}{'   '.join(cells)}"]
+    return [f"  {verdict.checkpoint:<27} {site + '  ' if site else ''}{'   '.join(cells)}"]
 
 
 def _cell(evidence: Evidence) -> str:

@@ -1,6 +1,6 @@
 """The conditions of a sweep side by side: a point and its interval over seeds each, a panel an endpoint.
 
-    python -m figures.ablations results/how-little
+    python -m figures.ablations results/little-meaning
 
 Reads tables/ablations.csv, writes figures/ablations.png and .svg. Where a setting with three or more numbers was
 varied, it is the axis and the other settings are lines; else every condition has a row.

@@ -3,7 +3,8 @@
     python -m figures.redraw runs/demo
     python -m figures.redraw
 
-Writes RUN_DIR/figures/*.png and .svg, and docs/images/NAME-*.png for every results/NAME with tables.
+Writes RUN_DIR/figures/*.png and .svg, docs/images/NAME-*.png for every committed results/NAME with tables, and
+results/NAME/figures for those that are not committed.
 """
 
 from dataclasses import dataclass
@@ -104,9 +105,24 @@ def main(options: Options) -> list[Path]:
     elif run_dir is not None:
         print(f"skipped {run_dir}: no tables/*.csv there. Write them: python -m training.recall {run_dir}")
     for folder in committed:
-        written += _redraw(folder, options.images, prefix=f"{folder.name}-", formats=("png",))
+        if _tracked(folder):
+            written += _redraw(folder, options.images, prefix=f"{folder.name}-", formats=("png",))
+        else:
+            written += _redraw(folder, folder / "figures")
     print(f"wrote {len(written)} files")
     return written
+
+
+def _tracked(folder: Path) -> bool:
+    """Whether git keeps a folder's record; everything counts where there is no git or no checkout."""
+    import subprocess
+
+    try:
+        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "run.json"]
+        done = subprocess.run(asked, capture_output=True, text=True)
+    except OSError:
+        return True
+    return done.returncode == 0 or "not a git repository" in done.stderr
 
 
 def _redraw(run_dir: Path, folder: Path, **how) -> list[Path]:

@@ -1,6 +1,7 @@
 """Recall: scores are those of whole sequences one by one, counted strictly, with errors over subjects."""
 
 import math
+import shlex
 import shutil
 from pathlib import Path
 
@@ -464,9 +465,14 @@ def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
 
 
 def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "results").mkdir()
     for name, module in (("recall_items", "training.recall"), ("cka", "analysis.cka"), ("cka_map", "analysis.cka")):
-        with pytest.raises(TableMissing, match=rf"python -m {module} {tmp_path}"):
+        with pytest.raises(TableMissing, match=rf"python -m {module} {tmp_path}$"):
             read_table(tmp_path, name)
+        # A folder of results is no run: what they are of has to be said again.
+        with pytest.raises(TableMissing, match=rf"{module} CHECKPOINTS --facts .* --rote .* --out {tmp_path}/results$"):
+            read_table(tmp_path / "results", name)
 
 
 def test_an_altered_table_is_not_read(own_run):
@@ -560,3 +566,16 @@ def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, 
     key = ["relation", "subject", "family", "template"]
     both = found.merge(plain[plain.phase == "memorize"], on=key, suffixes=("_told", ""))
     assert (both.generated_told != both.generated).any()
+
+
+def test_the_next_command_for_checkpoints_made_elsewhere_says_what_they_are_of(tiny_run, tmp_path):
+    facts = tmp_path / "my facts.csv"
+    facts.write_text("subject,relation,object\nAnn Lee,mother,Ruth\nBob Roe,mother,Mary\n", encoding="utf-8")
+    folder = tiny_run / "checkpoints" / "200-generalize-epoch-08"
+    run = open_run(folder, facts=str(facts), rote="{subject} [X]", out=str(tmp_path / "out"))
+    arguments = shlex.split(run.argument)
+    assert arguments[0] == str(folder)
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    assert options == {"--facts": str(facts), "--rote": "{subject} [X]", "--out": str(tmp_path / "out")}
+    assert open_run(tiny_run).argument == str(tiny_run)
+    assert open_run(tiny_run, out=str(tmp_path)).argument == f"{tiny_run} --out {tmp_path}"

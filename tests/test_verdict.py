@@ -313,6 +313,21 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+def test_a_long_reason_is_said_once():
+    reason = "without aunt: " + "some objects occur once, so that they cannot be known from other subjects " * 2
+    lines = [
+        "title",
+        f"  a   no number: {reason}",
+        f"  b   no number: {reason}",
+        "  c   no number: short",
+        "  d   no number: short",
+    ]
+    found = verdict._reasons_once(lines)
+    assert found[:2] == lines[:2]
+    assert found[2] == "  b   no number: as above"
+    assert found[3:] == lines[3:]
+
+
 def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pair, capsys):
     before, after, facts, out = pair
     files = [listing(before), listing(after)]

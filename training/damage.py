@@ -69,7 +69,7 @@ def main(options: Options):
     table = table[first + [c for c in table if c not in first]]
     path = write_table(run, "damage", table)
     print("\n".join(damage_lines(table)))
-    print(f"wrote {path} ({len(table)} rows)    next: python -m figures.report {run.path}")
+    print(f"wrote {path} ({len(table)} rows)    next: python -m figures.report {run.argument}")
     return table
 
 

@@ -195,7 +195,7 @@ def _people(
     if kin and not 3 <= pool <= subjects - seen:
         raise BadFactOption(
             f"pool is {pool}: of the {subjects - seen} held-out people 3 or more are mothers and aunts, so that nobody is "
-            "her own and both can differ. Give 3 to the number of held-out people."
+            "her own and both can differ. Give a pool (--pool) of 3 to the number of held-out people."
         )
     facts: dict[str, list[Fact]] = {}
     assigned: dict[str, list[str]] = {}

@@ -89,7 +89,7 @@ def main(options: Options):
     print(describe(summary, run))
     print(
         f"wrote {run.tables('recall.csv')} ({len(summary)} rows), {run.tables('recall_items.csv')} ({len(items)} "
-        f"rows)    next: python -m analysis.cka {run.path}"
+        f"rows)    next: python -m analysis.cka {run.argument}"
     )
     return summary
 

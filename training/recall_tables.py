@@ -169,7 +169,7 @@ def describe(table, run) -> str:
     gain = table[(table.measure == "generation_gain") & (table.split == split)]
     for _, row in gain.iterrows():
         lines.append(
-            f"  gain of phase 2, {row.relation} relations, test prompts: {row.value:+.2f} "
+            f"  gain of phase 2 at {row.checkpoint}, {row.relation} relations, test prompts: {row.value:+.2f} "
             f"[{row.low:+.2f}, {row.high:+.2f}]"
         )
     return "\n".join(lines)

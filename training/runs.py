@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class Run:
     checkpoints: list[Checkpoint]
     seed: int = 0
     record: dict = field(default_factory=dict)
+    argument: str = ""
+    """What a command is given to mean this run: its directory, with the options that checkpoints made elsewhere need."""
 
     @property
     def relations(self) -> list[str]:
@@ -220,7 +223,9 @@ def open_run(path: str | Path, *, facts: str = "", prompts: str = "", rote: str 
     chosen = load_prompts(relations, rote=rote or "{subject} {key}", folder=prompts or None)
     destination = Path(out).expanduser()
     destination.mkdir(parents=True, exist_ok=True)
-    return Run(destination, loaded, chosen, checkpoints, record={"source": str(path)})
+    given = {"facts": facts, "prompts": prompts, "rote": rote, "out": out}
+    argument = " ".join([str(path), *(f"--{name} {shlex.quote(value)}" for name, value in given.items() if value)])
+    return Run(destination, loaded, chosen, checkpoints, record={"source": str(path)}, argument=argument)
 
 
 def _open_own(path: Path, out: str) -> Run:
@@ -237,6 +242,7 @@ def _open_own(path: Path, out: str) -> Run:
         checkpoints,
         seed=record.get("seed", 0),
         record=record,
+        argument=f"{path} --out {out}" if out else str(path),
     )
 
 

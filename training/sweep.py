@@ -1,11 +1,12 @@
 """Run a grid of settings: shared stages once, finished runs skipped, every headline number in one table.
 
-    python -m training.sweep results/how-little/grid.toml --dry-run
-    python -m training.sweep results/how-little/grid.toml --jobs 2
-    python -m training.sweep results/how-little/grid.toml --backend ray --address auto --work /shared/how-little
+    python -m training.sweep results/mine/grid.toml --dry-run
+    python -m training.sweep results/mine/grid.toml --jobs 2
+    python -m training.sweep results/mine/grid.toml --backend ray --address auto --work /shared/mine
 
-Reads a grid file (see training.grid), makes run directories in --work and appends each finished run's rows to
-tables/sweep.csv beside the grid file. Killed or stopped, the same command goes on; a run that fails is reported and
+Reads a grid file (its format: python -m pydoc training.grid; examples: results/*/grid.toml), makes run directories in
+--work and appends each finished run's rows to tables/sweep.csv beside the grid file, or, of a file that is not named
+grid.toml, in a folder of its name. Killed or stopped, the same command goes on; a run that fails is reported and
 leaves the others alone. Next: `python -m analysis.ablations RESULTS_DIR`.
 """
 
@@ -50,7 +51,7 @@ class Options:
     work: Path | None = None
     """Where run directories go (on a cluster: a folder that all machines share); default: runs/NAME."""
     out: Path | None = None
-    """Where tables/sweep.csv goes; default: the folder of the grid file."""
+    """Where tables/sweep.csv goes; default: the folder of a grid.toml, else a folder named after the grid file."""
 
 
 def main(options: Options):
@@ -65,7 +66,7 @@ def main(options: Options):
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; give how many runs go at a time, 1 or more.")
     grid = read_grid(options.grid, repetitions=options.repetitions)
-    results = options.out or grid.path.parent
+    results = options.out or (grid.path.parent if grid.path.name == "grid.toml" else grid.path.with_suffix(""))
     work = (options.work or Path("runs") / results.resolve().name).expanduser().resolve()
     grounds = check_grid(grid, fetch=not options.dry_run)
     table = read_sweep(results)

@@ -63,7 +63,10 @@ def read_table(run_dir: Path, name: str):
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
     if not path.exists():
-        command = WRITERS.get(name, f"analysis.{name.split('_')[0]} {{run}}").format(run=run_dir)
+        # A folder of results alone does not say what they are of.
+        own = (Path(run_dir) / "run.json").exists()
+        named = run_dir if own else f"CHECKPOINTS --facts ... --rote ... --out {run_dir}"
+        command = WRITERS.get(name, f"analysis.{name.split('_')[0]} {{run}}").format(run=named)
         raise TableMissing(f"{path} is not there. Write it: python -m {command}")
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
     record = Path(run_dir) / "run.json"
