@@ -219,7 +219,11 @@ def test_an_unknown_reference_is_refused_and_the_conditions_named(results):
 def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys):
     table = main(Options(results))
     said = capsys.readouterr().out
-    assert "left out: the table has no rows of probe transfer" in said
+    (left_out,) = [
+        line for line in said.splitlines() if line.startswith("left out, for the table has no rows of them: ")
+    ]
+    assert "probe transfer, rote to test, bound;" in left_out
+    assert "recall, test prompts" not in left_out
     assert set(table.endpoint) == {"recall, test prompts"}
     assert set(table.relation) == {"bound", GAP}
     written = read_table(results, "ablations")
