@@ -579,3 +579,10 @@ def test_the_next_command_for_checkpoints_made_elsewhere_says_what_they_are_of(t
     assert options == {"--facts": str(facts), "--rote": "{subject} [X]", "--out": str(tmp_path / "out")}
     assert open_run(tiny_run).argument == str(tiny_run)
     assert open_run(tiny_run, out=str(tmp_path)).argument == f"{tiny_run} --out {tmp_path}"
+
+
+def test_a_copied_folder_of_checkpoints_says_which_have_no_weights(tiny_run, tmp_path):
+    copied = Path(shutil.copytree(tiny_run / "checkpoints", tmp_path / "copied"))
+    with pytest.warns(UserWarning, match=r"left out of .*copied, for its weights lie elsewhere: 000-base"):
+        run = open_run(copied, facts="people", out=str(tmp_path / "out"))
+    assert [c.name for c in run.checkpoints] == ["100-memorize-epoch-20", "200-generalize-epoch-08"]

@@ -123,6 +123,9 @@ def main(options: Options) -> Path:
         replay = Replay(tuple(rote), options.replay, options.replay_facts)
         replayed = replay.count(len(examples))
         dense = dense_steps(options.dense, steps_of(len(examples), settings, replayed=replayed))
+        if len(dense) < options.dense:
+            room = f"the first tenth of this phase has {len(dense)} step(s) to save; --save-steps names others"
+            print(f"--dense {options.dense}: {room}")
         arm = "".join(f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v)
         print(
             f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "

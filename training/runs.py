@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +206,9 @@ def open_run(path: str | Path, *, facts: str = "", prompts: str = "", rote: str 
             (p for p in visible if (p / "config.json").exists() or list(p.glob("*.gguf"))),
             key=lambda p: natural_order(p.name),
         )
+        left_out = sorted(p.name for p in path.iterdir() if (p / "stage.json").exists() and p not in folders)
+        if folders and left_out:
+            warnings.warn(f"left out of {path}, for its weights lie elsewhere: {', '.join(left_out)}", stacklevel=2)
     if not folders:
         raise NotARun(
             f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "
