@@ -142,16 +142,15 @@ def main(options: Options):
     if against and against not in set(labelled["label"]):
         there = "; ".join(dict.fromkeys(labelled["label"]))
         raise NoConditions(f"there is no condition {against!r}; there are: {there}.")
-    rows, missing = [], []
+    rows, missing = [], {}
     for endpoint in _endpoints(options):
         try:
             values = values_of(labelled, endpoint, unit, split=options.split, phase=options.phase)
             rows += compare(values, endpoint, against=against)
         except NoConditions as reason:
-            missing.append(f"{endpoint.name}, {endpoint.relation or 'any relation'}")
-            last = reason
+            missing[f"{endpoint.name}, {endpoint.relation or 'any relation'}"] = str(reason)
     if not rows:
-        raise NoConditions(str(last))
+        raise NoConditions("; ".join(missing.values()))
     settings = labelled.drop_duplicates("label").set_index("label")[by]
     found = pd.DataFrame(rows)
     found = found.join(settings, on="label").assign(unit=" ".join(unit), commit=commit())

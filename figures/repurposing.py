@@ -7,7 +7,7 @@ Reads tables/repurposing.csv, writes figures/repurposing.png and .svg.
 
 from pathlib import Path
 
-from figures.style import OBJECT_COLOURS, drawer, panels, require_rows, run_figure, styled
+from figures.style import OBJECT_COLOURS, drawer, interval_handle, panels, require_rows, run_figure, styled
 from training.tables import pick, read_table
 
 NAMES = {"sibling_answers": "answered with the relation's object", "sibling_states": "its object read by rote probes"}
@@ -35,6 +35,8 @@ def panel_data(table):
 
 def picture(data, alarms):
     """The figure of panel_data."""
+    from matplotlib.lines import Line2D
+
     figure, grid = panels(1, 1, height=3.4, title="Do the facts take on the sibling's reading?")
     axes = grid[0, 0]
     for (measure, name), colour in zip(NAMES.items(), OBJECT_COLOURS, strict=False):
@@ -44,13 +46,18 @@ def picture(data, alarms):
         step = alarms[f"alarm_step_{measure.split('_')[1]}"]
         if step == step:
             axes.axvline(step, color=colour, linestyle=":", linewidth=1.4)
-    for measure, colour in zip(NAMES, OBJECT_COLOURS, strict=False):
-        line = data[data.measure == measure].sort_values("step")
         axes.plot(line.step, line.chance, color=colour, linestyle="--", linewidth=1)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("steps of phase 2")
     axes.set_ylabel("share of the sibling's prompts")
-    figure.legend(loc="outside lower center", ncols=2)
+    grey = {"color": "#666666"}
+    handles = [
+        *axes.get_legend_handles_labels()[0],
+        Line2D([], [], **grey, linestyle="--", linewidth=1, label="true of other people (chance)"),
+        Line2D([], [], **grey, linestyle=":", linewidth=1.4, label="alarm"),
+        interval_handle(),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
