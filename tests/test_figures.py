@@ -716,3 +716,15 @@ def test_drawing_and_reporting_never_load_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     lines = done.stdout.strip().splitlines()
     assert (lines[0], lines[-1]) == ("False", "[]")
+
+
+def test_only_committed_results_are_drawn_into_the_docs(tmp_path):
+    for name in ("kept", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    # Without git nothing is told apart.
+    assert redraw._tracked(tmp_path / "mine")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "kept/run.json"], check=True)
+    assert redraw._tracked(tmp_path / "kept")
+    assert not redraw._tracked(tmp_path / "mine")

@@ -642,3 +642,13 @@ extend.start = "100-memorize-epoch-02"
     assert table.condition.nunique() == 2
     recalled = table[(table.table == "recall") & (table.phase == "memorize")]
     assert set(recalled.condition) == {"after phase 2", "after phase 1 alone"}
+
+
+def test_two_grid_files_in_one_folder_have_results_of_their_own():
+    found = {name: sweep.results_of(Path("here") / name) for name in ("grid.toml", "a.toml", "b.2.toml", "plain")}
+    assert found == {
+        "grid.toml": Path("here"),
+        "a.toml": Path("here/a"),
+        "b.2.toml": Path("here/b.2"),
+        "plain": Path("here/plain-results"),
+    }

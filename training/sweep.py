@@ -66,7 +66,7 @@ def main(options: Options):
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; give how many runs go at a time, 1 or more.")
     grid = read_grid(options.grid, repetitions=options.repetitions)
-    results = options.out or (grid.path.parent if grid.path.name == "grid.toml" else grid.path.with_suffix(""))
+    results = options.out or results_of(grid.path)
     work = (options.work or Path("runs") / results.resolve().name).expanduser().resolve()
     grounds = check_grid(grid, fetch=not options.dry_run)
     table = read_sweep(results)
@@ -108,6 +108,16 @@ def main(options: Options):
             raise RunsFailed("\n".join(driver.failure_lines(grid.path)))
     print(f"wrote {sweep_path(results)} ({len(table)} rows)    next: python -m analysis.ablations {results}")
     return table
+
+
+def results_of(grid: Path) -> Path:
+    """Where the results of a grid file go by default: beside a grid.toml, else in a folder named after the file, so that
+    two grid files in one folder do not share a table."""
+    return (
+        grid.parent
+        if grid.name == "grid.toml"
+        else grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
+    )
 
 
 def made_by_other_code(table) -> int:
