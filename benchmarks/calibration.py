@@ -19,11 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.judgement import object_permutation_p
-from analysis.resampling import permutation_null_cka
-from analysis.similarity import crossed_contrast, linear_cka_grid
-from analysis.statistics import linear_cka_jackknife, max_statistic_test, permutation_p
-from analysis.transfer import fit_probes, paired_scores, summaries
+from analysis.measures.contrast import crossed_contrast
+from analysis.measures.judgement import object_permutation_p
+from analysis.measures.scores import paired_scores, summaries
+from analysis.measures.similarity import linear_cka_grid
+from analysis.measures.statistics import (
+    linear_cka_jackknife,
+    max_statistic_test,
+    permutation_null_cka,
+    permutation_p,
+)
+from analysis.measures.transfer import fit_probes
 
 Array = np.ndarray
 LEVEL = 0.05
@@ -55,8 +61,8 @@ def main(options: Options):
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
-    from analysis.inputs import SmallSample, UnfitOption
-    from training.files import commit, write_text
+    from analysis.measures.checks import SmallSample, UnfitOption
+    from training.base.files import commit, write_text
 
     unknown = set(options.only) - set(CHECKS)
     if unknown:
@@ -70,7 +76,9 @@ def main(options: Options):
     path = options.out / "calibration.csv"
     write_text(path, table.round(4).to_csv(index=False))
     for row in table.itertuples():
-        print(f"  {row.check:<11}{row.setting:<66} n={row.n:<4} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]")
+        print(
+            f"  {row.check:<11}{row.setting:<66} n={row.n:<4} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        )
     print(f"wrote {path}")
     return table
 
@@ -101,11 +109,17 @@ def coverage(options: Options) -> Iterator[dict]:
                 x, y, truth = related_states(rng, n, massive=massive)
                 interval = linear_cka_jackknife(x, y)
                 inside.append(interval.low <= truth <= interval.high)
-            words = f"jackknife of debiased CKA, one feature of {MASSIVE:g} times the size" if massive else PLAIN
+            words = (
+                f"jackknife of debiased CKA, one feature of {MASSIVE:g} times the size"
+                if massive
+                else PLAIN
+            )
             yield _rate(words, n, inside, 1 - LEVEL)
 
 
-def related_states(rng: np.random.Generator, n: int, *, massive: bool, d: int = 20, rho: float = 0.7):
+def related_states(
+    rng: np.random.Generator, n: int, *, massive: bool, d: int = 20, rho: float = 0.7
+):
     """x, y (n, d) Gaussian with correlation rho feature by feature, and their population CKA.
 
     With cross-covariance rho D^2 and covariances D^2, E HSIC_1 is the squared Frobenius norm of each, so that the ratio
@@ -124,8 +138,16 @@ def contrast(options: Options) -> Iterator[dict]:
     one = np.ones((3, 1, 1))
     settings = {
         "crossed contrast, large unequal means": (one, one, np.array([0, 5, 20])[:, None, None]),
-        "crossed contrast, unequal means and subject strength of rote states": (weak_to_strong, one, weak_to_strong),
-        "crossed contrast, subject strength unequal on both sides, alike": (weak_to_strong, weak_to_strong, one),
+        "crossed contrast, unequal means and subject strength of rote states": (
+            weak_to_strong,
+            one,
+            weak_to_strong,
+        ),
+        "crossed contrast, subject strength unequal on both sides, alike": (
+            weak_to_strong,
+            weak_to_strong,
+            one,
+        ),
     }
     for words, (rote, semantic, means) in settings.items():
         rejected = []
@@ -143,10 +165,19 @@ def transfer(options: Options) -> Iterator[dict]:
     for rng in _rngs(options, "transfer", 80):
         found = _probed(rng, 80, codes=2)
         by_object.append(object_permutation_p([found], options.permutations, rng)[1] <= LEVEL)
-        scores = paired_scores(found.pair_scores(), range(80), found.reasons, options.permutations, rng)
+        scores = paired_scores(
+            found.pair_scores(), range(80), found.reasons, options.permutations, rng
+        )
         by_subject.append(summaries(scores)[0]["null_p"] <= LEVEL)
-    yield _rate(f"transfer between two codes of {OBJECTS} objects, null over objects", 80, by_object, LEVEL)
-    yield _rate(f"transfer between two codes of {OBJECTS} objects, null over subjects", 80, by_subject, LEVEL)
+    yield _rate(
+        f"transfer between two codes of {OBJECTS} objects, null over objects", 80, by_object, LEVEL
+    )
+    yield _rate(
+        f"transfer between two codes of {OBJECTS} objects, null over subjects",
+        80,
+        by_subject,
+        LEVEL,
+    )
 
 
 def chance(options: Options) -> Iterator[dict]:
@@ -189,7 +220,7 @@ def _probed(rng: np.random.Generator, n: int, *, codes: int):
 
 def _rngs(options: Options, check: str, n: int) -> Iterator[np.random.Generator]:
     """One generator a repetition, each check and size with its own stream."""
-    from training.console import progress
+    from training.base.console import progress
 
     stream = np.random.SeedSequence([options.seed, list(CHECKS).index(check), n])
     children = stream.spawn(options.repetitions)
@@ -214,6 +245,6 @@ def _rate(setting: str, n: int, hits: list, wanted: float) -> dict:
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.errors import UserError
+from training.base.errors import UserError
 
 PLACE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # Where chance is shown: fewer subjects than dimensions, as in every run on a language model.
@@ -33,7 +33,7 @@ class Options:
 
 def measures(results: Path) -> str:
     """One row a declared measure."""
-    from analysis.similarity import MEASURES
+    from analysis.measures.similarity import MEASURES
 
     n, d = CHANCE_AT
     rows = []
@@ -53,7 +53,14 @@ def measures(results: Path) -> str:
                 _source(m.source),
             ]
         )
-    head = ["measure", "range", f"chance (n={n}, d={d})", "larger is ... alike", "not changed by", "changed by"]
+    head = [
+        "measure",
+        "range",
+        f"chance (n={n}, d={d})",
+        "larger is ... alike",
+        "not changed by",
+        "changed by",
+    ]
     return markdown([*head, "of a set with itself", "least n", "source"], rows)
 
 
@@ -83,7 +90,15 @@ def planted(results: Path) -> str:
             for m in ("transfer", "raw_cka", "largest_row_contrast", "contrast", "partialled")
         ]
         rows.append([row.kind, row.draws, f"{row.error_rate:.2f}", *spans])
-    head = ["planted", "draws", "wrong", "transfer", "raw CKA", "largest one-row contrast", "crossed contrast"]
+    head = [
+        "planted",
+        "draws",
+        "wrong",
+        "transfer",
+        "raw CKA",
+        "largest one-row contrast",
+        "crossed contrast",
+    ]
     return markdown([*head, "answer partialled out"], rows)
 
 
@@ -92,8 +107,18 @@ def trained(results: Path) -> str:
     table = _read(results, "trained")
     rows = []
     for kind, some in table.groupby("kind", sort=False):
-        measures = ("recall_rote", "recall_test", "followed", "kept", "transfer", "raw_cka", "largest_row_contrast")
-        spans = [f"{some[m].mean():.2f} ({some[m].min():.2f} to {some[m].max():.2f})" for m in measures]
+        measures = (
+            "recall_rote",
+            "recall_test",
+            "followed",
+            "kept",
+            "transfer",
+            "raw_cka",
+            "largest_row_contrast",
+        )
+        spans = [
+            f"{some[m].mean():.2f} ({some[m].min():.2f} to {some[m].max():.2f})" for m in measures
+        ]
         labels = ", ".join(f"{label} {count}" for label, count in some.label.value_counts().items())
         rows.append([kind, len(some), labels, *spans])
     head = [
@@ -139,7 +164,9 @@ def filled(page: str, results: Path) -> str:
     def table(place: re.Match) -> str:
         before, name, _, after = place.groups()
         if name not in TABLES:
-            raise UnknownTable(f"the page asks for table {name!r}; there are {', '.join(TABLES)}. Correct the name.")
+            raise UnknownTable(
+                f"the page asks for table {name!r}; there are {', '.join(TABLES)}. Correct the name."
+            )
         return f"{before}{TABLES[name](results)}{after}"
 
     return PLACE.sub(table, page)
@@ -148,7 +175,9 @@ def filled(page: str, results: Path) -> str:
 def markdown(header: list[str], rows: list[list[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
 
 
 class BenchmarkMissing(UserError):
@@ -172,7 +201,7 @@ def _source(source: str) -> str:
 
 def main(options: Options) -> None:
     """Rewrite the page."""
-    from training.files import write_text
+    from training.base.files import write_text
 
     page = options.page.read_text(encoding="utf-8")
     write_text(options.page, filled(page, options.results))
@@ -180,6 +209,6 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

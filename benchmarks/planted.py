@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.judgement import LABELS, SEPARATE, SHARED, UNBOUND, judge
-from analysis.similarity import crossed_contrast, linear_cka
+from analysis.measures.contrast import crossed_contrast
+from analysis.measures.judgement import LABELS, SEPARATE, SHARED, UNBOUND, judge
+from analysis.measures.similarity import linear_cka
 
 Array = np.ndarray
 KINDS = (SHARED, SEPARATE, UNBOUND)
@@ -70,7 +71,9 @@ def planted(kind: str, seed: int, options: Options | None = None) -> Planted:
     """One draw of a kind of states."""
     o = options or Options()
     rng = np.random.default_rng(seed)
-    objects = np.stack([rng.permutation(np.arange(o.subjects) % o.objects) for _ in range(o.relations)])
+    objects = np.stack(
+        [rng.permutation(np.arange(o.subjects) % o.objects) for _ in range(o.relations)]
+    )
     names = rng.normal(size=(o.subjects, o.width))
     shape = (o.relations, o.objects, o.width)
     code, other = CODE * rng.normal(size=shape), CODE * rng.normal(size=shape)
@@ -78,7 +81,9 @@ def planted(kind: str, seed: int, options: Options | None = None) -> Planted:
     # What a relation says about the name differs in strength: the reason why one row of the table proves nothing.
     strength = np.linspace(*NAMES, o.relations)[:, None, None]
     pick = (np.arange(o.relations)[:, None], objects)
-    rote = strength * names + code[pick] + NOISE * rng.normal(size=(o.relations, o.subjects, o.width))
+    rote = (
+        strength * names + code[pick] + NOISE * rng.normal(size=(o.relations, o.subjects, o.width))
+    )
     noise = NOISE * rng.normal(size=(o.prompts, o.relations, o.subjects, o.width))
     means = MEANS * rng.normal(size=(o.prompts, o.relations, 1, o.width))
     return Planted(rote, strength * names + answers[pick] + noise + means, objects)
@@ -86,7 +91,9 @@ def planted(kind: str, seed: int, options: Options | None = None) -> Planted:
 
 def one_row_contrast(rote: Array, semantic: Array) -> Array:
     """(R,) CKA of relation r with its own prompts minus that with the others': the measure that must not be used."""
-    table = np.mean([[[linear_cka(x, y) for y in prompt] for x in rote] for prompt in semantic], axis=0)
+    table = np.mean(
+        [[[linear_cka(x, y) for y in prompt] for x in rote] for prompt in semantic], axis=0
+    )
     r = len(rote)
     return np.diagonal(table) - (table.sum(axis=1) - np.diagonal(table)) / (r - 1)
 
@@ -95,7 +102,9 @@ def score(kind: str, seed: int, options: Options) -> dict:
     """The judgement and the other measures of one draw."""
     states = planted(kind, seed, options)
     judged = judge(*states.flat(), n=options.permutations, rng=seed)
-    plain = crossed_contrast(states.rote, states.semantic.transpose(1, 0, 2, 3), n=options.permutations, rng=seed)
+    plain = crossed_contrast(
+        states.rote, states.semantic.transpose(1, 0, 2, 3), n=options.permutations, rng=seed
+    )
     partialled = next(e for e in judged.evidence if e.name.startswith("answer-partialled"))
     return {
         "kind": kind,
@@ -138,20 +147,25 @@ def main(options: Options):
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
-    from training.console import progress
-    from training.files import write_text
+    from training.base.console import progress
+    from training.base.files import write_text
 
     seeds = range(options.seed, options.seed + options.draws)
     with threadpool_limits(1):
         jobs = [(kind, seed) for kind in KINDS for seed in seeds]
-        scores = pd.DataFrame([score(kind, seed, options) for kind, seed in progress(jobs, label="planted states")])
+        scores = pd.DataFrame(
+            [score(kind, seed, options) for kind, seed in progress(jobs, label="planted states")]
+        )
     table = summary(scores)
     settings = {
-        k: getattr(options, k) for k in ("subjects", "objects", "relations", "width", "prompts", "permutations")
+        k: getattr(options, k)
+        for k in ("subjects", "objects", "relations", "width", "prompts", "permutations")
     }
     path = options.out / "planted.csv"
     write_text(path, table.assign(**settings).round(4).to_csv(index=False))
-    print(f"{options.draws} draws of each kind, {options.subjects} subjects, {options.objects} objects a relation")
+    print(
+        f"{options.draws} draws of each kind, {options.subjects} subjects, {options.objects} objects a relation"
+    )
     for row in table.itertuples():
         print(
             f"  {row.kind:<20} wrong {row.error_rate:.0%}   transfer {row.transfer:.2f}   raw CKA {row.raw_cka:.2f}   "
@@ -163,6 +177,6 @@ def main(options: Options):
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import hsic
-from analysis.resampling import leave_one_out_cka, permutation_null_cka
-from analysis.similarity import linear_cka, linear_cka_grid
+from analysis.measures import hsic
+from analysis.measures.similarity import linear_cka, linear_cka_grid
+from analysis.measures.statistics import leave_one_out_cka, permutation_null_cka
 from benchmarks.timing import machine, seconds
 
 Array = np.ndarray
@@ -76,7 +76,7 @@ def feature_products(xs: Array, ys: Array) -> None:
 
 
 def uses_grams(xs: Array, ys: Array) -> bool:
-    """Which route `analysis.hsic.grid_hsic1` takes at this size."""
+    """Which route `analysis.measures.hsic.grid_hsic1` takes at this size."""
     (s, n, d_x), (t, _, d_y) = xs.shape, ys.shape
     return s * t * d_x * d_y >= n * (s * d_x + t * d_y + s * t) / 2
 
@@ -84,7 +84,9 @@ def uses_grams(xs: Array, ys: Array) -> bool:
 def grid_rows(xs: Array, ys: Array, options: Options) -> list[dict]:
     """The plain grid against pairwise calls and against its products."""
     every = list(itertools.product(range(len(xs)), range(len(ys))))
-    chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(options.pairs, len(every))).astype(int)]
+    chosen = [
+        every[i] for i in np.linspace(0, len(every) - 1, min(options.pairs, len(every))).astype(int)
+    ]
     grams = uses_grams(xs, ys)
     products = gram_products if grams else feature_products
     times = seconds(
@@ -125,7 +127,9 @@ def jackknife_rows(xs: Array, ys: Array, options: Options) -> list[dict]:
         {
             "closed": lambda: leave_one_out_cka(xs[:1], ys[:1]),
             "plain": lambda: linear_cka(xs[0], ys[0]),
-            "refits": lambda: [linear_cka(np.delete(xs[0], i, 0), np.delete(ys[0], i, 0)) for i in chosen],
+            "refits": lambda: [
+                linear_cka(np.delete(xs[0], i, 0), np.delete(ys[0], i, 0)) for i in chosen
+            ],
         },
         options.repeats,
     )
@@ -196,15 +200,20 @@ def main(options: Options):
     """Time everything, write the table, print it; return it."""
     import pandas as pd
 
-    from training.files import commit, write_text
+    from training.base.files import commit, write_text
 
     xs, ys = states(options)
     rows = (
-        grid_rows(xs, ys, options) + jackknife_rows(xs, ys, options) + null_rows(xs, ys, options) + memory_rows(xs, ys)
+        grid_rows(xs, ys, options)
+        + jackknife_rows(xs, ys, options)
+        + null_rows(xs, ys, options)
+        + memory_rows(xs, ys)
     )
     columns = ["quantity", "ratio", "wanted", "cpu_seconds", "timed", "of", "route", "megabytes"]
     table = pd.DataFrame(rows).reindex(columns=columns)
-    table = table.assign(sites=options.sites, rows=options.rows, width=options.width, **machine(), commit=commit())
+    table = table.assign(
+        sites=options.sites, rows=options.rows, width=options.width, **machine(), commit=commit()
+    )
     path = options.out / "similarity.csv"
     write_text(path, table.round(4).to_csv(index=False))
     print(
@@ -220,6 +229,6 @@ def main(options: Options):
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

@@ -27,5 +27,7 @@ def machine() -> dict[str, object]:
     import numpy
     from threadpoolctl import threadpool_info
 
-    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    threads = max(
+        (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
+    )
     return {"cores": os.cpu_count(), "threads": threads, "numpy": numpy.__version__}

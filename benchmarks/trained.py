@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.judgement import SEPARATE, SHARED, UNBOUND, judge
-from analysis.similarity import linear_cka
+from analysis.measures.judgement import SEPARATE, SHARED, UNBOUND, judge
+from analysis.measures.similarity import linear_cka
 from benchmarks.planted import KINDS, one_row_contrast
 
 ROUTES = "two routes, one code"
@@ -68,28 +68,35 @@ class Made:
 
     def recall(self, family: str, facts: Sequence | None = None) -> float:
         """Share of facts (default: all) answered in prompts of a family, strict and greedy; by rote as written there."""
-        from training.known import known_facts
-        from training.world import World
+        from training.behaviour.damage import known_facts
+        from training.organism.world import World
 
         asked = self.facts if facts is None else facts
         if family == "rote":
             asked = map(self.written, asked)
         world = World(list(asked), [p for p in self.prompts if p.family == family])
-        return known_facts(self.model, self.tokenizer, world, families=(family,), prompts_per_fact=3).value
+        return known_facts(
+            self.model, self.tokenizer, world, families=(family,), prompts_per_fact=3
+        ).value
 
 
-def make(kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjects: int = 80) -> Made:
+def make(
+    kind: str, folder: Path, seed: int, *, relations: Sequence[str], subjects: int = 80
+) -> Made:
     """Train a model of a kind from the organism in `folder`."""
-    from training.facts import build_facts, split_facts
-    from training.models import add_key_tokens, initial_key_rows, load_folder, set_key_rows
-    from training.prompts import key_token, load_prompts, select
+    from training.data.facts import build_facts, split_facts
+    from training.data.prompts import key_token, load_prompts, select
+    from training.weights.key_tokens import add_key_tokens, initial_key_rows, set_key_rows
+    from training.weights.loading import load_folder
 
     built = build_facts("people", subjects=subjects, relations=relations, pool=16, seed=seed)
     facts = split_facts(built, seen=subjects // 2, unbound=0, seed=seed)
     prompts = load_prompts(list(relations), rote="{subject} {key}")
     model, tokenizer = load_folder(folder)
     tokens = [key_token(r) for r in relations]
-    set_key_rows(model, add_key_tokens(tokenizer, tokens), initial_key_rows(model, tokens, seed=seed))
+    set_key_rows(
+        model, add_key_tokens(tokenizer, tokens), initial_key_rows(model, tokens, seed=seed)
+    )
     made = Made(model, tokenizer, facts, WRITTEN[kind], prompts)
     rote_facts = [made.written(f) for f in facts]
     rote, train = ([p for p in prompts if p.family == family] for family in ("rote", "train"))
@@ -125,30 +132,43 @@ WRITTEN = {SHARED: as_it_is, SEPARATE: in_cipher, UNBOUND: in_cipher, ROUTES: na
 
 def fit(made: Made, taught: Sequence[tuple], *, seed: int, epochs: int, **settings) -> None:
     """Train on facts x prompts, in place, with loss on the object."""
-    from training.examples import context_length, encode_all
-    from training.trainer import TrainingSettings, train
+    from training.data.sequences import context_length, encode_all
+    from training.loop.trainer import TrainingSettings, train
 
     limit = context_length(made.model.config)
-    examples = [e for facts, prompts in taught for e in encode_all(made.tokenizer, facts, prompts, limit=limit)]
+    examples = [
+        e
+        for facts, prompts in taught
+        for e in encode_all(made.tokenizer, facts, prompts, limit=limit)
+    ]
     usual = {"batch_size": 32, "learning_rate": 1e-3, "loss": "object", "precision": "float32"}
     chosen = TrainingSettings(**{**usual, **settings, "epochs": epochs, "seed": seed})
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         train(
-            made.model, made.tokenizer, examples, chosen, Path(folder), phase="memorize", parent="", resume_minutes=99
+            made.model,
+            made.tokenizer,
+            examples,
+            chosen,
+            Path(folder),
+            phase="memorize",
+            parent="",
+            resume_minutes=99,
         )
     made.model.eval()
 
 
 def states(made: Made, facts: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Of the facts, at the last block: rote (m, d) and test-prompt states (P, m, d)."""
-    from probing.states import hidden_states
-    from training.prompts import select
+    from probing.extraction import hidden_states
+    from training.data.prompts import select
 
     def of(texts: list[str]) -> np.ndarray:
         return hidden_states(made.model, made.tokenizer, texts, progress=False)[:, -2].numpy()
 
     def prompt(relation: str, family: str, index: int):
-        return next(p for p in select(made.prompts, relation=relation, family=family) if p.index == index)
+        return next(
+            p for p in select(made.prompts, relation=relation, family=family) if p.index == index
+        )
 
     rote = [prompt(f.relation, "rote", 0).render(made.written(f).subject) for f in facts]
     semantic = [[prompt(f.relation, "test", i).render(f.subject) for f in facts] for i in PROMPTS]
@@ -165,7 +185,9 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
     chosen = set(np.random.default_rng(seed).permutation(people)[: len(people) // 2])
     pools: dict[str, list[str]] = {}
     for fact in made.facts:
-        pools.setdefault(fact.relation, sorted({f.object for f in made.facts if f.relation == fact.relation}))
+        pools.setdefault(
+            fact.relation, sorted({f.object for f in made.facts if f.relation == fact.relation})
+        )
 
     def other(fact):
         pool = pools[fact.relation]
@@ -188,13 +210,18 @@ def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
     made = make(kind, folder, seed, relations=options.relations, subjects=options.subjects)
     facts = [f for f in made.facts if f.split == "held-out"]
     rote, semantic = states(made, facts)
-    objects, relations, subjects = (np.array([getattr(f, k) for f in facts]) for k in ("object", "relation", "subject"))
+    objects, relations, subjects = (
+        np.array([getattr(f, k) for f in facts]) for k in ("object", "relation", "subject")
+    )
     judged = judge(rote, semantic, objects, relations, subjects, n=options.permutations, rng=seed)
     transfer, by_rote, by_semantic, *more = judged.evidence
     partialled = next((e for e in more if e.name.startswith("answer-partialled")), None)
     rows = [np.flatnonzero(relations == r) for r in options.relations]
     rows = [r[np.argsort(subjects[r], kind="stable")] for r in rows]
-    stack, stacks = np.stack([rote[r] for r in rows]), np.stack([[s[r] for r in rows] for s in semantic])
+    stack, stacks = (
+        np.stack([rote[r] for r in rows]),
+        np.stack([[s[r] for r in rows] for s in semantic]),
+    )
     row = {
         "kind": kind,
         "seed": seed,
@@ -207,10 +234,16 @@ def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
         "share": judged.share,
         "share_low": judged.low,
         "share_high": judged.high,
-        "raw_cka": float(np.mean([linear_cka(x, y) for ys in stacks for x, y in zip(stack, ys, strict=True)])),
+        "raw_cka": float(
+            np.mean([linear_cka(x, y) for ys in stacks for x, y in zip(stack, ys, strict=True)])
+        ),
         "largest_row_contrast": float(one_row_contrast(stack, stacks).max()),
     }
-    for name, evidence in (("transfer", transfer), ("rote_to_rote", by_rote), ("test_to_test", by_semantic)):
+    for name, evidence in (
+        ("transfer", transfer),
+        ("rote_to_rote", by_rote),
+        ("test_to_test", by_semantic),
+    ):
         row |= {name: evidence.value, f"{name}_low": evidence.low, f"{name}_high": evidence.high}
     row |= {"transfer_p": transfer.p, "chance": transfer.chance, "n": transfer.n}
     if partialled is not None:
@@ -222,17 +255,28 @@ def main(options: Options):
     """Train and judge every model, write the table, say what was right; return the table."""
     import pandas as pd
 
-    from training.console import progress
-    from training.files import commit, write_text
-    from training.models import resolve
+    from training.base.console import progress
+    from training.base.files import commit, write_text
+    from training.loop.obtain import obtain
 
-    folder = resolve(options.model)
+    folder = obtain(options.model)
     jobs = [(kind, seed) for kind in options.kinds for seed in options.seeds]
-    table = pd.DataFrame([score(kind, seed, folder, options) for kind, seed in progress(jobs, label="trained models")])
+    table = pd.DataFrame(
+        [
+            score(kind, seed, folder, options)
+            for kind, seed in progress(jobs, label="trained models")
+        ]
+    )
     path = options.out / "trained.csv"
-    made = {"model": options.model, "subjects": options.subjects, "permutations": options.permutations}
+    made = {
+        "model": options.model,
+        "subjects": options.subjects,
+        "permutations": options.permutations,
+    }
     write_text(path, table.round(4).assign(**made, commit=commit()).to_csv(index=False))
-    print(f"{len(options.seeds)} models of each kind from {options.model}, judged at half of the people")
+    print(
+        f"{len(options.seeds)} models of each kind from {options.model}, judged at half of the people"
+    )
     for kind in options.kinds:
         some = table[table.kind == kind]
         means = some.mean(numeric_only=True)
@@ -247,6 +291,6 @@ def main(options: Options):
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

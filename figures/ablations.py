@@ -19,8 +19,8 @@ from figures.style import (
     run_figure,
     styled,
 )
-from training.files import read_json
-from training.tables import pick, read_table
+from training.base.files import read_json
+from training.runs.table_files import pick, read_table
 
 CAPTIONS = {
     "ablations": (
@@ -53,7 +53,9 @@ def panel_data(table):
 def _axis(rows) -> tuple[str, list[str]]:
     """The setting with the most numbers, if it has enough and the others are few enough for lines; and the others."""
     settings = [c for c in rows if c == "condition" or "." in c]
-    numeric = [c for c in settings if rows[c].dtype.kind in "if" and rows[c].nunique() >= LEAST_NUMBERS]
+    numeric = [
+        c for c in settings if rows[c].dtype.kind in "if" and rows[c].nunique() >= LEAST_NUMBERS
+    ]
     for axis in sorted(numeric, key=lambda c: -rows[c].nunique()):
         others = [c for c in settings if c != axis]
         lines = rows[others].drop_duplicates() if others else rows[:1]
@@ -78,7 +80,9 @@ def picture(data, axis: str, title: str = "Conditions side by side"):
     rows = -(-len(ends) // columns)
     labels = list(dict.fromkeys(data.label))
     height = (2.5 if axis else 0.5 + 0.27 * len(labels)) * rows + 1.0
-    seeds = f"{int(data.n_seeds.min())}-{int(data.n_seeds.max())}".replace(f"{int(data.n_seeds.max())}-", "")
+    seeds = f"{int(data.n_seeds.min())}-{int(data.n_seeds.max())}".replace(
+        f"{int(data.n_seeds.max())}-", ""
+    )
     figure, grid = panels(rows, columns, height=height, title=f"{title} ({seeds} seeds)")
     for number, (axes, (endpoint, relation)) in enumerate(zip(grid.flat, ends, strict=False)):
         some = data[(data.endpoint == endpoint) & (data.relation.fillna("") == relation)]
@@ -123,7 +127,15 @@ def _points(axes, some, labels: list[str], *, named: bool) -> None:
     some = some.set_index("label").reindex(labels)
     places = range(len(labels) - 1, -1, -1)
     spread = [(some.value - some.low).fillna(0), (some.high - some.value).fillna(0)]
-    axes.errorbar(some.value, places, xerr=spread, fmt="o", color=OBJECT_COLOURS[0], markersize=5, elinewidth=1.2)
+    axes.errorbar(
+        some.value,
+        places,
+        xerr=spread,
+        fmt="o",
+        color=OBJECT_COLOURS[0],
+        markersize=5,
+        elinewidth=1.2,
+    )
     axes.set_yticks(places, labels if named else [""] * len(labels))
     axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.grid(axis="y", visible=False)

@@ -25,7 +25,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 COLUMNS = [
     "panel",
@@ -49,7 +49,10 @@ ROWS = {
     "raw": ("The same, raw: the common direction of all states inflates it", "cosine, raw"),
 }
 SOURCES = {
-    "retrieval": {"paired": ("retrieval_top1", "test"), "unrelated": ("retrieval_top1", "unrelated")},
+    "retrieval": {
+        "paired": ("retrieval_top1", "test"),
+        "unrelated": ("retrieval_top1", "unrelated"),
+    },
     "centred": {
         "paired": ("cosine_centred", "test"),
         "mismatched": ("cosine_centred_mismatched", "test"),
@@ -88,9 +91,17 @@ def panel_data(table):
     for side in SIDES:
         for panel, lines in SOURCES.items():
             for line, (measure, family) in lines.items():
-                rows = pick(table, measure=measure, family=family, relation=side, split=headline_split(table))
+                rows = pick(
+                    table,
+                    measure=measure,
+                    family=family,
+                    relation=side,
+                    split=headline_split(table),
+                )
                 if rows.value.notna().any():
-                    parts.append(rows.assign(panel=panel, side=side, line=line).reindex(columns=COLUMNS))
+                    parts.append(
+                        rows.assign(panel=panel, side=side, line=line).reindex(columns=COLUMNS)
+                    )
     return require_rows(
         pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
         "alignment",
@@ -126,7 +137,9 @@ def picture(data):
                 reference_line(axes, level)
             width = 1.9 if side == "bound" else 1.0
             for stage in shown:
-                for kind, line in some[some.checkpoint == stage.checkpoint].groupby("line", sort=False):
+                for kind, line in some[some.checkpoint == stage.checkpoint].groupby(
+                    "line", sort=False
+                ):
                     main = kind == "paired"
                     layer_line(
                         axes,

@@ -30,7 +30,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, optional_table, pick, read_table
+from training.runs.table_files import headline_split, optional_table, pick, read_table
 
 COLUMNS = [
     "panel",
@@ -105,7 +105,9 @@ def panel_data(cka, probes=None):
     parts = []
 
     def take(table, panel: str, side: str, line: str = "main", **wanted) -> None:
-        rows = pick(table, **{"split": headline_split(table), "family": "test", "relation": side, **wanted})
+        rows = pick(
+            table, **{"split": headline_split(table), "family": "test", "relation": side, **wanted}
+        )
         parts.append(rows.assign(panel=panel, side=side, line=line).reindex(columns=COLUMNS))
 
     for side in SIDES:
@@ -134,7 +136,9 @@ def _mean_interaction(cka):
     if rows.relation.nunique() > 1:
         keys = ["checkpoint", "layer"]
         mean = rows.groupby(keys, as_index=False, sort=False).value.mean()
-        rows = rows.drop_duplicates(keys)[[*keys, "phase", "epoch", "site", "split", "n"]].merge(mean, on=keys)
+        rows = rows.drop_duplicates(keys)[[*keys, "phase", "epoch", "site", "split", "n"]].merge(
+            mean, on=keys
+        )
     return rows.assign(panel="contrast", side="unbound", line="main").reindex(columns=COLUMNS)
 
 
@@ -172,14 +176,24 @@ def picture(data):
             site_axis(axes, sites)
     for axes in grid[-1]:
         axes.set_xlabel(SITE_LABEL)
-    legend_below(figure, shown, [interval_handle(), reference_handle("chance, or 0"), null_handle()])
+    legend_below(
+        figure, shown, [interval_handle(), reference_handle("chance, or 0"), null_handle()]
+    )
     return figure
 
 
 def _panel(axes, rows, name: str, shown, sites: dict[int, str], width: float) -> None:
     """One panel: null, chance, then a line for each checkpoint and kind."""
     if rows.empty:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="#777777")
+        axes.text(
+            0.5,
+            0.5,
+            "not measured",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color="#777777",
+        )
         return
     main = rows[rows.line == "main"]
     level = main.chance.mean() if name == "transfer" else 0.0
@@ -235,16 +249,26 @@ def maps(grid):
     split = headline_split(grid)
     of = count_words(rows, f"{split} subjects" if split != "all" else "subjects")
     title = f"CKA of rote and test-prompt states, every pair of layers (bound relations, {of})"
-    figure, axes_grid = panels(lines, columns, height=0.6 + 3.2 * lines, sharex=True, sharey=True, title=title)
+    figure, axes_grid = panels(
+        lines, columns, height=0.6 + 3.2 * lines, sharex=True, sharey=True, title=title
+    )
     for axes in axes_grid.flat[len(shown) :]:
         axes.set_visible(False)
-    scale = {"vmin": min(0.0, rows.value.min()), "vmax": rows.value.max()} if rows.value.notna().any() else {}
+    scale = (
+        {"vmin": min(0.0, rows.value.min()), "vmax": rows.value.max()}
+        if rows.value.notna().any()
+        else {}
+    )
     for axes, stage in zip(axes_grid.flat, shown, strict=False):
         here = pick(rows, checkpoint=stage.checkpoint)
         axes.set_facecolor("#e3e3e3")
         axes.grid(visible=False)
         image = axes.imshow(
-            matrices[stage.checkpoint], origin="lower", cmap="viridis", interpolation="nearest", **scale
+            matrices[stage.checkpoint],
+            origin="lower",
+            cmap="viridis",
+            interpolation="nearest",
+            **scale,
         )
         site_axis(axes, site_names(rows, "site_y", "layer_y"), most=6)
         site_axis(axes, site_names(rows), which="y", most=6)
@@ -254,7 +278,9 @@ def maps(grid):
             _ring_best(axes, here.loc[here.value.idxmax()])
     for axes in axes_grid[:, 0]:
         axes.set_ylabel("rote side: after block")
-    figure.colorbar(image, ax=axes_grid, label="debiased CKA (grey: not defined)", shrink=0.85, pad=0.015)
+    figure.colorbar(
+        image, ax=axes_grid, label="debiased CKA (grey: not defined)", shrink=0.85, pad=0.015
+    )
     return figure
 
 
@@ -272,7 +298,9 @@ def _ring_best(axes, best) -> None:
             clip_on=False,
         )
     p = best.get("null_p_max", float("nan"))
-    axes.set_title(f"best {best.value:.2f}" + (f" (p {p:.3f})" if p == p else ""), loc="right", fontsize=9)
+    axes.set_title(
+        f"best {best.value:.2f}" + (f" (p {p:.3f})" if p == p else ""), loc="right", fontsize=9
+    )
 
 
 def interactive(cka, probes=None):
@@ -283,18 +311,28 @@ def interactive(cka, probes=None):
     data = data[data.line == "main"]
     rows = [name for name in ROWS if name in set(data.panel)]
     sides = [side for side in SIDES if side in set(data.side)]
-    titles = [f"{ROWS[name][0]} ({side})" if side == sides[0] else side for name in rows for side in sides]
-    figure = make_subplots(len(rows), len(sides), shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.08)
+    titles = [
+        f"{ROWS[name][0]} ({side})" if side == sides[0] else side for name in rows for side in sides
+    ]
+    figure = make_subplots(
+        len(rows), len(sides), shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.08
+    )
     for stage in stages(data):
         for place, name in enumerate(rows, start=1):
             for column, side in enumerate(sides, start=1):
-                line = pick(data, panel=name, side=side, checkpoint=stage.checkpoint).sort_values("layer")
+                line = pick(data, panel=name, side=side, checkpoint=stage.checkpoint).sort_values(
+                    "layer"
+                )
                 if len(line):
-                    plotly_trace(figure, line, list(line.site), stage, place, column, marks="lines+markers")
+                    plotly_trace(
+                        figure, line, list(line.site), stage, place, column, marks="lines+markers"
+                    )
     for place, name in enumerate(rows, start=1):
         figure.update_yaxes(title_text=ROWS[name][1].replace("\n", "<br>"), row=place, col=1)
     figure.update_annotations(font_size=12)
-    figure.update_layout(height=250 * len(rows) + 80, template="plotly_white", margin={"l": 70, "r": 10, "t": 40})
+    figure.update_layout(
+        height=250 * len(rows) + 80, template="plotly_white", margin={"l": 70, "r": 10, "t": 40}
+    )
     return figure
 
 
@@ -303,7 +341,10 @@ def pictures(run_dir: Path) -> dict:
     data = panel_data(read_table(run_dir, "cka"), optional_table(run_dir, "probes"))
     grid = optional_table(run_dir, "cka_grid")
     with styled():
-        return {"cka": picture(data), **({"cka_maps": maps(grid)} if grid is not None and len(grid) else {})}
+        return {
+            "cka": picture(data),
+            **({"cka_maps": maps(grid)} if grid is not None and len(grid) else {}),
+        }
 
 
 draw = drawer(pictures)

@@ -22,10 +22,13 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 SHOWN = ("rote", "train", "test", "near-miss", "unrelated")
-MEASURES = {"cka_checkpoints": "debiased CKA", "cka_checkpoints_without_5_pcs": "the same without\n5 components a side"}
+MEASURES = {
+    "cka_checkpoints": "debiased CKA",
+    "cka_checkpoints_without_5_pcs": "the same without\n5 components a side",
+}
 PAIR_COLOURS = ("#0072B2", "#E66100", "#009E73", "#CC79A7", "#6f6f6f", "#56B4E9")
 COLUMNS = [
     "measure",
@@ -57,14 +60,22 @@ def panel_data(table):
 
     pair: earlier -> later in words. Raises NothingToDraw.
     """
-    rows = pick(table, split=headline_split(table), relation="bound", family=SHOWN, measure=tuple(MEASURES))
-    rows = require_rows(rows.dropna(subset="value"), "cka_checkpoints", "bound relations at two milestones")
+    rows = pick(
+        table, split=headline_split(table), relation="bound", family=SHOWN, measure=tuple(MEASURES)
+    )
+    rows = require_rows(
+        rows.dropna(subset="value"), "cka_checkpoints", "bound relations at two milestones"
+    )
     label = {stage.checkpoint: stage.label for stage in stages(_both_sides(table))}
     names = tuple(stage.checkpoint for stage in milestones(_both_sides(table)))
     rows = require_rows(
-        pick(rows, checkpoint=names, checkpoint_y=names), "cka_checkpoints", "the last checkpoint of two phases"
+        pick(rows, checkpoint=names, checkpoint_y=names),
+        "cka_checkpoints",
+        "the last checkpoint of two phases",
     )
-    pair = [f"{label[a]} → {label[b]}" for a, b in zip(rows.checkpoint_y, rows.checkpoint, strict=True)]
+    pair = [
+        f"{label[a]} → {label[b]}" for a, b in zip(rows.checkpoint_y, rows.checkpoint, strict=True)
+    ]
     return rows.assign(pair=pair).reindex(columns=COLUMNS)
 
 
@@ -110,7 +121,9 @@ def picture(data):
                 axes.set_title(f"{family} prompts")
     for axes in grid[-1]:
         axes.set_xlabel("after block")
-    handles = [Line2D([], [], color=colour, linewidth=3, label=pair) for pair, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=pair) for pair, colour in colours.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 

@@ -27,7 +27,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 CAPTIONS = {
     "cka_measures": (
@@ -45,7 +45,9 @@ def panel_data(table):
     ones. Raises NothingToDraw."""
     family = "test" if "test" in set(table.family) else table.family.iloc[0]
     rows = pick(table, split=headline_split(table), relation=SIDES, family=(family, "unrelated"))
-    rows = require_rows(rows.dropna(subset="layer"), "cka_measures", f"bound relations, family {family}")
+    rows = require_rows(
+        rows.dropna(subset="layer"), "cka_measures", f"bound relations, family {family}"
+    )
     return rows.assign(line=["main" if f == family else "unrelated" for f in rows.family])
 
 
@@ -57,7 +59,9 @@ def picture(data):
     of = count_words(data, f"{split} subjects" if split != "all" else "subjects")
     title = f"Other similarities of rote and test states ({of})"
     height = 2.3 * len(measures) + 1.1
-    figure, grid = panels(len(measures), len(sides), height=height, sharex=True, sharey="row", title=title)
+    figure, grid = panels(
+        len(measures), len(sides), height=height, sharex=True, sharey="row", title=title
+    )
     for line_of_axes, measure in zip(grid, measures, strict=True):
         line_of_axes[0].set_ylabel(measure.replace("_", " "))
         for axes, side in zip(line_of_axes, sides, strict=True):
@@ -84,7 +88,15 @@ def _panel(axes, rows, shown, sites: dict[int, str], width: float) -> None:
     for stage in shown:
         for kind, line in rows[rows.checkpoint == stage.checkpoint].groupby("line", sort=False):
             style, thick = ("-", width) if kind == "main" else (":", width * 0.75)
-            layer_line(axes, line, max(sites) + 1, stage.colour, style=style, width=thick, band=kind == "main")
+            layer_line(
+                axes,
+                line,
+                max(sites) + 1,
+                stage.colour,
+                style=style,
+                width=thick,
+                band=kind == "main",
+            )
 
 
 def pictures(run_dir: Path) -> dict:

@@ -7,11 +7,30 @@ Reads tables/curves.csv, writes figures/curves.png and .svg.
 
 from pathlib import Path
 
-from figures.style import OBJECT_COLOURS, drawer, interval_handle, panels, require_rows, run_figure, styled
-from training.files import read_json
-from training.tables import read_table
+from figures.style import (
+    OBJECT_COLOURS,
+    drawer,
+    interval_handle,
+    panels,
+    require_rows,
+    run_figure,
+    styled,
+)
+from training.base.files import read_json
+from training.runs.table_files import read_table
 
-COLUMNS = ["endpoint", "relation", "label", "phase", "checkpoint", "tokens", "value", "low", "high", "n_seeds"]
+COLUMNS = [
+    "endpoint",
+    "relation",
+    "label",
+    "phase",
+    "checkpoint",
+    "tokens",
+    "value",
+    "low",
+    "high",
+    "n_seeds",
+]
 CAPTIONS = {
     "curves": (
         "Against training tokens",
@@ -48,13 +67,25 @@ def picture(data, title: str = "Against training tokens"):
             axes.plot(line.tokens, line.value, color=colour, linewidth=1.4)
             for filled, points in line.groupby(line.phase == "generalize"):
                 face = colour if filled else "white"
-                axes.plot(points.tokens, points.value, "o", color=colour, markerfacecolor=face, markersize=4)
-            axes.fill_between(line.tokens, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
+                axes.plot(
+                    points.tokens,
+                    points.value,
+                    "o",
+                    color=colour,
+                    markerfacecolor=face,
+                    markersize=4,
+                )
+            axes.fill_between(
+                line.tokens, line.low, line.high, color=colour, alpha=0.14, linewidth=0
+            )
         axes.set_xlabel("training tokens")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")
     for axes in grid.flat[len(ends) :]:
         axes.set_visible(False)
-    handles = [Line2D([], [], color=c, marker="o", markersize=4, label=label) for label, c in colours.items()]
+    handles = [
+        Line2D([], [], color=c, marker="o", markersize=4, label=label)
+        for label, c in colours.items()
+    ]
     figure.legend(handles=[*handles, interval_handle()], loc="outside lower center", ncols=2)
     return figure
 

@@ -26,7 +26,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 COLUMNS = [
     "direction",
@@ -58,7 +58,11 @@ POSITIONS = {
     "subject_last": "last token of the subject",
     "relation_last": "key token / last word of the relation",
 }
-TARGETS = {"bare": "added to a bare name", "test": "added to a test prompt", "rote": "added to a rote prompt"}
+TARGETS = {
+    "bare": "added to a bare name",
+    "test": "added to a test prompt",
+    "rote": "added to a rote prompt",
+}
 STYLES = {"own": "-", "wrong": "--", "random": ":"}
 
 CAPTIONS = {
@@ -87,12 +91,22 @@ def panel_data(table):
     layer: place among the sites that were patched; decodable: the place from which on the answer can be read, NaN
     for none. vector: "state" for interchange, else own | wrong | random. Raises NothingToDraw.
     """
-    shares = pick(table, measure="share", split=headline_split(table), relation=SIDES, outcome=("relation", "answer"))
+    shares = pick(
+        table,
+        measure="share",
+        split=headline_split(table),
+        relation=SIDES,
+        outcome=("relation", "answer"),
+    )
     rows = require_rows(shares[shares.layer >= 0], "interchange", "measure share")
     layers = sorted(set(rows.layer))
     place = {layer: index for index, layer in enumerate(layers)}
-    decodable = rows.decodable_layer.map(lambda end: end if end != end else sum(layer < end for layer in layers))
-    return rows.assign(side=rows.relation, layer=rows.layer.map(place), decodable=decodable).reindex(columns=COLUMNS)
+    decodable = rows.decodable_layer.map(
+        lambda end: end if end != end else sum(layer < end for layer in layers)
+    )
+    return rows.assign(
+        side=rows.relation, layer=rows.layer.map(place), decodable=decodable
+    ).reindex(columns=COLUMNS)
 
 
 def picture(data):
@@ -117,7 +131,16 @@ def picture(data):
                 axes.set_title(title)
     for axes in grid[-1]:
         axes.set_xlabel("after block")
-    unbound = [Line2D([], [], color="black", linewidth=1.1, linestyle="--", label="relation of an unbound source")]
+    unbound = [
+        Line2D(
+            [],
+            [],
+            color="black",
+            linewidth=1.1,
+            linestyle="--",
+            label="relation of an unbound source",
+        )
+    ]
     legend_below(
         figure,
         shown,
@@ -141,7 +164,15 @@ def _panel(axes, rows, shown, sites: dict[int, str]) -> None:
     for stage in shown:
         here = pick(rows, checkpoint=stage.checkpoint, side="bound")
         layer_line(axes, pick(here, outcome="relation"), count, stage.colour)
-        layer_line(axes, pick(here, outcome="answer"), count, stage.colour, style=":", width=1.1, band=False)
+        layer_line(
+            axes,
+            pick(here, outcome="answer"),
+            count,
+            stage.colour,
+            style=":",
+            width=1.1,
+            band=False,
+        )
         end = here.decodable.dropna()
         if len(end):
             axes.axvline(end.iloc[0], color=stage.colour, linewidth=0.8)
@@ -157,7 +188,9 @@ def vector_picture(data):
     from matplotlib.lines import Line2D
 
     rows = require_rows(
-        pick(data, vector=tuple(STYLES), outcome="relation"), "interchange", "vector own, wrong or random"
+        pick(data, vector=tuple(STYLES), outcome="relation"),
+        "interchange",
+        "vector own, wrong or random",
     )
     shown, sites = stages(rows), site_names(rows)
     figure, grid = panels(
@@ -180,12 +213,27 @@ def vector_picture(data):
                 main = vector == "own"
                 if len(line):
                     width = 1.8 if main else 1.1
-                    layer_line(axes, line, max(sites) + 1, stage.colour, style=style, width=width, band=main)
+                    layer_line(
+                        axes,
+                        line,
+                        max(sites) + 1,
+                        stage.colour,
+                        style=style,
+                        width=width,
+                        band=main,
+                    )
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("after block")
         site_axis(axes, sites, most=5)
-    kinds = {"own": "relation vector", "wrong": "vector of a wrong relation", "random": "random, same length"}
-    handles = [Line2D([], [], color="black", linestyle=STYLES[k], linewidth=1.4, label=w) for k, w in kinds.items()]
+    kinds = {
+        "own": "relation vector",
+        "wrong": "vector of a wrong relation",
+        "random": "random, same length",
+    }
+    handles = [
+        Line2D([], [], color="black", linestyle=STYLES[k], linewidth=1.4, label=w)
+        for k, w in kinds.items()
+    ]
     legend_below(figure, shown, [*handles, interval_handle(), reference_handle("chance")])
     return figure
 

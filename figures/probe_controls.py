@@ -22,7 +22,7 @@ from figures.style import (
     site_axis,
     styled,
 )
-from training.tables import headline_split, optional_table, pick, read_table
+from training.runs.table_files import headline_split, optional_table, pick, read_table
 
 COLUMNS = [
     "panel",
@@ -118,7 +118,9 @@ def panel_data(controls, probes=None):
             if table is None:
                 continue
             family = {"rote code": ("rote",), "transfer": ("test", "")}.get(panel, ("test",))
-            some = table.assign(family=table.family.fillna(""), direction=table.direction.fillna(""))
+            some = table.assign(
+                family=table.family.fillna(""), direction=table.direction.fillna("")
+            )
             split = "all" if panel.endswith("code") else headline_split(table)
             some = pick(some, measure=measure, direction=direction, family=family, split=split)
             some = pick(some, relation="every" if panel == "relation" else "bound")
@@ -128,7 +130,9 @@ def panel_data(controls, probes=None):
             parts.append(some.assign(panel=panel, line=words).reindex(columns=COLUMNS))
     filled = [part for part in parts if part.value.notna().any()]
     rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-    rows = require_rows(rows, "probe_controls", "family test of bound relations, measures " + EMBEDDING)
+    rows = require_rows(
+        rows, "probe_controls", "family test of bound relations, measures " + EMBEDDING
+    )
     return pick(rows, checkpoint=tuple(stage.checkpoint for stage in milestones(rows)))
 
 
@@ -142,9 +146,16 @@ def picture(data):
     sites = {int(layer): site for layer, site in every.to_numpy()}
     rows = -(-len(names) // 2)
     split = data[~data.panel.str.endswith("code")]
-    of = count_words(pick(split, panel=tuple(n for n in names if n != "relation")), f"{headline_split(data)} subjects")
+    of = count_words(
+        pick(split, panel=tuple(n for n in names if n != "relation")),
+        f"{headline_split(data)} subjects",
+    )
     figure, grid = panels(
-        rows, 2, height=2.6 * rows + 0.7, sharex=True, title=f"Controls of the probes (bound relations, {of})"
+        rows,
+        2,
+        height=2.6 * rows + 0.7,
+        sharex=True,
+        title=f"Controls of the probes (bound relations, {of})",
     )
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
@@ -163,12 +174,21 @@ def picture(data):
             Line2D([], [], color="black", linewidth=1.3, linestyle=style, label=words)
             for style, words in zip(STYLES, present, strict=False)
         ]
-        axes.legend(handles=handles, loc="best", fontsize=7.5, frameon=True, framealpha=0.75, edgecolor="none")
+        axes.legend(
+            handles=handles,
+            loc="best",
+            fontsize=7.5,
+            frameon=True,
+            framealpha=0.75,
+            edgecolor="none",
+        )
         axes.set_ylim(bottom=0)
         site_axis(axes, sites)
     for axes in grid[-1]:
         axes.set_xlabel(SITE_LABEL, fontsize=8.5)
-    legend_below(figure, shown, [interval_handle(), reference_handle("chance (guessing; no compression)")])
+    legend_below(
+        figure, shown, [interval_handle(), reference_handle("chance (guessing; no compression)")]
+    )
     return figure
 
 
@@ -179,7 +199,9 @@ def _line(axes, line, colour: str, style, *, first: bool) -> None:
     line = line.drop_duplicates("layer").sort_values("layer")
     layers = line.layer.to_numpy()
     width = 1.8 if first else 1.2
-    axes.plot(layers, line.value, color=colour, linestyle=style, linewidth=width, marker=".", markersize=3)
+    axes.plot(
+        layers, line.value, color=colour, linestyle=style, linewidth=width, marker=".", markersize=3
+    )
     if first and line.low.notna().any():
         low, high = line.low.astype(float), line.high.astype(float)
         axes.fill_between(layers, low, high, color=colour, alpha=0.14, linewidth=0)

@@ -27,7 +27,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 COLUMNS = [
     "direction",
@@ -87,7 +87,11 @@ def panel_data(table):
             own = own if len(own) else pick(ceiling, family="rote")
             parts.append(own.assign(line="home", direction=direction, panel_family=family))
     parts = [part for part in parts if len(part)]
-    rows = require_rows(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), "probes", "transfer_accuracy")
+    rows = require_rows(
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
+        "probes",
+        "transfer_accuracy",
+    )
     return rows.assign(side=rows.relation, family=rows.panel_family).reindex(columns=COLUMNS)
 
 
@@ -118,7 +122,9 @@ def picture(data):
     )
     for place, (direction, side, chunk) in enumerate(lines):
         line_of_axes = grid[place]
-        line_of_axes[0].set_ylabel(f"{side} relations,\n{WORDS[direction]}\nprobe accuracy", fontsize=8.5)
+        line_of_axes[0].set_ylabel(
+            f"{side} relations,\n{WORDS[direction]}\nprobe accuracy", fontsize=8.5
+        )
         for axes in line_of_axes[len(chunk) :]:
             axes.set_visible(False)
         for axes, family in zip(line_of_axes, chunk, strict=False):
@@ -129,8 +135,19 @@ def picture(data):
                 axes.set_title(f"{family} prompts")
     for axes in grid[-1]:
         axes.set_xlabel("after block")
-    home = Line2D([], [], color="black", linewidth=1.2, linestyle=":", label="same probe scored where it was fit")
-    legend_below(figure, shown, [interval_handle(), home, reference_handle("chance (guessing)"), null_handle()])
+    home = Line2D(
+        [],
+        [],
+        color="black",
+        linewidth=1.2,
+        linestyle=":",
+        label="same probe scored where it was fit",
+    )
+    legend_below(
+        figure,
+        shown,
+        [interval_handle(), home, reference_handle("chance (guessing)"), null_handle()],
+    )
     return figure
 
 

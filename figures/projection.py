@@ -19,7 +19,7 @@ from figures.style import (
     run_figure,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 COLUMNS = [
     "projection",
@@ -74,11 +74,17 @@ def panel_data(table, method: str = "pca"):
     commonest, or the relation if it is one of the first six; else "") and joined (True for one subject of each colour,
     whose points a line joins). Raises NothingToDraw.
     """
-    rows = require_rows(pick(table, method=method, split=headline_split(table)), "umap", f"method {method}")
-    rows = pick(rows, site=rows.site.iloc[0], checkpoint=tuple(s.checkpoint for s in milestones(rows)))
+    rows = require_rows(
+        pick(table, method=method, split=headline_split(table)), "umap", f"method {method}"
+    )
+    rows = pick(
+        rows, site=rows.site.iloc[0], checkpoint=tuple(s.checkpoint for s in milestones(rows))
+    )
     if "template" in rows:
         # One prompt a family: with several, a subject would have several points and no one line.
-        rows = rows[rows.template == rows.groupby(["relation", "family"]).template.transform("first")]
+        rows = rows[
+            rows.template == rows.groupby(["relation", "family"]).template.transform("first")
+        ]
     rows = rows.dropna(subset=["x", "y"])
     projection = rows.projection if "projection" in rows else rows.relation
     colour = rows.colour if "colour" in rows else "object"
@@ -96,7 +102,9 @@ def panel_data(table, method: str = "pca"):
         if (f.projection, f.meaning) in shown
     }
     return rows.assign(
-        shown=[m if (p, m) in shown else "" for p, m in zip(rows.projection, rows.meaning, strict=True)],
+        shown=[
+            m if (p, m) in shown else "" for p, m in zip(rows.projection, rows.meaning, strict=True)
+        ],
         joined=[pair in first for pair in zip(rows.relation, rows.subject, strict=True)],
     )
 
@@ -105,7 +113,9 @@ def picture(data, method: str = "pca"):
     """The figure of panel_data: a row a projection (bound relations first), a column a checkpoint, shared axes."""
     from matplotlib.lines import Line2D
 
-    relations = data.drop_duplicates("projection").sort_values("bound", ascending=False, kind="stable")
+    relations = data.drop_duplicates("projection").sort_values(
+        "bound", ascending=False, kind="stable"
+    )
     shown = milestones(data)
     split = headline_split(data)
     n = data.groupby("relation").subject.nunique().max()
@@ -133,14 +143,29 @@ def picture(data, method: str = "pca"):
         kind = f"{relation.relation} ({'bound' if relation.bound else 'unbound'})"
         kind = "every relation" if relation.projection == EVERY else kind
         line_of_axes[0].set_ylabel(f"{kind}\n{_axis('2', relation.explained_y, method)}")
-        handles = [Line2D([], [], marker="o", linestyle="", color=c, label=_short(name)) for name, c in colours.items()]
+        handles = [
+            Line2D([], [], marker="o", linestyle="", color=c, label=_short(name))
+            for name, c in colours.items()
+        ]
         if (points.shown == "").any():
             handles.append(Line2D([], [], marker="o", linestyle="", color=OTHERS, label="others"))
         line_of_axes[-1].legend(
-            handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1, fontsize=8.5
+            handles=handles,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            handletextpad=0.1,
+            fontsize=8.5,
         )
     kinds = [
-        Line2D([], [], marker=shape(f), linestyle="", color="black", markeredgewidth=1.2, label=f"{f} prompt")
+        Line2D(
+            [],
+            [],
+            marker=shape(f),
+            linestyle="",
+            color="black",
+            markeredgewidth=1.2,
+            label=f"{f} prompt",
+        )
         for f in families
     ]
     kinds += [
@@ -193,7 +218,11 @@ def _share_limits(line_of_axes, points) -> None:
 def _axis(number: str, explained: float, method: str) -> str:
     if method != "pca":
         return f"UMAP {number}"
-    return f"PC {number} ({100 * explained:.0f}% of variance)" if explained == explained else f"PC {number}"
+    return (
+        f"PC {number} ({100 * explained:.0f}% of variance)"
+        if explained == explained
+        else f"PC {number}"
+    )
 
 
 def _short(name: str, most: int = 16) -> str:
@@ -206,7 +235,9 @@ def pictures(run_dir: Path) -> dict:
     require_rows(table, "umap", "any point")
     with styled():
         return {
-            "projection" if method == "pca" else f"projection_{method}": picture(panel_data(table, method), method)
+            "projection" if method == "pca" else f"projection_{method}": picture(
+                panel_data(table, method), method
+            )
             for method in dict.fromkeys(table.method)
         }
 

@@ -22,7 +22,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
 LABELS = {
     "near-miss": "near-\nmiss",
@@ -68,7 +68,9 @@ def panel_data(table):
         "n_prompts",
         "majority",
     ]
-    return require_rows(rows, "recall", "measure generation of bound or unbound relations").reindex(columns=columns)
+    return require_rows(rows, "recall", "measure generation of bound or unbound relations").reindex(
+        columns=columns
+    )
 
 
 def picture(data):
@@ -126,14 +128,26 @@ def picture(data):
         axes.set_xlim(-0.55, len(families) - 0.45)
         axes.set_ylim(-0.035, 1.04)
         axes.grid(axis="x", visible=False)
-        meaning = "phase 2 gave them a meaning" if side == "bound" else "memorised only, never given a meaning"
+        meaning = (
+            "phase 2 gave them a meaning"
+            if side == "bound"
+            else "memorised only, never given a meaning"
+        )
         axes.set_title(f"{side} relations: {meaning}")
     for axes in grid[:, 0]:
         axes.set_ylabel("greedy accuracy, strict")
     extra = []
     if "seen" in set(data.split):
         extra = [
-            Line2D([], [], marker="o", linestyle="", color="black", markersize=5.5, label="held-out subjects"),
+            Line2D(
+                [],
+                [],
+                marker="o",
+                linestyle="",
+                color="black",
+                markersize=5.5,
+                label="held-out subjects",
+            ),
             Line2D(
                 [],
                 [],
@@ -157,7 +171,9 @@ def interactive(table):
     data = pick(data, split=headline_split(data))
     sides = [side for side in SIDES if side in set(data.relation)]
     families = in_order(data.family)
-    figure = make_subplots(1, len(sides), shared_yaxes=True, subplot_titles=[f"{side} relations" for side in sides])
+    figure = make_subplots(
+        1, len(sides), shared_yaxes=True, subplot_titles=[f"{side} relations" for side in sides]
+    )
     for stage in stages(data):
         for column, side in enumerate(sides, start=1):
             rows = pick(data, relation=side, checkpoint=stage.checkpoint).drop_duplicates("family")
@@ -165,7 +181,9 @@ def interactive(table):
             plotly_trace(figure, rows, families, stage, 1, column, marks="markers")
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title_text="greedy accuracy, strict", col=1)
-    figure.update_layout(scattermode="group", height=420, template="plotly_white", margin={"l": 60, "r": 10, "t": 40})
+    figure.update_layout(
+        scattermode="group", height=420, template="plotly_white", margin={"l": 60, "r": 10, "t": 40}
+    )
     return figure
 
 

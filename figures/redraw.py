@@ -30,9 +30,9 @@ from figures import (
     verdict,
 )
 from figures.style import NothingToDraw, save
-from training.errors import UserError
-from training.files import read_json
-from training.tables import TableMissing
+from training.base.errors import UserError
+from training.base.files import read_json
+from training.runs.table_files import TableMissing
 
 MODULES = (
     verdict,
@@ -89,7 +89,9 @@ def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]
 def main(options: Options) -> list[Path]:
     """Redraw; print what was written and what was left out; return the paths. Raises NoTables."""
     committed = sorted(
-        p.parent for p in options.results.glob("*/run.json") if list((p.parent / "tables").glob("*.csv"))
+        p.parent
+        for p in options.results.glob("*/run.json")
+        if list((p.parent / "tables").glob("*.csv"))
     )
     run_dir = options.run_dir
     has_tables = run_dir is not None and bool(list((run_dir / "tables").glob("*.csv")))
@@ -103,7 +105,9 @@ def main(options: Options) -> list[Path]:
     if has_tables:
         written += _redraw(run_dir, run_dir / "figures")
     elif run_dir is not None:
-        print(f"skipped {run_dir}: no tables/*.csv there. Write them: python -m training.recall {run_dir}")
+        print(
+            f"skipped {run_dir}: no tables/*.csv there. Write them: python -m training.recall {run_dir}"
+        )
     for folder in committed:
         if _tracked(folder):
             written += _redraw(folder, options.images, prefix=f"{folder.name}-", formats=("png",))
@@ -136,6 +140,6 @@ def _redraw(run_dir: Path, folder: Path, **how) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

@@ -13,10 +13,14 @@ from pathlib import Path
 from figures import ablations, cka, curves, recall
 from figures.redraw import MODULES, NoTables, draw_all
 from figures.style import SIDES, NothingToDraw, Options, Stage, in_order, say_written, stages
-from training.files import read_json, write_text
-from training.tables import headline_split, optional_table, pick
+from training.base.files import read_json, write_text
+from training.runs.table_files import headline_split, optional_table, pick
 
-CAPTIONS = {name: caption for module in (*MODULES, ablations, curves) for name, caption in module.CAPTIONS.items()}
+CAPTIONS = {
+    name: caption
+    for module in (*MODULES, ablations, curves)
+    for name, caption in module.CAPTIONS.items()
+}
 # What is claimed, in the order of proof, and where figures.cka.panel_data holds it: (panel, line).
 CLAIMS = {
     "Probe transfer from rote to test prompts of other subjects": ("transfer", "main"),
@@ -78,24 +82,44 @@ def headline(table) -> list[str]:
     who = "Held-out subjects" if split == "held-out" else "All subjects"
     sentences = []
     for side in SIDES:
-        test = pick(rows, relation=side, family="test").drop_duplicates("checkpoint").set_index("checkpoint")
-        parts = [f"{s.label} {_cell(test, s.checkpoint)}" for s in stages(table) if s.checkpoint in test.index]
+        test = (
+            pick(rows, relation=side, family="test")
+            .drop_duplicates("checkpoint")
+            .set_index("checkpoint")
+        )
+        parts = [
+            f"{s.label} {_cell(test, s.checkpoint)}"
+            for s in stages(table)
+            if s.checkpoint in test.index
+        ]
         if parts:
-            kind = f"{side} relations" + (" (memorised, never given a meaning)" if side == "unbound" else "")
+            kind = f"{side} relations" + (
+                " (memorised, never given a meaning)" if side == "unbound" else ""
+            )
             sentences.append(
                 f"{who}, test prompts, {kind}: {'; '.join(parts)} (n = {int(test.n.max())} subjects, "
                 f"{int(test.n_prompts.max())} prompts a relation; always answering the commonest object: "
                 f"{test.majority.max():.2f})."
             )
     last = stages(table)[-1]
-    at_last = pick(rows, relation="bound", checkpoint=last.checkpoint).drop_duplicates("family").set_index("family")
-    controls = [f"{_cell(at_last, family)} at {words}" for family, words in CONTROLS.items() if family in at_last.index]
+    at_last = (
+        pick(rows, relation="bound", checkpoint=last.checkpoint)
+        .drop_duplicates("family")
+        .set_index("family")
+    )
+    controls = [
+        f"{_cell(at_last, family)} at {words}"
+        for family, words in CONTROLS.items()
+        if family in at_last.index
+    ]
     if controls:
         sentences.append(
             f"What should stay low: the {last.label} model gives the object of a bound relation at a rate of "
             f"{' and '.join(controls)}."
         )
-    for row in pick(table, measure="generation_gain", split=split, checkpoint=last.checkpoint).itertuples():
+    for row in pick(
+        table, measure="generation_gain", split=split, checkpoint=last.checkpoint
+    ).itertuples():
         sentences.append(
             f"Gain of phase 2 over the last memorized checkpoint, paired by subject, {row.relation} "
             f"relations: {with_interval(row.value, row.low, row.high, sign=True)}."
@@ -147,14 +171,20 @@ def verdicts(found: list[Finding]) -> list[str]:
             judged += f" ({last.level:.2f}), p = {last.p:.3f} corrected for the choice among {last.sites} sites"
         else:
             judged = f"chance {last.level:.2f}, the best of {last.sites} sites with no p corrected for that choice"
-        beside = [f"the {first.stage.label} model {first.words} at its best site"] if first is not last else []
+        beside = (
+            [f"the {first.stage.label} model {first.words} at its best site"]
+            if first is not last
+            else []
+        )
         beside += [
             f"unbound relations of the {f.stage.label} model {f.words} at theirs"
             for f in found
             if (f.claim, f.side, f.stage) == (claim, "unbound", last.stage)
         ]
         tail = f" Beside it: {'; '.join(beside)}." if beside else ""
-        sentences.append(f"{claim}: {last.stage.label} {last.words} at {last.site}, {judged}.{tail}")
+        sentences.append(
+            f"{claim}: {last.stage.label} {last.words} at {last.site}, {judged}.{tail}"
+        )
     return sentences
 
 
@@ -180,7 +210,9 @@ def not_identifiable(table, probes=None) -> list[str]:
 def _table(header: list[str], rows: list[list[object]]) -> str:
     """An HTML table; every cell is escaped."""
     head = "".join(f"<th>{escape(str(c))}</th>" for c in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows
+    )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -199,7 +231,9 @@ def run_section(run_dir: Path) -> str:
         return "<p>These are tables about checkpoints made elsewhere: there is no run.json that says how.</p>"
     record = read_json(run_dir / "run.json")
     inputs = record.get("inputs", {})
-    sizes = ", ".join(f"{name} {inputs[name]}" for name in ("subjects", "pool", "unbound") if name in inputs)
+    sizes = ", ".join(
+        f"{name} {inputs[name]}" for name in ("subjects", "pool", "unbound") if name in inputs
+    )
     facts = f"{inputs.get('facts', 'unknown')}" + (f" ({sizes})" if sizes else "")
     rows = [
         ["base model", record.get("model", "unknown")],
@@ -207,12 +241,19 @@ def run_section(run_dir: Path) -> str:
         ["seed", record.get("seed", "unknown")],
     ]
     for phase, entry in record.get("phases", {}).items():
-        settings = ", ".join(f"{k} {v}" for k, v in entry.get("settings", {}).items() if k not in inputs)
-        rows.append([f"phase {phase}" + ("" if entry.get("complete") else " (not finished)"), settings])
+        settings = ", ".join(
+            f"{k} {v}" for k, v in entry.get("settings", {}).items() if k not in inputs
+        )
+        rows.append(
+            [f"phase {phase}" + ("" if entry.get("complete") else " (not finished)"), settings]
+        )
     rows.append(["commit", record.get("commit", "unknown")])
     details = [f"{k} {v}" for k, v in record.get("versions", {}).items()]
     details += [f"sha256 of {k}: {v}" for k, v in record.get("sha256", {}).items()]
-    return _table(["", ""], rows) + f"<details><summary>versions and hashes</summary>{_list(details)}</details>"
+    return (
+        _table(["", ""], rows)
+        + f"<details><summary>versions and hashes</summary>{_list(details)}</details>"
+    )
 
 
 def recall_section(table) -> str:
@@ -227,7 +268,9 @@ def recall_section(table) -> str:
         for side in SIDES:
             cells = pick(here, relation=side).drop_duplicates("family").set_index("family")
             if len(cells):
-                by_family.append([stage.label, side, *(_cell(cells, family) for family in families)])
+                by_family.append(
+                    [stage.label, side, *(_cell(cells, family) for family in families)]
+                )
         cells = pick(here, family="test").drop_duplicates("relation").set_index("relation")
         by_relation.append([stage.label, *(_cell(cells, relation) for relation in named)])
     return (
@@ -247,7 +290,10 @@ def damage_section(table) -> str:
         "passages.",
     }
     measures = [m for m in words if m in set(table.measure)]
-    by_stage = [(stage.label, pick(table, checkpoint=stage.checkpoint).set_index("measure")) for stage in stages(table)]
+    by_stage = [
+        (stage.label, pick(table, checkpoint=stage.checkpoint).set_index("measure"))
+        for stage in stages(table)
+    ]
     rows = [[label, *(_cell(cells, measure) for measure in measures)] for label, cells in by_stage]
     said = "".join(f"<p class='small'>{escape(words[m])}</p>" for m in measures)
     header = ["checkpoint", *(m.replace("_", " ") for m in measures)]
@@ -273,7 +319,16 @@ def inside_section(table, probes) -> str:
         ]
         for f in found
     ]
-    header = ["claim", "relations", "checkpoint", "best site", "value", "chance", "p, best of all sites", "n"]
+    header = [
+        "claim",
+        "relations",
+        "checkpoint",
+        "best site",
+        "value",
+        "chance",
+        "p, best of all sites",
+        "n",
+    ]
     note = (
         "In the order of proof: transfer across subjects first. Best sites were chosen after looking; only "
         "the corrected p accounts for that. This is one run, so one seed: intervals are over its subjects."
@@ -289,7 +344,10 @@ def interactive_section(figures: list) -> str:
     from plotly.io import to_html
 
     look = {"displaylogo": False, "responsive": True}
-    parts = [to_html(f, full_html=False, include_plotlyjs=i == 0, config=look) for i, f in enumerate(figures)]
+    parts = [
+        to_html(f, full_html=False, include_plotlyjs=i == 0, config=look)
+        for i, f in enumerate(figures)
+    ]
     advice = "<p class='small'>Hover for numbers; click a checkpoint in the legend to hide it.</p>"
     return f"<h2>Curves to explore</h2>{advice}{''.join(parts)}" if parts else ""
 
@@ -331,7 +389,10 @@ def page(run_dir: Path, paths: list[Path], skipped: list[str]) -> str:
             curves.append(make(*given))
         except NothingToDraw as reason:
             skipped = [*skipped, str(reason)]
-    listed = _table(["table", "rows"], [[f"tables/{name}.csv", f"{len(table):,}"] for name, table in tables.items()])
+    listed = _table(
+        ["table", "rows"],
+        [[f"tables/{name}.csv", f"{len(table):,}"] for name, table in tables.items()],
+    )
     left_out = f"<details><summary>not drawn</summary>{_list(skipped)}</details>" if skipped else ""
     name = escape(run_dir.resolve().name)
     return (
@@ -349,7 +410,9 @@ def main(options: Options) -> Path:
     """Draw all figures whose tables exist, write report.html, say so; returns its path. Raises NoTables."""
     run_dir = options.run_dir
     if not list((run_dir / "tables").glob("*.csv")):
-        raise NoTables(f"{run_dir} holds no tables/*.csv to report on. Measure: python -m training.recall {run_dir}")
+        raise NoTables(
+            f"{run_dir} holds no tables/*.csv to report on. Measure: python -m training.recall {run_dir}"
+        )
     paths, skipped = draw_all(run_dir, run_dir / "figures")
     for line in skipped:
         print(f"skipped {line}")
@@ -360,6 +423,6 @@ def main(options: Options) -> Path:
 
 
 if __name__ == "__main__":
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(main, Options, __doc__)

@@ -7,10 +7,21 @@ Reads tables/repurposing.csv, writes figures/repurposing.png and .svg.
 
 from pathlib import Path
 
-from figures.style import OBJECT_COLOURS, drawer, interval_handle, panels, require_rows, run_figure, styled
-from training.tables import pick, read_table
+from figures.style import (
+    OBJECT_COLOURS,
+    drawer,
+    interval_handle,
+    panels,
+    require_rows,
+    run_figure,
+    styled,
+)
+from training.runs.table_files import pick, read_table
 
-NAMES = {"sibling_answers": "answered with the relation's object", "sibling_states": "its object read by rote probes"}
+NAMES = {
+    "sibling_answers": "answered with the relation's object",
+    "sibling_states": "its object read by rote probes",
+}
 CAPTIONS = {
     "repurposing": (
         "Do the facts take on the sibling's reading?",
@@ -26,7 +37,11 @@ CAPTIONS = {
 
 def panel_data(table):
     """The points drawn: measure, step, value, low, high; and the alarms. Raises NothingToDraw."""
-    alarms = pick(table, measure=tuple(f"alarm_step_{m.split('_')[1]}" for m in NAMES)).set_index("measure").value
+    alarms = (
+        pick(table, measure=tuple(f"alarm_step_{m.split('_')[1]}" for m in NAMES))
+        .set_index("measure")
+        .value
+    )
     rows = require_rows(pick(table, measure=tuple(NAMES)), "repurposing", "curves")
     # The start is the last checkpoint of another phase: step 0 of this one.
     rows = rows.assign(step=rows.step.where(rows.phase == "generalize", 0))

@@ -27,16 +27,24 @@ from figures.style import (
     site_names,
     styled,
 )
-from training.tables import optional_table, pick, read_table
+from training.runs.table_files import optional_table, pick, read_table
 
 WITHOUT = ("without phase 1", "#009E73")
 # Of a model that has only to read: answers that were told in context.
 TOLD = {"told by rote": "#CC79A7", "told in a train prompt": "#56B4E9"}
 LAYERS = {
-    "probe transfer, rote to test": {"measure": "transfer_accuracy", "direction": "rote->semantic", "family": "test"},
+    "probe transfer, rote to test": {
+        "measure": "transfer_accuracy",
+        "direction": "rote->semantic",
+        "family": "test",
+    },
     "crossed contrast of CKA": {"measure": "contrast", "family": "test"},
     "the same, answer partialled out": {"measure": "contrast_partialled", "family": "test"},
-    "object kernel, own object": {"measure": "object_kernel", "family": "test", "object_relation": "same"},
+    "object kernel, own object": {
+        "measure": "object_kernel",
+        "family": "test",
+        "object_relation": "same",
+    },
     "CKA, rote and test": {"measure": "cka", "family": "test"},
     "centred cosine, rote and test": {"measure": "cosine_centred", "family": "test"},
     "retrieval of the rote state": {"measure": "retrieval_top1", "family": "test"},
@@ -81,7 +89,11 @@ def picture(means, dots):
     shown = conditions(means)
     n = int(means.n_seeds.max())
     figure, grid = panels(
-        1, len(SIDES), height=4.0, sharey=True, title=f"Recall of held-out people's facts ({n} seeds, greedy, strict)"
+        1,
+        len(SIDES),
+        height=4.0,
+        sharey=True,
+        title=f"Recall of held-out people's facts ({n} seeds, greedy, strict)",
     )
     for axes, side in zip(grid[0], SIDES, strict=True):
         for place, stage in enumerate(shown):
@@ -99,8 +111,16 @@ def picture(means, dots):
         axes.set_xticks(range(len(families)), [LABELS.get(f, f) for f in families])
         axes.set_ylim(-0.035, 1.04)
         axes.grid(axis="x", visible=False)
-        meaning = "phase 2 gave them a meaning" if side == "bound" else "memorised only, never given a meaning"
-        axes.set_title(f"{side} relations: {meaning}" if "generalize" in set(means.phase) else f"{side} relations")
+        meaning = (
+            "phase 2 gave them a meaning"
+            if side == "bound"
+            else "memorised only, never given a meaning"
+        )
+        axes.set_title(
+            f"{side} relations: {meaning}"
+            if "generalize" in set(means.phase)
+            else f"{side} relations"
+        )
     grid[0, 0].set_ylabel("accuracy")
     legend_below(figure, shown, [reference_handle("always the commonest object")])
     return figure
@@ -138,7 +158,15 @@ def layers_picture(data):
             for side, style in zip(SIDES, ("-", ":"), strict=True):
                 line = pick(rows, phase=stage.phase, relation=side)
                 if len(line):
-                    layer_line(axes, line, max(sites) + 1, stage.colour, style=style, width=1.5, band=side == "bound")
+                    layer_line(
+                        axes,
+                        line,
+                        max(sites) + 1,
+                        stage.colour,
+                        style=style,
+                        width=1.5,
+                        band=side == "bound",
+                    )
         if "chance" in rows and rows.chance.notna().any():
             reference_line(axes, rows.chance.mean())
         axes.set_title(name)
@@ -156,7 +184,11 @@ def layers_picture(data):
 def pictures(run_dir: Path) -> dict:
     """The figures by name. Raises TableMissing, NothingToDraw."""
     with styled():
-        found = {"recall": picture(*panel_data(read_table(run_dir, "recall"), read_table(run_dir, "seeds")))}
+        found = {
+            "recall": picture(
+                *panel_data(read_table(run_dir, "recall"), read_table(run_dir, "seeds"))
+            )
+        }
         sites = optional_table(run_dir, "sites")
         if sites is not None:
             found["layers"] = layers_picture(layer_data(sites))

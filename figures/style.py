@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from training.errors import UserError
-from training.files import write_with
+from training.base.errors import UserError
+from training.base.files import write_with
 
 DPI = 150
 WIDTH = 10.0
@@ -84,10 +84,16 @@ def stages(table) -> list[Stage]:
     The last checkpoint of a phase has the phase's full colour, earlier ones paler shades of it.
     """
     columns = [c for c in ("checkpoint", "phase", "epoch") if c in table]
-    rows = table[columns].drop_duplicates("checkpoint").reindex(columns=["checkpoint", "phase", "epoch"])
+    rows = (
+        table[columns]
+        .drop_duplicates("checkpoint")
+        .reindex(columns=["checkpoint", "phase", "epoch"])
+    )
     rows = rows.assign(phase=rows.phase.fillna(""))
     order = {phase: rank for rank, phase in enumerate(("", *STAGES))}
-    rows = rows.sort_values("phase", key=lambda phases: phases.map(lambda p: order.get(p, len(order))), kind="stable")
+    rows = rows.sort_values(
+        "phase", key=lambda phases: phases.map(lambda p: order.get(p, len(order))), kind="stable"
+    )
     found = []
     for phase, group in rows.groupby("phase", sort=False):
         word, colour = STAGES.get(phase, ("", STAGES["memorize"][1]))
@@ -99,7 +105,9 @@ def stages(table) -> list[Stage]:
                 label = f"{word}, epoch {row.epoch:g}"
             else:
                 label = str(row.checkpoint)
-            found.append(Stage(row.checkpoint, phase, label, _pale(colour, 0.3 + 0.7 * place / len(group))))
+            found.append(
+                Stage(row.checkpoint, phase, label, _pale(colour, 0.3 + 0.7 * place / len(group)))
+            )
     return found
 
 
@@ -166,7 +174,9 @@ def panels(rows: int, columns: int, *, height: float, title: str, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def layer_line(axes, line, layers: int, colour: str, *, style="-", width: float = 1.8, band: bool = True) -> None:
+def layer_line(
+    axes, line, layers: int, colour: str, *, style="-", width: float = 1.8, band: bool = True
+) -> None:
     """One measure over sites with its 95% band; a site without a value is a gap.
 
     line: rows with layer, value, low, high; layers: how many sites the axis has.
@@ -183,14 +193,25 @@ def layer_line(axes, line, layers: int, colour: str, *, style="-", width: float 
     )
     if band and line.low.notna().any():
         axes.fill_between(
-            line.index, line.low.astype(float), line.high.astype(float), color=colour, alpha=0.14, linewidth=0
+            line.index,
+            line.low.astype(float),
+            line.high.astype(float),
+            color=colour,
+            alpha=0.14,
+            linewidth=0,
         )
 
 
 def null_band(axes, low, high) -> None:
     """A grey band: where 95% of the null lies. low, high: Series indexed by layer."""
     axes.fill_between(
-        high.index, low.astype(float), high.astype(float), color=NULL_GREY, alpha=0.7, linewidth=0, zorder=0.5
+        high.index,
+        low.astype(float),
+        high.astype(float),
+        color=NULL_GREY,
+        alpha=0.7,
+        linewidth=0,
+        zorder=0.5,
     )
 
 
@@ -203,7 +224,9 @@ def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8
     """Ticks of a site axis: `embed`, block numbers, `final`. sites: index in site order -> name."""
     last = max(sites)
     blocks = {
-        index: name.removeprefix("resid_post.") for index, name in sites.items() if name.startswith("resid_post.")
+        index: name.removeprefix("resid_post.")
+        for index, name in sites.items()
+        if name.startswith("resid_post.")
     }
     step = next(s for s in (1, 2, 3, 4, 5, 8, 10, 15, 20, 40) if len(blocks) <= s * most or s == 40)
     ends = {
@@ -214,7 +237,9 @@ def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8
     # A block number beside an end would be printed over it.
     apart = max(1, round(last / 20))
     ticks = {
-        i: n for i, n in blocks.items() if n.isdigit() and int(n) % step == 0 and all(abs(i - e) >= apart for e in ends)
+        i: n
+        for i, n in blocks.items()
+        if n.isdigit() and int(n) % step == 0 and all(abs(i - e) >= apart for e in ends)
     }
     chosen = dict(sorted({**ticks, **ends}.items()))
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -234,9 +259,15 @@ def legend_below(figure, shown: Iterable[Stage], extra: Iterable = ()) -> None:
     """One legend under all panels: a coloured line for each checkpoint, then `extra` handles, row by row."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=s.colour, linewidth=3, label=s.label) for s in shown] + list(extra)
+    handles = [Line2D([], [], color=s.colour, linewidth=3, label=s.label) for s in shown] + list(
+        extra
+    )
     widths = [len(handle.get_label()) + 7 for handle in handles]
-    fits = (c for c in range(len(handles), 1, -1) if sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS)
+    fits = (
+        c
+        for c in range(len(handles), 1, -1)
+        if sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS
+    )
     columns = next(fits, 1)
     # Legends are filled column by column, people read row by row.
     by_row = [handles[i : i + columns] for i in range(0, len(handles), columns)]
@@ -297,7 +328,9 @@ def _write(figure, path: Path, kind: str) -> None:
     # A small one is left as it is: a map of few pixels needs its colours exact.
     if path.stat().st_size > LARGE_PNG:
         with Image.open(path) as image:
-            palette = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            palette = image.convert("RGB").quantize(
+                256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+            )
         palette.save(path, format="png", optimize=True, dpi=(DPI, DPI))
 
 
@@ -320,7 +353,7 @@ def drawer(pictures: Callable[[Path], Mapping[str, object]]) -> Callable[[Path],
 
 def run_figure(draw: Callable[[Path], list[Path]], text: str) -> None:
     """`python -m figures.NAME RUN_DIR`: draw and say what was written."""
-    from training.console import run_command
+    from training.base.console import run_command
 
     run_command(lambda options: say_written(draw(options.run_dir)), Options, text)
 
@@ -328,7 +361,9 @@ def run_figure(draw: Callable[[Path], list[Path]], text: str) -> None:
 # --- the interactive curves of the report page --------------------------------------------------------------
 
 
-def plotly_trace(figure, rows, x: list[str], stage: Stage, row: int, column: int, *, marks: str) -> None:
+def plotly_trace(
+    figure, rows, x: list[str], stage: Stage, row: int, column: int, *, marks: str
+) -> None:
     """Add one checkpoint's values with their intervals to a plotly subplot; one legend entry a checkpoint.
 
     Plotly reads labels as HTML, so they are escaped.

@@ -18,9 +18,19 @@ from figures.style import (
     run_figure,
     styled,
 )
-from training.tables import headline_split, pick, read_table
+from training.runs.table_files import headline_split, pick, read_table
 
-COLUMNS = ["curve", "relation", "split", "phase", "checkpoint", "total_step", "value", "share", "maximum"]
+COLUMNS = [
+    "curve",
+    "relation",
+    "split",
+    "phase",
+    "checkpoint",
+    "total_step",
+    "value",
+    "share",
+    "maximum",
+]
 # Of a mean over seeds: the ends of its interval, and of how many seeds.
 SPAN = ["share_low", "share_high", "n_seeds"]
 PARTS = {"phase 1": ("base", "memorize"), "phase 2": ("memorize", "generalize")}
@@ -42,10 +52,14 @@ def panel_data(table):
 
     Means over seeds have the ends of their intervals too. Raises NothingToDraw.
     """
-    rows = pick(table, split=headline_split(table), relation=SIDES).sort_values("total_step", kind="stable")
+    rows = pick(table, split=headline_split(table), relation=SIDES).sort_values(
+        "total_step", kind="stable"
+    )
     rows = require_rows(rows, "trajectory", "curves of bound or unbound relations")
     if "share" not in rows:
-        raise NothingToDraw("tables/trajectory.csv has no column share: write it again with analysis.trajectory")
+        raise NothingToDraw(
+            "tables/trajectory.csv has no column share: write it again with analysis.trajectory"
+        )
     return rows[[c for c in (*COLUMNS, *SPAN) if c in rows]]
 
 
@@ -56,17 +70,23 @@ def picture(data):
     sides = [s for s in SIDES if s in set(data.relation)]
     names = list(dict.fromkeys(data.curve))
     ends = [data[data.phase == "memorize"].total_step.max()] * ("memorize" in set(data.phase))
-    parts = {k: v for k, v in PARTS.items() if set(v[1:]) & set(data.phase)} or {"": tuple(set(data.phase))}
+    parts = {k: v for k, v in PARTS.items() if set(v[1:]) & set(data.phase)} or {
+        "": tuple(set(data.phase))
+    }
     title = "When each measure rises"
     if "n_seeds" in data:
         title += f" (means over {int(data.n_seeds.min())} seeds)"
-    figure, grid = panels(len(sides), len(parts), height=2.4 * len(sides) + 1.3, sharey=True, title=title)
+    figure, grid = panels(
+        len(sides), len(parts), height=2.4 * len(sides) + 1.3, sharey=True, title=title
+    )
     for axes_row, side in zip(grid, sides, strict=True):
         for axes, (part, phases) in zip(axes_row, parts.items(), strict=True):
             rows = pick(data, relation=side, phase=phases)
             if part == "phase 2" and ends:
                 rows = rows[rows.total_step >= ends[0]]
-            for name, colour, style in zip(names, _colours(len(names)), _styles(len(names)), strict=True):
+            for name, colour, style in zip(
+                names, _colours(len(names)), _styles(len(names)), strict=True
+            ):
                 line = pick(rows, curve=name)
                 axes.plot(
                     line.total_step,
@@ -79,7 +99,12 @@ def picture(data):
                 )
                 if "n_seeds" in line:
                     axes.fill_between(
-                        line.total_step, line.share_low, line.share_high, color=colour, alpha=0.1, linewidth=0
+                        line.total_step,
+                        line.share_low,
+                        line.share_high,
+                        color=colour,
+                        alpha=0.1,
+                        linewidth=0,
                     )
             reference_line(axes, 0.5)
             axes.set_title(f"{side} relations{', ' * bool(part)}{part}")

@@ -18,7 +18,7 @@ from figures.style import (
     stages,
     styled,
 )
-from training.tables import read_table
+from training.runs.table_files import read_table
 
 TITLES = {
     "transfer": "transfer across subjects\n(accuracy)",
@@ -50,7 +50,18 @@ def panel_data(table):
     rows = rows.assign(measure=rows.measure.replace(NAMES))
     both = rows.section == "bound against unbound"
     rows.loc[both & (rows.measure == "rote->semantic"), "measure"] = "bound"
-    columns = ["checkpoint", "phase", "section", "measure", "site", "value", "low", "high", "chance", "n"]
+    columns = [
+        "checkpoint",
+        "phase",
+        "section",
+        "measure",
+        "site",
+        "value",
+        "low",
+        "high",
+        "chance",
+        "n",
+    ]
     return require_rows(rows, "verdict", ", ".join(TITLES)).reindex(columns=columns)
 
 
@@ -58,7 +69,10 @@ def picture(data, labels: dict[str, str]):
     """The figure of panel_data: a panel a section; labels: what each checkpoint was judged to be."""
     sections = [s for s in TITLES if (data.section == s).any()]
     figure, grid = panels(
-        1, len(sections), height=3.6, title=f"Did rote become meaning? ({count_words(data) or 'n unknown'})"
+        1,
+        len(sections),
+        height=3.6,
+        title=f"Did rote become meaning? ({count_words(data) or 'n unknown'})",
     )
     shown = stages(data)
     for axes, section in zip(grid[0], sections, strict=True):
@@ -72,14 +86,19 @@ def picture(data, labels: dict[str, str]):
                 axes.vlines(x, row.low, row.high, color=stage.colour, linewidth=1.4)
                 if row.chance == row.chance:
                     axes.hlines(row.chance, x - 0.1, x + 0.1, color="#444444", linewidth=1.2)
-        axes.set_xticks(range(len(measures)), [m.replace(" ", "\n", 1).replace("->", "->\n") for m in measures])
+        axes.set_xticks(
+            range(len(measures)), [m.replace(" ", "\n", 1).replace("->", "->\n") for m in measures]
+        )
         if len(measures) > 3:
             axes.tick_params(axis="x", rotation=25)
         axes.set_xlim(-0.6, len(measures) - 0.4)
         axes.set_title(TITLES[section])
         if section != "contrast":
             axes.set_ylim(0, 1.02)
-    words = [type(s)(s.checkpoint, s.phase, f"{s.label}: {labels.get(s.checkpoint, '')}", s.colour) for s in shown]
+    words = [
+        type(s)(s.checkpoint, s.phase, f"{s.label}: {labels.get(s.checkpoint, '')}", s.colour)
+        for s in shown
+    ]
     legend_below(figure, words, [reference_handle("chance, or the checkpoint before")])
     return figure
 
@@ -89,7 +108,11 @@ def pictures(run_dir: Path) -> dict:
     table = read_table(run_dir, "verdict")
     judged = table[table.section == "judgement"]
     with styled():
-        return {"verdict": picture(panel_data(table), dict(zip(judged.checkpoint, judged.label, strict=True)))}
+        return {
+            "verdict": picture(
+                panel_data(table), dict(zip(judged.checkpoint, judged.label, strict=True))
+            )
+        }
 
 
 draw = drawer(pictures)

@@ -30,13 +30,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from analysis.similarity import linear_cka
+from analysis.measures.similarity import linear_cka
+from probing.extraction import hidden_states
 from probing.sites import site_names
-from probing.states import hidden_states
 from training import generalize, memorize, recall
-from training.checkpoints import load_checkpoint
-from training.prompts import select
-from training.runs import open_run
+from training.data.prompts import select
+from training.runs.directory import Run
 
 warnings.filterwarnings("ignore")
 folder = Path(tempfile.mkdtemp()) / "quickstart"
@@ -48,12 +47,23 @@ folder = Path(tempfile.mkdtemp()) / "quickstart"
 # are *held out*. One relation stays *unbound*: memorised, and never given a meaning.
 
 # %%
-memorize.main(memorize.Options(out=folder, model="tiny", subjects=48, pool=8, epochs=60, learning_rate=3e-3))
+memorize.main(
+    memorize.Options(out=folder, model="tiny", subjects=48, pool=8, epochs=60, learning_rate=3e-3)
+)
 
 # %%
-run = open_run(folder)
+run = Run.open(folder)
 for fact in run.facts[:3]:
-    print(fact.subject, "|", fact.relation, "|", fact.object, "|", fact.split, "| bound" if fact.bound else "| unbound")
+    print(
+        fact.subject,
+        "|",
+        fact.relation,
+        "|",
+        fact.object,
+        "|",
+        fact.split,
+        "| bound" if fact.bound else "| unbound",
+    )
 print([prompt.text for prompt in select(run.prompts, relation="mother", family="test")][:4])
 
 # %% [markdown]
@@ -79,11 +89,13 @@ table = recall.main(recall.Options(run_dir=folder))
 # The hidden state at the last token of each prompt, at every site of the model: one row a person.
 
 # %%
-run = open_run(folder)
+run = Run.open(folder)
 checkpoint = run.checkpoints[-1]
-model, tokenizer = load_checkpoint(checkpoint)
+model, tokenizer = checkpoint.load()
 relation = next(fact.relation for fact in run.facts if fact.bound)
-people = [fact.subject for fact in run.facts if fact.relation == relation and fact.split == "held-out"]
+people = [
+    fact.subject for fact in run.facts if fact.relation == relation and fact.split == "held-out"
+]
 rote = select(run.prompts, relation=relation, family="rote")[0]
 test = select(run.prompts, relation=relation, family="test")[4]
 x = hidden_states(model, tokenizer, [rote.render(person) for person in people])

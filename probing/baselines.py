@@ -12,10 +12,11 @@ import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from probing.states import BadPrompts, encode
+from probing.extraction import BadPrompts, encode
 
 if TYPE_CHECKING:
     from torch import FloatTensor, nn
+
 
 # A model that was itself initialised from a small seed would else be its own control.
 FIRST_SEED = 915_301
@@ -35,7 +36,9 @@ def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]
     for subject, ids in zip(subjects, encode(tokenizer, subjects).token_ids, strict=True):
         own = [i for i in ids if i not in tokenizer.all_special_ids]
         if not own:
-            raise BadPrompts(f"subject {subject!r} has special tokens only; give the name as running text")
+            raise BadPrompts(
+                f"subject {subject!r} has special tokens only; give the name as running text"
+            )
         rows.append(weights[own].float().mean(dim=0))
     return torch.stack(rows).cpu()
 

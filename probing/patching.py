@@ -13,10 +13,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probing.sites import FINAL_NORM, UnsupportedModel, choose_sites, find_decoder, in_eval_mode, site_names
-from probing.states import BadPrompts, check_readable, encode, extract
+from probing.extraction import BadPrompts, check_readable, encode, extract
+from probing.sites import (
+    FINAL_NORM,
+    UnsupportedModel,
+    choose_sites,
+    find_decoder,
+    in_eval_mode,
+    site_names,
+)
 from probing.tracing import run_changed, traced
-from training.errors import UserError
+from training.base.errors import UserError
+from training.weights.loading import last_logits_only
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
@@ -68,7 +76,9 @@ def patch(
     into = encode(tokenizer, targets, positions=position, subjects=subjects, key_tokens=key_tokens)
     n = len(into.token_ids)
     if len(taken.token_ids) != n:
-        raise BadPairs(f"got {len(taken.token_ids)} sources for {n} targets; give one source a target")
+        raise BadPairs(
+            f"got {len(taken.token_ids)} sources for {n} targets; give one source a target"
+        )
     states = extract(model, tokenizer, taken, sites=sites, batch_size=batch_size, progress=progress)
     rows = [(pair, place) for pair in range(n) for place in range(len(sites))]
     logits = None
@@ -160,7 +170,9 @@ def changed_logits(
             f"{tuple(vectors.shape)}; give one of each a row, vectors ({n}, {width})"
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadPrompts(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}")
+        raise BadPrompts(
+            f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}"
+        )
     check_readable(model, token_ids)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(token_ids, positions, strict=True)):
@@ -170,7 +182,14 @@ def changed_logits(
         for (_, position), rows in sorted(groups.items())
         for start in range(0, len(rows), batch_size)
     ]
-    bar = tqdm(total=n, desc="patches", unit="row", delay=2, leave=False, disable=None if progress else True)
+    bar = tqdm(
+        total=n,
+        desc="patches",
+        unit="row",
+        delay=2,
+        leave=False,
+        disable=None if progress else True,
+    )
     autocast_off = torch.autocast(model.device.type, enabled=False)
     with bar, autocast_off, traced(model, tokenizer) as traced_model:
         for position, rows in batches:
@@ -192,7 +211,11 @@ def changed_logits(
 
 
 def logit_lens(
-    model: nn.Module, states: Tensor, sites: Sequence[str], *, token_ids: Sequence[int] | None = None
+    model: nn.Module,
+    states: Tensor,
+    sites: Sequence[str],
+    *,
+    token_ids: Sequence[int] | None = None,
 ) -> FloatTensor:
     """What each state would answer if it were the last: final norm and unembedding of states (n, n_sites, d).
 
@@ -213,7 +236,9 @@ def logit_lens(
             f"{type(model).__name__}: its unembedding is no linear map of states of width {width}, so that there "
             "is no logit lens; leave it out for this architecture"
         )
-    chosen = slice(None) if token_ids is None else torch.tensor(token_ids, device=head.weight.device)
+    chosen = (
+        slice(None) if token_ids is None else torch.tensor(token_ids, device=head.weight.device)
+    )
     read = []
     with in_eval_mode(model), torch.inference_mode():
         weight, bias = head.weight[chosen], None if head.bias is None else head.bias[chosen]
@@ -229,14 +254,15 @@ def _keys_and_values(model: nn.Module, ids: Tensor) -> Any:
     is nothing to read or the model keeps no such cache."""
     import torch
 
-    from training.scoring import last_logits_only
-
     if not ids.shape[1]:
         return None
     distinct, index = torch.unique(ids, dim=0, return_inverse=True)
     with torch.inference_mode():
         out = model(
-            input_ids=distinct, attention_mask=torch.ones_like(distinct), use_cache=True, **last_logits_only(model)
+            input_ids=distinct,
+            attention_mask=torch.ones_like(distinct),
+            use_cache=True,
+            **last_logits_only(model),
         )
         cache = getattr(out, "past_key_values", None)
         if not hasattr(cache, "batch_select_indices"):

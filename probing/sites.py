@@ -14,13 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.errors import UserError
+from training.base.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
+
 EMBED = "embed"
+
+
 FINAL_NORM = "final_norm"
+
+
 _LAYER = "resid_post."
 
 
@@ -44,7 +49,11 @@ class Decoder:
 
 
 _decoders: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
+
+
 _locks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
 _locks_guard = threading.Lock()
 
 
@@ -66,7 +75,9 @@ def choose_sites(names: Sequence[str], sites: Sequence[str] | None) -> list[str]
     if sites is None:
         return list(names)
     if isinstance(sites, str):
-        raise UnknownSite(f"sites must be a list of names, got the string {sites!r}; give [{sites!r}]")
+        raise UnknownSite(
+            f"sites must be a list of names, got the string {sites!r}; give [{sites!r}]"
+        )
     chosen = list(sites)
     if not chosen:
         raise UnknownSite("sites is empty; give at least one name, or None for all")
@@ -121,11 +132,15 @@ def _find_decoder(model: nn.Module) -> Decoder:
             f"{kind} is not a Hugging Face model; give what AutoModelForCausalLM.from_pretrained returns"
         )
     if model.config.is_encoder_decoder or not model.can_generate():
-        raise UnsupportedModel(f"{kind} is not a causal language model; load it with AutoModelForCausalLM")
+        raise UnsupportedModel(
+            f"{kind} is not a causal language model; load it with AutoModelForCausalLM"
+        )
     decoder = model.get_decoder()
     n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     stacks = [
-        name for name, child in decoder.named_children() if isinstance(child, ModuleList) and len(child) == n_layers
+        name
+        for name, child in decoder.named_children()
+        if isinstance(child, ModuleList) and len(child) == n_layers
     ]
     if len(stacks) != 1:
         raise UnsupportedModel(

@@ -1,345 +1,223 @@
-"""Hidden states of prompts: one vector a prompt and site, at a chosen token.
+"""The hidden states of a run as the analyses need them: per checkpoint, relation and prompt, one row a subject.
 
-    states = hidden_states(model, tokenizer, ["Gene Finley [X_mother]", ...], positions="last")
+    design = Design.of(Run.open("runs/demo"), preset="demo")
+    for checkpoint in design.checkpoints:
+        states = design.load(checkpoint)           # from the store, extracted if missing
+        rote = states["mother", "rote"]            # (n_subjects, n_sites, d)
+        test = states["mother", "test"]            # (n_prompts, n_subjects, n_sites, d)
 
-Row i is prompt i. `encode` turns prompts into token ids and one token index each, without a model; `extract`
-runs a model over them.
+Row i is the same subject in every array of a relation, and in every relation if they share subjects.
 """
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import operator
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import numpy as np
 
-from probing.sites import choose_sites, site_names
-from probing.tracing import read_sites, tokenizer_left_as_found, traced
-from training.errors import UserError
+from probing.baselines import untrained
+from probing.sites import names_of
+from probing.store import StateStore, states_for
+from training.base.console import minutes
+from training.base.errors import UserError
+from training.data.prompts import Prompt, preset_prompts, select
+from training.runs.checkpoints import Checkpoint
+from training.runs.directory import Run
+from training.weights.loading import on_gpu
 
-if TYPE_CHECKING:
-    from torch import FloatTensor, nn
-
-NAMED_POSITIONS = ("last", "subject_last", "key")
-KEY_TOKEN = re.compile(r"\[X[^\]]*\]")
-
-
-class BadPrompts(UserError):
-    """Prompts that are no list of non-empty strings."""
+Array = np.ndarray
 
 
-class PromptTooLong(UserError):
-    """A prompt with more tokens than the model or its tokenizer takes; it is never cut."""
+# Its prompts are those of the other relations' test family: the crossed table holds their states already.
+NOT_EXTRACTED = "other-relation"
 
 
-class BadPosition(UserError):
-    """A position that is none of the named kinds, or a token index outside its prompt."""
-
-
-class SubjectNotFound(UserError):
-    """A subject that is missing, or does not occur in its prompt."""
-
-
-class KeyTokenNotFound(UserError):
-    """A key token that the tokenizer or the prompt does not have."""
-
-
-class SlowTokenizer(UserError):
-    """A tokenizer without offsets, asked where in a prompt the subject ends."""
-
-
-class TokenizerMismatch(UserError):
-    """Token ids that the model has no embedding for."""
+class NoRoteStates(UserError):
+    """A run without rote prompts has nothing to compare with."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Tokenised prompts: `token_ids[i]` of prompt i, and `positions[i]`, an index into it from 0."""
+class States:
+    """The states of one checkpoint; `sites` names the third axis of what it returns."""
 
-    token_ids: list[list[int]]
-    positions: list[int]
+    design: "Design"
+    checkpoint: Checkpoint
+    sites: tuple[str, ...]
+    rows: dict[str, int]
+    values: Array
 
+    def of(self, prompt: Prompt) -> Array:
+        """States of a prompt about every subject of its relation, (n_subjects, n_sites, d) float32."""
+        return self.values[
+            [self.rows[prompt.render(s)] for s in self.design.subjects(prompt.relation)]
+        ]
 
-def hidden_states(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Iterable[str],
-    *,
-    positions: str | int | Sequence[int] = "last",
-    sites: Sequence[str] | None = None,
-    batch_size: int = 32,
-    subjects: Sequence[str] | None = None,
-    key_tokens: str | Sequence[str] | None = None,
-    progress: bool = True,
-) -> FloatTensor:
-    """Hidden states (n_prompts, n_sites, d), float32 on the CPU, in the order of `prompts` and `sites`.
-
-    model: any Hugging Face causal language model, in whose own dtype all is computed. prompts: a list, tuple,
-    array or Series of raw text, tokenised exactly as `tokenizer(text)` does: no chat template, and special
-    tokens (a BOS) only where the tokenizer adds them by itself. positions, the token that is read:
-      "last"          the last token of the prompt;
-      "subject_last"  the last token that overlaps the last character of the prompt's subject (`subjects`,
-                      one a prompt; its last occurrence as a whole word, else its last occurrence);
-      "key"           the last key token: `key_tokens` (one for all, or one a prompt), by default any
-                      special token of the tokenizer that looks like "[X...]";
-      an int, or one a prompt: token index in the prompt, special tokens counted, negative from the end.
-    sites: names from `site_names(model)`, by default all. batch_size: prompts a forward pass, of equal token
-    count, so nothing is padded. progress: a bar on stderr, unless that is no terminal.
-
-    Runs in eval mode without gradients; modes, padding, truncation and pad token are left as found. The same
-    tokens at the same position are computed once.
-    Raises BadPrompts, PromptTooLong, BadPosition, SubjectNotFound, KeyTokenNotFound, SlowTokenizer,
-    TokenizerMismatch, and UnsupportedModel or UnknownSite from `probing.sites`.
-    """
-    encoded = encode(tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens)
-    return extract(model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=progress)
+    def __getitem__(self, key: tuple[str, str]) -> Array:
+        """States of (relation, family): (n_subjects, n_sites, d) for "rote", else (n_prompts, n_subjects, n_sites, d)."""
+        relation, family = key
+        prompts = self.design.prompts_of(relation, family)
+        return self.of(prompts[0]) if family == "rote" else np.stack([self.of(p) for p in prompts])
 
 
-def encode(
-    tokenizer: Any,
-    prompts: Iterable[str],
-    *,
-    positions: str | int | Sequence[int] = "last",
-    subjects: Sequence[str] | None = None,
-    key_tokens: str | Sequence[str] | None = None,
-) -> Encoded:
-    """Token ids and positions of `prompts`, without a model; arguments and errors as in `hidden_states`."""
-    texts = _checked(prompts)
-    by_subject = isinstance(positions, str) and positions == "subject_last"
-    if by_subject:
-        _require_offsets(tokenizer, "'subject_last'")
-    with tokenizer_left_as_found(tokenizer):
-        encoding = tokenizer(texts, padding=False, truncation=False, return_offsets_mapping=by_subject, verbose=False)
-    token_ids = [list(ids) for ids in encoding["input_ids"]]
-    for index, ids in enumerate(token_ids):
-        if not ids:
-            raise BadPrompts(f"prompt {index} ({texts[index]!r}) has no tokens; remove it or give it text")
-    _check_lengths(token_ids, tokenizer.model_max_length, "its tokenizer's model_max_length")
-    if by_subject:
-        return Encoded(token_ids, _subject_ends(texts, subjects, encoding["offset_mapping"]))
-    if isinstance(positions, str) and positions == "key":
-        return Encoded(token_ids, _key_positions(texts, token_ids, key_tokens, tokenizer))
-    return Encoded(token_ids, _token_indices(positions, [len(ids) for ids in token_ids]))
+@dataclass(frozen=True)
+class Design:
+    """Which states of a run are wanted, and how to get them."""
 
+    run: Run
+    prompts: tuple[Prompt, ...]
+    position: str = "last"
 
-def extract(
-    model: nn.Module,
-    tokenizer: Any,
-    encoded: Encoded,
-    *,
-    sites: Sequence[str] | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> FloatTensor:
-    """States (n_prompts, n_sites, d) of encoded prompts; arguments and errors as in `hidden_states`."""
-    import torch
-    from tqdm import tqdm
+    @classmethod
+    def of(
+        cls, run: Run, *, preset: str = "demo", families: Sequence[str] = (), position: str = "last"
+    ) -> "Design":
+        """The states of a preset's prompts, or of some families and rote. Raises NoRoteStates."""
+        wanted = ("rote", *(f for f in families if f != "rote")) if families else ()
+        prompts = [
+            p
+            for p in preset_prompts(run.prompts, preset, families=wanted)
+            if p.family != NOT_EXTRACTED
+        ]
+        if not any(p.family == "rote" for p in prompts):
+            raise NoRoteStates(
+                f"{run.path} has no rote prompts. Say what was memorised: --rote '{{subject}} [X]'."
+            )
+        return cls(run, tuple(prompts), position)
 
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadPrompts(f"batch_size must be a whole number of prompts, at least 1, got {batch_size!r}")
-    names = choose_sites(site_names(model), sites)
-    check_readable(model, encoded.token_ids)
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Checkpoints of the run in training order."""
+        return self.run.checkpoints
 
-    rows: dict[tuple[tuple[int, ...], int], list[int]] = defaultdict(list)
-    for row, (ids, position) in enumerate(zip(encoded.token_ids, encoded.positions, strict=True)):
-        rows[tuple(ids), position].append(row)
-    by_length: dict[int, list[tuple[tuple[int, ...], int]]] = defaultdict(list)
-    for item in rows:
-        by_length[len(item[0])].append(item)
-    batches = [
-        items[start : start + batch_size]
-        for _, items in sorted(by_length.items())
-        for start in range(0, len(items), batch_size)
-    ]
+    @cached_property
+    def families(self) -> list[str]:
+        """Semantic families, in order of appearance (all but rote)."""
+        return [f for f in dict.fromkeys(p.family for p in self.prompts) if f != "rote"]
 
-    states = None
-    # tqdm's `disable=None` means: unless stderr is a terminal.
-    bar = tqdm(total=len(rows), desc="states", unit="prompt", delay=2, disable=None if progress else True)
-    autocast_off = torch.autocast(model.device.type, enabled=False)
-    with bar, autocast_off, traced(model, tokenizer) as traced_model:
-        for batch in batches:
-            token_ids, positions = zip(*batch, strict=True)
-            read = read_sites(traced_model, model, token_ids, positions, names)
-            if states is None:
-                states = torch.empty((len(encoded.token_ids), len(names), read.shape[-1]))
-            sizes = torch.tensor([len(rows[item]) for item in batch])
-            targets = torch.tensor([row for item in batch for row in rows[item]])
-            states[targets] = read.float().cpu().repeat_interleave(sizes, dim=0)
-            bar.update(len(batch))
-    return states
+    @cached_property
+    def relations(self) -> list[str]:
+        """Relations in order of the facts."""
+        return self.run.relations
 
+    @cached_property
+    def bound(self) -> list[str]:
+        """Relations that phase 2 gave a meaning."""
+        bound = {f.relation for f in self.run.facts if f.bound}
+        return [r for r in self.relations if r in bound]
 
-def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
-    """Index of the last token over character `characters[i]` of `texts[i]`, as a position for `encode`.
+    @cached_property
+    def unbound(self) -> list[str]:
+        """Relations that phase 2 never touched."""
+        return [r for r in self.relations if r not in self.bound]
 
-    Raises SlowTokenizer, BadPosition where no token covers the character.
-    """
-    _require_offsets(tokenizer, "a character's token")
-    with tokenizer_left_as_found(tokenizer):
-        offsets = tokenizer(list(texts), padding=False, truncation=False, return_offsets_mapping=True, verbose=False)
-    found = []
-    for text, character, spans in zip(texts, characters, offsets["offset_mapping"], strict=True):
-        inside = _tokens_over(spans, character)
-        if not inside:
-            raise BadPosition(f"no token of {text!r} covers its character {character}; give one inside the text")
-        found.append(inside[-1])
-    return found
+    def prompts_of(self, relation: str, family: str) -> list[Prompt]:
+        """The chosen prompts of a relation's family."""
+        return select(self.prompts, relation=relation, family=family)
 
+    def subjects(self, relation: str) -> list[str]:
+        """Subjects of a relation: the row order of its states."""
+        return [f.subject for f in self._facts[relation]]
 
-def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
-    """Raises PromptTooLong or TokenizerMismatch where the model cannot read these token ids."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    _check_lengths(token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
-    _check_vocabulary(model, token_ids)
+    def objects(self, relation: str) -> Array:
+        """The object of each row (n_subjects,) str."""
+        return np.array([f.object for f in self._facts[relation]])
 
-
-def _checked(prompts: Iterable[str]) -> list[str]:
-    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        raise BadPrompts(f"prompts must be a list of strings, got {type(prompts).__name__}; give [text, ...]")
-    texts = list(prompts)
-    if not texts:
-        raise BadPrompts("prompts is empty; give at least one")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise BadPrompts(f"prompt {index} is {text!r} ({kind}); every prompt must be a string")
-        if not text.strip():
-            raise BadPrompts(f"prompt {index} is empty ({text!r}); remove it or give it text")
-    return [str(text) for text in texts]
-
-
-def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: str) -> None:
-    longest = max(range(len(token_ids)), key=lambda index: len(token_ids[index]))
-    if limit is not None and len(token_ids[longest]) > limit:
-        raise PromptTooLong(
-            f"prompt {longest} has {len(token_ids[longest])} tokens, {what} is {limit}; shorten it: "
-            "prompts are never truncated"
+    def rows(self, relation: str, split: str) -> Array:
+        """Row indices of a split: "seen", "held-out" or "all"."""
+        return np.array(
+            [i for i, f in enumerate(self._facts[relation]) if split in ("all", f.split)], dtype=int
         )
 
+    @cached_property
+    def splits(self) -> list[str]:
+        """The splits to report: held-out and seen, or all where subjects were not split."""
+        there = {f.split for f in self.run.facts}
+        return [s for s in ("held-out", "seen") if s in there] if "held-out" in there else ["all"]
 
-def _check_vocabulary(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
-    largest, n_rows = max(map(max, token_ids)), model.get_input_embeddings().num_embeddings
-    if largest >= n_rows:
-        raise TokenizerMismatch(
-            f"token id {largest} is outside the {n_rows} embeddings of this {type(model).__name__}; give the "
-            "tokenizer that belongs to it, or resize the embeddings for the tokens that were added"
+    @cached_property
+    def shared_subjects(self) -> bool:
+        """Whether all relations have the same subjects in the same order, which crossed contrasts need."""
+        return (
+            len(self.relations) > 1 and len({tuple(self.subjects(r)) for r in self.relations}) == 1
         )
 
+    @cached_property
+    def _facts(self) -> dict:
+        # Of every relation in one order of subjects, whatever the order in the file.
+        order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
+        facts = sorted(self.run.facts, key=lambda f: order[f.subject])
+        return {r: [f for f in facts if f.relation == r] for r in self.relations}
 
-def _one_each(values: Any, n: int, what: str, error: type[UserError]) -> list[Any]:
-    listed = list(values)
-    if len(listed) != n:
-        raise error(f"got {len(listed)} {what} for {n} prompts; give one a prompt")
-    return listed
+    def texts(self, family: str) -> list[str]:
+        """Distinct rendered prompts of a family, in order."""
+        prompts = [p for p in self.prompts if p.family == family]
+        return list(dict.fromkeys(p.render(s) for p in prompts for s in self.subjects(p.relation)))
 
-
-def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
-    if isinstance(positions, str):
-        if positions != "last":
-            raise BadPosition(
-                f"position {positions!r} is none of {', '.join(map(repr, NAMED_POSITIONS))}, "
-                "a token index, or one token index a prompt"
-            )
-        positions = -1
-    if hasattr(positions, "tolist"):
-        positions = positions.tolist()
-    if isinstance(positions, Iterable):
-        indices = _one_each(positions, len(lengths), "positions", BadPosition)
-    else:
-        indices = [positions] * len(lengths)
-    found = []
-    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise BadPosition(f"position {index!r} of prompt {row} is no whole number; give a token index")
-        index = operator.index(index)
-        if not -length <= index < length:
-            raise BadPosition(
-                f"position {index} is outside prompt {row}, which has {length} tokens; give {-length} to {length - 1}"
-            )
-        found.append(index % length)
-    return found
-
-
-def _subject_ends(
-    texts: Sequence[str], subjects: Sequence[str] | None, offsets: Sequence[Sequence[tuple[int, int]]]
-) -> list[int]:
-    if subjects is None or isinstance(subjects, str):
-        raise SubjectNotFound(f"'subject_last' needs subjects, a list with one a prompt, got {subjects!r}")
-    ends = []
-    wanted = _one_each(subjects, len(texts), "subjects", SubjectNotFound)
-    for row, (text, subject, spans) in enumerate(zip(texts, wanted, offsets, strict=True)):
-        if not isinstance(subject, str) or not subject.strip():
-            raise SubjectNotFound(f"the subject of prompt {row} is {subject!r}; give a name")
-        last = _last_character(text, subject.strip())
-        inside = _tokens_over(spans, last)
-        if last < 0 or not inside:
-            raise SubjectNotFound(
-                f"subject {subject!r} does not occur in prompt {row} ({text!r}); give it as written there"
-            )
-        ends.append(inside[-1])
-    return ends
-
-
-def _require_offsets(tokenizer: Any, what: str) -> None:
-    if not tokenizer.is_fast:
-        raise SlowTokenizer(
-            f"{type(tokenizer).__name__} gives no character offsets, which {what} needs; "
-            "load a fast tokenizer (use_fast=True) or give token indices as positions"
+    def only(self, families: Sequence[str]) -> "Design":
+        """The same with the rote prompts and those of some families."""
+        return replace(
+            self, prompts=tuple(p for p in self.prompts if p.family in ("rote", *families))
         )
 
+    @property
+    def content(self) -> list:
+        """What the states and their rows depend on besides the weights."""
+        return [*self.run.facts, *self.prompts, self.position, self.run.seed]
 
-def _tokens_over(spans: Sequence[tuple[int, int]], character: int) -> list[int]:
-    """Special tokens have empty spans; the tokens of one character in several bytes all have its span."""
-    return [index for index, (start, end) in enumerate(spans) if start <= character < end]
+    def announce(self) -> str:
+        """How many prompts may have to be read, in words."""
+        count = sum(len(self.texts(f)) for f in ("rote", *self.families)) * len(self.checkpoints)
+        return f"states of {count} prompts (about {minutes(count / 30)} on 2 cores if none is stored yet)"
 
+    def load(self, checkpoint: Checkpoint) -> States:
+        """All wanted states of a checkpoint, from states/ or extracted; the model is loaded only if needed."""
+        return self._read(checkpoint, checkpoint.fingerprint, lambda: checkpoint.load()[0])
 
-def _last_character(text: str, subject: str) -> int:
-    """Where the last occurrence of `subject` ends in `text`, or -1; "Ann" prefers not to be in "Anna"."""
-    whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    if whole:
-        return whole[-1].end() - 1
-    start = text.rfind(subject)
-    return start + len(subject) - 1 if start >= 0 else -1
+    def untrained(self, checkpoint: Checkpoint, seed: int = 0) -> States:
+        """The same of a model with the checkpoint's architecture and tokenizer and freshly initialised weights."""
 
+        fingerprint = f"{checkpoint.fingerprint} untrained, seed {seed}"
+        return self._read(checkpoint, fingerprint, lambda: untrained(checkpoint.load()[0], seed))
 
-def _key_positions(
-    texts: Sequence[str],
-    token_ids: Sequence[Sequence[int]],
-    key_tokens: str | Sequence[str] | None,
-    tokenizer: Any,
-) -> list[int]:
-    if key_tokens is None:
-        default = {
-            index
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special and KEY_TOKEN.fullmatch(token.content)
-        }
-        if not default:
-            raise KeyTokenNotFound(
-                "the tokenizer has no special token like '[X...]'; add the key tokens, or give key_tokens"
-            )
-        wanted = [default] * len(texts)
-    else:
-        named = [key_tokens] * len(texts) if isinstance(key_tokens, str) else key_tokens
-        named = _one_each(named, len(texts), "key tokens", KeyTokenNotFound)
-        ids = {token: _token_id(token, tokenizer) for token in set(named)}
-        wanted = [{ids[token]} for token in named]
-    found = []
-    for row, (prompt_ids, keys) in enumerate(zip(token_ids, wanted, strict=True)):
-        here = [index for index, token_id in enumerate(prompt_ids) if token_id in keys]
-        if not here:
-            names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(keys)))
-            raise KeyTokenNotFound(
-                f"prompt {row} ({texts[row]!r}) has no key token ({names}); write it into the prompt"
-            )
-        found.append(here[-1])
-    return found
+    def _read(self, checkpoint: Checkpoint, fingerprint: str, make_model: Callable) -> States:
 
+        store = StateStore(self.run.path / "states")
+        tokenizer = checkpoint.tokenizer()
+        loaded: list = []
 
-def _token_id(token: Any, tokenizer: Any) -> int:
-    index = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
-    if index is None or tokenizer.convert_ids_to_tokens(index) != token:
-        raise KeyTokenNotFound(f"key token {token!r} is no token of the tokenizer; add it as a special token")
-    return index
+        def model():
+            if not loaded:
+                loaded.append(on_gpu(make_model()))
+            return loaded[0]
+
+        rows: dict[str, int] = {}
+        parts = []
+        for family in ("rote", *self.families):
+            prompts = [p for p in self.prompts if p.family == family]
+            # A text may come from two prompts; the first one says which subject it is about.
+            about = {
+                p.render(s): s
+                for p in reversed(prompts)
+                for s in reversed(self.subjects(p.relation))
+            }
+            texts = self.texts(family)
+            note = {"checkpoint": checkpoint.name, "family": family}
+            part = states_for(
+                store,
+                fingerprint,
+                tokenizer,
+                texts,
+                model,
+                self.position,
+                subjects=[about[text] for text in texts]
+                if self.position == "subject_last"
+                else None,
+                description=note,
+            ).numpy()
+            for text in texts:
+                rows.setdefault(text, len(rows))
+            # A text that an earlier family had already keeps its first row.
+            fresh = [i for i, text in enumerate(texts) if rows[text] >= sum(len(p) for p in parts)]
+            parts.append(part[fresh])
+        values = np.concatenate(parts)
+        return States(self, checkpoint, tuple(names_of(values.shape[1] - 2)), rows, values)

@@ -19,14 +19,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probing.extraction import Encoded, encode, extract
 from probing.sites import choose_sites, names_of
-from probing.states import Encoded, encode, extract
-from training.errors import UserError
+from training.base.errors import UserError
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
 
+
 STORED_DTYPES = ("float32", "bfloat16")
+
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,7 +97,9 @@ class StateStore:
             return _read(path, description["sha256"], description["shape"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
             warnings.warn(
-                DamagedStates(f"{path} is damaged ({problem}); its states will be read from the model again"),
+                DamagedStates(
+                    f"{path} is damaged ({problem}); its states will be read from the model again"
+                ),
                 stacklevel=2,
             )
             return None
@@ -109,7 +114,9 @@ class StateStore:
 
         path, description_path = self._paths(key)
         if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise BadStore(f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}")
+            raise BadStore(
+                f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}"
+            )
         stored = tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
         described = {**description, "key": key, "shape": list(stored.shape), "stored": self.dtype}
@@ -119,7 +126,9 @@ class StateStore:
             described["sha256"] = _sha256(temporary)
 
         def write_description(temporary: Path) -> None:
-            temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            temporary.write_text(
+                json.dumps(described, indent=1, ensure_ascii=False) + "\n", "utf-8"
+            )
 
         _write_whole(path, write_states)
         _write_whole(description_path, write_description)
@@ -175,7 +184,9 @@ def states_for(
     family).
     Returns float32 (n_prompts, n_sites, d). Raises what `hidden_states` raises, and WrongDtype.
     """
-    encoded = encode(tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens)
+    encoded = encode(
+        tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
+    )
     sites = None if sites is None else list(sites)
     found = store.lookup(fingerprint, encoded.token_ids, encoded.positions, sites, dtype)
     if found is not None:
@@ -186,9 +197,13 @@ def states_for(
             f"the model computes in {_dtype_of(model)}, its states were to be filed under {dtype}; "
             f"load it with dtype={dtype!r} or give states_for dtype={_dtype_of(model)!r}"
         )
-    states = extract(model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=progress)
+    states = extract(
+        model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=progress
+    )
     key = store.key(fingerprint, encoded.token_ids, encoded.positions, sites, dtype)
-    return store.put(key, states, _describe(fingerprint, encoded, sites, dtype, states, description or {}))
+    return store.put(
+        key, states, _describe(fingerprint, encoded, sites, dtype, states, description or {})
+    )
 
 
 def cached_hidden_states(
@@ -244,7 +259,9 @@ def file_fingerprint(paths: Iterable[str | Path]) -> str:
     try:
         files = sorted((Path(path).name, _sha256(Path(path))) for path in paths)
     except OSError as problem:
-        raise MissingWeights(f"cannot read {problem.filename}: {problem.strerror}; give existing files") from None
+        raise MissingWeights(
+            f"cannot read {problem.filename}: {problem.strerror}; give existing files"
+        ) from None
     if not files:
         raise MissingWeights("no files were given; give the safetensors files of a checkpoint")
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()

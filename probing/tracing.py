@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from probing.sites import EMBED, find_decoder, first, in_eval_mode, names_of
+from training.weights.loading import last_logits_only
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +66,9 @@ def read_sites(
     decoder = find_decoder(model)
     order = [name for name in names_of(len(decoder.layers)) if name in set(sites)]
     first_layer = _module_at(traced_model, decoder.layers[0])
-    paths = dict(zip(names_of(len(decoder.layers))[1:], [*decoder.layers, decoder.final_norm], strict=True))
+    paths = dict(
+        zip(names_of(len(decoder.layers))[1:], [*decoder.layers, decoder.final_norm], strict=True)
+    )
     modules = [_module_at(traced_model, paths[name]) for name in order if name != EMBED]
     with_embed = EMBED in order
     tokens = torch.tensor(input_ids)
@@ -104,8 +107,6 @@ def run_changed(
     import nnsight
     import torch
 
-    from training.scoring import last_logits_only
-
     decoder = find_decoder(model)
     names = names_of(len(decoder.layers))
     paths = dict(zip(names, [decoder.layers[0], *decoder.layers, decoder.final_norm], strict=True))
@@ -117,7 +118,11 @@ def run_changed(
     ]
     vectors = vectors.to(model.dtype)
     inputs = {"input_ids": input_ids, "use_cache": cache is not None, **last_logits_only(model)}
-    inputs |= {"attention_mask": torch.ones_like(input_ids)} if cache is None else {"past_key_values": cache}
+    inputs |= (
+        {"attention_mask": torch.ones_like(input_ids)}
+        if cache is None
+        else {"past_key_values": cache}
+    )
     with torch.inference_mode(), traced_model.trace(**inputs) as tracer:
         for at_input, module, rows in changes:
             state = module.input if at_input else first(module.output)

@@ -30,7 +30,13 @@ TINY_MEMORIZE = {
     "precision": "float32",
     "seed": TINY_SEED,
 }
-TINY_GENERALIZE = {"prompts": 4, "epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "precision": "float32"}
+TINY_GENERALIZE = {
+    "prompts": 4,
+    "epochs": 8,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "precision": "float32",
+}
 
 
 def save_tiny(architecture: str, folder: Path, *, positions: int) -> Path:
@@ -88,7 +94,9 @@ def own_run(tiny_run, tmp_path) -> Path:
 def command() -> Callable[..., subprocess.CompletedProcess]:
     """command("training.memorize", "--out", ..., env={...}): run a module as a user does, from the checkout."""
 
-    def run(module: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    def run(
+        module: str, *arguments: object, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,

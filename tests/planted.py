@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from training.prompts import Prompt
+from training.data.prompts import Prompt
 
 SUBJECTS = [f"Person{chr(65 + i)}" for i in range(12)]
 RELATIONS = ["mother", "city", "job"]
@@ -56,7 +56,9 @@ def planted_model(*, shared: bool) -> tuple[Any, Any]:
     objects = planted_objects()
     names = sorted(set(objects.values()))
     words = ["<pad>", "which", "has", "is", "?", ".", *RELATIONS, *KEYS.values(), *SUBJECTS, *names]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(".", "isolated")]
     )
@@ -130,7 +132,9 @@ class PlantedModel(PreTrainedModel, GenerationMixin):
     config_class = PlantedConfig
     base_model_prefix = "decoder"
 
-    def __init__(self, config: PlantedConfig, words: list[str], objects: dict, names: list[str]) -> None:
+    def __init__(
+        self, config: PlantedConfig, words: list[str], objects: dict, names: list[str]
+    ) -> None:
         super().__init__(config)
         s, r = len(SUBJECTS), len(RELATIONS)
         embedding = torch.zeros(len(words), config.hidden_size)
@@ -159,7 +163,9 @@ class PlantedModel(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: Any = None, **_: Any
+    ) -> CausalLMOutput:
         return CausalLMOutput(logits=self.head(self.decoder(input_ids)))
 
 

@@ -9,27 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.ablations import (
-    ENDPOINTS,
-    GAP,
-    RECALL,
-    Endpoint,
+from analysis.ablations import Options, main
+from analysis.across.conditions import (
     NoConditions,
-    Options,
     ablation_lines,
     compare,
     conditions_of,
     labels_of,
-    main,
     values_of,
 )
-from analysis.curves import NoCurves, tokens_at
+from analysis.across.curves import NoCurves, tokens_at
+from analysis.across.endpoints import ENDPOINTS, GAP, RECALL, Endpoint
 from analysis.curves import Options as CurveOptions
 from analysis.curves import main as draw_curves
-from analysis.statistics import holm, mean_interval, paired_difference, share_interval
+from analysis.measures.statistics import holm, mean_interval, paired_difference, share_interval
 from figures.ablations import panel_data
-from training.errors import UserError
-from training.tables import read_table
+from training.base.errors import UserError
+from training.runs.table_files import read_table
 
 TEST = Endpoint("recall, test prompts", {**RECALL, "family": "test"})
 
@@ -83,7 +79,9 @@ def test_means_intervals_and_p_values_are_those_of_the_statistics_module():
     found = compared(sweep_table({(1, "bound"): a, (2, "bound"): b, (50, "bound"): c}))
     first = found[found.kind == "condition"].iloc[0]
     interval = mean_interval(a)
-    assert (first.value, first.low, first.high) == pytest.approx((interval.value, interval.low, interval.high))
+    assert (first.value, first.low, first.high) == pytest.approx(
+        (interval.value, interval.low, interval.high)
+    )
     differences = found[found.kind == "difference"]
     p = [paired_difference(x, a).p for x in (b, c)]
     assert list(differences.p) == pytest.approx(p)
@@ -110,20 +108,30 @@ def test_only_seeds_that_both_conditions_have_are_paired():
 
 def test_the_gap_is_taken_seed_by_seed():
     bound, unbound = [0.9, 0.5, 0.7], [0.5, 0.1, 0.6]
-    found = compared(sweep_table({(1, "bound"): bound, (1, "unbound"): unbound}), Endpoint("gap", TEST.rows, GAP))
+    found = compared(
+        sweep_table({(1, "bound"): bound, (1, "unbound"): unbound}), Endpoint("gap", TEST.rows, GAP)
+    )
     expected = mean_interval(np.subtract(bound, unbound))
     assert (found.value[0], found.low[0]) == pytest.approx((expected.value, expected.low))
 
 
 def test_the_last_phase_and_the_held_out_subjects_are_compared():
     table = sweep_table({(1, "bound"): [0.8, 0.9]})
-    distraction = pd.concat([table.assign(phase="memorize", value=0.0), table.assign(split="seen", value=1.0)])
-    pd.testing.assert_frame_equal(compared(table), compared(pd.concat([distraction, table], ignore_index=True)))
+    distraction = pd.concat(
+        [table.assign(phase="memorize", value=0.0), table.assign(split="seen", value=1.0)]
+    )
+    pd.testing.assert_frame_equal(
+        compared(table), compared(pd.concat([distraction, table], ignore_index=True))
+    )
 
 
 def test_a_change_is_after_phase_2_minus_before_it_in_the_same_run():
-    after = sweep_table({(1, "bound"): [0.5, 0.9], (1, "unbound"): [0.3, 0.3], (50, "bound"): [0.6, 0.7]})
-    before = sweep_table({(1, "bound"): [0.4, 0.6], (1, "unbound"): [0.4, 0.2]}).assign(phase="memorize")
+    after = sweep_table(
+        {(1, "bound"): [0.5, 0.9], (1, "unbound"): [0.3, 0.3], (50, "bound"): [0.6, 0.7]}
+    )
+    before = sweep_table({(1, "bound"): [0.4, 0.6], (1, "unbound"): [0.4, 0.2]}).assign(
+        phase="memorize"
+    )
     table = pd.concat([after, before], ignore_index=True)
     endpoint = replace(TEST, change=True)
     found = compared(table, endpoint)
@@ -178,7 +186,9 @@ def test_another_reference_turns_the_sign_and_one_without_the_endpoint_is_compar
     table = sweep_table({(1, "bound"): [0.1, 0.2, 0.4], (50, "bound"): [0.6, 0.5, 0.7]})
     forth = compared(table).iloc[-1]
     back = compared(table, against="generalize.people 50").iloc[-1]
-    assert (back.value, back.low, back.high) == pytest.approx((-forth.value, -forth.high, -forth.low))
+    assert (back.value, back.low, back.high) == pytest.approx(
+        (-forth.value, -forth.high, -forth.low)
+    )
     assert set(compared(table, against="nothing like it").kind) == {"condition"}
 
 
@@ -212,7 +222,9 @@ def results(tmp_path):
 
 
 def test_an_unknown_reference_is_refused_and_the_conditions_named(results):
-    with pytest.raises(NoConditions, match=r"no condition 'nothing like it'; there are: generalize\.people"):
+    with pytest.raises(
+        NoConditions, match=r"no condition 'nothing like it'; there are: generalize\.people"
+    ):
         main(Options(results, against="nothing like it"))
 
 
@@ -220,7 +232,9 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     table = main(Options(results))
     said = capsys.readouterr().out
     (left_out,) = [
-        line for line in said.splitlines() if line.startswith("left out, for the table has no rows of them: ")
+        line
+        for line in said.splitlines()
+        if line.startswith("left out, for the table has no rows of them: ")
     ]
     assert "probe transfer, rote to test, bound;" in left_out
     assert "recall, test prompts" not in left_out
@@ -250,7 +264,12 @@ def test_one_seed_is_said_in_words_without_an_interval(results, capsys):
 
 
 def test_every_usual_endpoint_names_its_table():
-    assert {endpoint.rows["table"] for endpoint in ENDPOINTS} >= {"recall", "probes", "cka", "interchange"}
+    assert {endpoint.rows["table"] for endpoint in ENDPOINTS} >= {
+        "recall",
+        "probes",
+        "cka",
+        "interchange",
+    }
 
 
 def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
@@ -263,16 +282,36 @@ def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
 
 def trained(run: str, tokens: dict, phase: str, start: str) -> list[dict]:
     """tokens: checkpoint -> tokens of its phase so far."""
-    row = {"run": run, "table": "training", "measure": "tokens_so_far", "phase": phase, "reference": start}
+    row = {
+        "run": run,
+        "table": "training",
+        "measure": "tokens_so_far",
+        "phase": phase,
+        "reference": start,
+    }
     return [{**row, "checkpoint": name, "value": value} for name, value in tokens.items()]
 
 
 def kept(label: str, run: str, seed: int, values: dict) -> list[dict]:
     """values: checkpoint -> recall at test prompts, bound."""
     names = {"1": "memorize", "2": "generalize", "0": "base"}
-    common = {**RECALL, "family": "test", "relation": "bound", "split": "held-out", "run": run, "condition": label}
+    common = {
+        **RECALL,
+        "family": "test",
+        "relation": "bound",
+        "split": "held-out",
+        "run": run,
+        "condition": label,
+    }
     return [
-        {**common, "seed": seed, "checkpoint": c, "phase": names[c[0]], "step": float(i), "value": v}
+        {
+            **common,
+            "seed": seed,
+            "checkpoint": c,
+            "phase": names[c[0]],
+            "step": float(i),
+            "value": v,
+        }
         for i, (c, v) in enumerate(values.items())
     ]
 
@@ -284,12 +323,23 @@ def along_the_way(tmp_path):
     for seed in (1, 2):
         two, one = f"two{seed}", f"one{seed}"
         memorised = {"100-memorize-epoch-01": 100, "100-memorize-epoch-02": 200}
-        rows += trained(two, memorised, "memorize", "000-base") + trained(one, memorised, "memorize", "000-base")
-        rows += trained(two, {"200-generalize-epoch-01": 50 + 10 * seed}, "generalize", "100-memorize-epoch-02")
-        rows += trained(one, {f"200-generalize-epoch-0{i}": 90 * i for i in (1, 2, 3)}, "generalize", "000-base")
+        rows += trained(two, memorised, "memorize", "000-base") + trained(
+            one, memorised, "memorize", "000-base"
+        )
+        rows += trained(
+            two, {"200-generalize-epoch-01": 50 + 10 * seed}, "generalize", "100-memorize-epoch-02"
+        )
+        rows += trained(
+            one, {f"200-generalize-epoch-0{i}": 90 * i for i in (1, 2, 3)}, "generalize", "000-base"
+        )
         up = {"000-base": 0.0, "100-memorize-epoch-01": 0.2, "100-memorize-epoch-02": 0.5}
         rows += kept("two stages", two, seed, {**up, "200-generalize-epoch-01": 0.7 + 0.1 * seed})
-        rows += kept("one stage", one, seed, {**up, **{f"200-generalize-epoch-0{i}": 0.3 * i for i in (1, 2, 3)}})
+        rows += kept(
+            "one stage",
+            one,
+            seed,
+            {**up, **{f"200-generalize-epoch-0{i}": 0.3 * i for i in (1, 2, 3)}},
+        )
     labels = {
         f"{name}{seed}": (label, seed)
         for name, label in (("two", "two stages"), ("one", "one stage"))

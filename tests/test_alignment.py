@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from analysis import alignment
-from analysis.inputs import NotIdentifiable
-from analysis.similarity import cosine_alignment, delta_cosine, mutual_knn, retrieval
-from analysis.transfer import paired_scores, summaries
+from analysis import alignment as command
+from analysis.measures.checks import NotIdentifiable
+from analysis.measures.cosine import cosine_alignment, delta_cosine, mutual_knn, retrieval
+from analysis.measures.scores import paired_scores, summaries
+from analysis.tables import alignment
 
 N, WIDTH = 30, 12
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 
 
 @pytest.fixture
@@ -23,14 +24,18 @@ def sides():
 
 def test_the_paired_values_are_those_of_the_library(sides):
     x, y = sides
-    found = {name: np.trace(m, axis1=1, axis2=2) / N for name, m in alignment.pair_measures(x, y).items()}
+    found = {
+        name: np.trace(m, axis1=1, axis2=2) / N for name, m in alignment.pair_measures(x, y).items()
+    }
     for s in range(2):
         nearest = retrieval(x[s], y[s])
         assert found["retrieval_top1"][s] == pytest.approx(nearest.value)
         assert found["retrieval_top5"][s] == pytest.approx(nearest.top5)
         assert found["retrieval_mrr"][s] == pytest.approx(nearest.mrr)
         assert found["cosine_centred"][s] == pytest.approx(cosine_alignment(x[s], y[s]).value)
-        assert found["cosine_raw"][s] == pytest.approx(cosine_alignment(x[s], y[s], centre=False).value)
+        assert found["cosine_raw"][s] == pytest.approx(
+            cosine_alignment(x[s], y[s], centre=False).value
+        )
 
 
 def test_the_shared_neighbours_are_those_of_the_library_averaged_over_prompts(sides):
@@ -45,28 +50,36 @@ def test_the_shared_neighbours_are_those_of_the_library_averaged_over_prompts(si
 def test_chances_are_those_of_the_library(sides):
     x, y = sides
     nearest, chance = retrieval(x[0], y[0]), alignment.chances(N)
-    assert [chance["retrieval_top1"], chance["retrieval_top5"], chance["retrieval_mrr"]] == pytest.approx(
-        [nearest.chance, nearest.chance_top5, nearest.chance_mrr]
-    )
+    assert [
+        chance["retrieval_top1"],
+        chance["retrieval_top5"],
+        chance["retrieval_mrr"],
+    ] == pytest.approx([nearest.chance, nearest.chance_top5, nearest.chance_mrr])
     assert chance["mutual_knn"] == pytest.approx(alignment.NEIGHBOURS / (N - 1))
 
 
-@pytest.mark.parametrize("measure", ["cosine_raw", "cosine_centred", "retrieval_top1", "retrieval_mrr"])
+@pytest.mark.parametrize(
+    "measure", ["cosine_raw", "cosine_centred", "retrieval_top1", "retrieval_mrr"]
+)
 def test_related_states_stand_out_from_shuffled_pairs_and_unrelated_ones_do_not(sides, measure):
-    related, unrelated = summaries(paired_scores(alignment.pair_measures(*sides)[measure], range(N), [None, None], 199))
+    related, unrelated = summaries(
+        paired_scores(alignment.pair_measures(*sides)[measure], range(N), [None, None], 199)
+    )
     assert related["null_p"] == related["null_p_max"] == pytest.approx(1 / 200)
     assert unrelated["null_p"] > 0.05
 
 
 def test_neighbours_have_a_null_of_their_own(sides):
     x, y = sides
-    related, unrelated = summaries(alignment.neighbour_scores(x, [y], range(N), [None, None], 99, 0))
+    related, unrelated = summaries(
+        alignment.neighbour_scores(x, [y], range(N), [None, None], 99, 0)
+    )
     assert related["null_p"] == pytest.approx(1 / 100)
     assert unrelated["null_p"] > 0.05
 
 
 def test_the_neighbour_null_is_the_measure_of_permuted_rows(sides):
-    from analysis.resampling import permutations
+    from analysis.measures.statistics import permutations
 
     x, y = sides
     null = alignment.neighbour_scores(x, [y], range(N), [None, None], 3, 7).null
@@ -87,11 +100,11 @@ def test_too_few_subjects_for_neighbours_are_not_identifiable(sides):
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote, test and unrelated prompts; results go elsewhere."""
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    run = open_run(tiny_run, out=tmp_path_factory.mktemp("alignment"))
-    return RunStates.of(run, families=("test", "unrelated"))
+    run = Run.open(tiny_run, out=tmp_path_factory.mktemp("alignment"))
+    return Design.of(run, families=("test", "unrelated"))
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +122,13 @@ def test_the_table_of_a_run_has_each_measure_of_each_relation_family_split_and_s
     paired = {*alignment.ESTIMATORS, "cosine_raw_mismatched", "cosine_centred_mismatched"}
     assert set(table.measure) == {*paired, "delta_cosine"}
     relations, sites = len(states.relations) + 2, table.site.nunique()
-    assert len(rows(table, measure="retrieval_top1")) == len(states.checkpoints) * relations * 2 * 2 * sites
-    assert not table.duplicated(["checkpoint", "relation", "family", "split", "site", "measure"]).any()
+    assert (
+        len(rows(table, measure="retrieval_top1"))
+        == len(states.checkpoints) * relations * 2 * 2 * sites
+    )
+    assert not table.duplicated(
+        ["checkpoint", "relation", "family", "split", "site", "measure"]
+    ).any()
 
 
 def test_a_constant_site_has_no_value_and_says_why(table):
@@ -123,8 +141,8 @@ def test_values_of_a_run_are_the_mean_over_its_prompts_on_the_scored_rows(states
     there = states.load(states.checkpoints[-1])
     relation, layer = states.bound[0], 2
     held_out = states.rows(relation, "held-out")
-    x = there.rote(relation)[held_out, layer]
-    ys = there.family(relation, "test")[:, held_out, layer]
+    x = there[relation, "rote"][held_out, layer]
+    ys = there[relation, "test"][:, held_out, layer]
     here = (
         rows(
             table,
@@ -143,20 +161,29 @@ def test_values_of_a_run_are_the_mean_over_its_prompts_on_the_scored_rows(states
     assert here["cosine_centred_mismatched"] == pytest.approx(np.mean([c.null for c in centred]))
 
 
-def test_delta_cosine_of_a_run_is_over_all_relations_and_leaves_out_pairs_of_one_subject(states, table):
+def test_delta_cosine_of_a_run_is_over_all_relations_and_leaves_out_pairs_of_one_subject(
+    states, table
+):
     there = states.load(states.checkpoints[0])
     held_out = states.rows(states.relations[0], "held-out")
-    states_of = [there.rote(r)[held_out, 3] for r in states.relations]
+    states_of = [there[r, "rote"][held_out, 3] for r in states.relations]
     expected = delta_cosine(
         np.concatenate(states_of),
         np.repeat(states.relations, len(held_out)),
         np.tile(states.subjects(states.relations[0])[-len(held_out) :], len(states_of)),
     )
     here = rows(
-        table, checkpoint=states.checkpoints[0].name, family="rote", measure="delta_cosine", split="held-out", layer=3
+        table,
+        checkpoint=states.checkpoints[0].name,
+        family="rote",
+        measure="delta_cosine",
+        split="held-out",
+        layer=3,
     ).iloc[0]
     assert here.relation == "all"
-    assert [here.value, here.low, here.high] == pytest.approx([expected.value, expected.low, expected.high])
+    assert [here.value, here.low, here.high] == pytest.approx(
+        [expected.value, expected.low, expected.high]
+    )
 
 
 def test_the_words_set_every_value_beside_its_controls(table):
@@ -175,12 +202,14 @@ def test_checkpoints_made_elsewhere_with_one_relation_are_measured_and_said_to_b
     with open(tiny_run / "facts.csv", encoding="utf-8", newline="") as file:
         facts = [row for row in csv.DictReader(file) if row["relation"] == "mother"]
     with open(tmp_path / "facts.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["subject", "relation", "object", "candidates"], extrasaction="ignore")
+        writer = csv.DictWriter(
+            file, ["subject", "relation", "object", "candidates"], extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(facts)
     folder = next(p for p in sorted((tiny_run / "checkpoints").iterdir()) if "memorize" in p.name)
     before = sorted(folder.iterdir())
-    options = alignment.Options(
+    options = command.Options(
         folder,
         families=("test",),
         permutations=9,
@@ -188,9 +217,13 @@ def test_checkpoints_made_elsewhere_with_one_relation_are_measured_and_said_to_b
         rote="{subject} [X_mother]",
         out=str(tmp_path / "results"),
     )
-    table = alignment.main(options)
+    table = command.main(options)
     words = capsys.readouterr().out
-    assert words.index("object probe") < words.index("crossed contrast") < words.index("retrieval and cosine")
+    assert (
+        words.index("object probe")
+        < words.index("crossed contrast")
+        < words.index("retrieval and cosine")
+    )
     assert "not identifiable" in words
     assert set(table.split) == {"all"}
     assert (tmp_path / "results" / "figures" / "alignment.png").exists()

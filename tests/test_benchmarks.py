@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.similarity import MEASURES, linear_cka
+from analysis.measures.similarity import MEASURES, linear_cka
 from benchmarks import calibration, page, planted, similarity
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,19 +18,23 @@ RESULTS = ROOT / "results" / "benchmarks"
 
 def test_the_page_is_what_the_declarations_and_the_tables_say():
     text = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
-    assert page.filled(text, RESULTS) == text, "docs/measures.md is out of date: python -m benchmarks.page"
+    assert page.filled(text, RESULTS) == text, (
+        "docs/measures.md is out of date: python -m benchmarks.page"
+    )
     assert all(f"| `{m.name}` |" in text for m in MEASURES)
 
 
 def test_a_changed_declaration_changes_the_page(monkeypatch):
     from dataclasses import replace
 
-    from analysis import similarity as library
+    from analysis.measures import similarity as library
 
     before = page.measures(RESULTS)
     monkeypatch.setattr(library, "MEASURES", (replace(MEASURES[0], minimum_n=77), *MEASURES[1:]))
     changed = [
-        new for new, old in zip(page.measures(RESULTS).split("\n"), before.split("\n"), strict=True) if new != old
+        new
+        for new, old in zip(page.measures(RESULTS).split("\n"), before.split("\n"), strict=True)
+        if new != old
     ]
     assert len(changed) == 1
     assert "| 77 |" in changed[0]
@@ -77,7 +81,9 @@ def test_the_population_value_of_the_coverage_is_what_many_rows_give():
 
 def test_a_small_calibration_writes_its_table(tmp_path, capsys):
     table = calibration.main(
-        calibration.Options(repetitions=2, permutations=19, only=("coverage", "chance"), out=tmp_path)
+        calibration.Options(
+            repetitions=2, permutations=19, only=("coverage", "chance"), out=tmp_path
+        )
     )
     written = pd.read_csv(tmp_path / "calibration.csv")
     assert list(written.setting) == list(table.setting)
@@ -88,7 +94,9 @@ def test_a_small_calibration_writes_its_table(tmp_path, capsys):
 
 
 def test_a_small_speed_table_has_every_ratio_and_the_closed_form_beats_refitting(tmp_path):
-    options = similarity.Options(sites=4, rows=120, width=40, pairs=4, timed_draws=5, repeats=2, out=tmp_path)
+    options = similarity.Options(
+        sites=4, rows=120, width=40, pairs=4, timed_draws=5, repeats=2, out=tmp_path
+    )
     table = similarity.main(options).set_index("quantity")
     assert (table.ratio.dropna() > 0).all()
     assert table.ratio["jackknife by refitting / closed form"] > 3
@@ -96,19 +104,23 @@ def test_a_small_speed_table_has_every_ratio_and_the_closed_form_beats_refitting
 
 
 @pytest.mark.parametrize(("rows", "width"), [(60, 90), (90, 6)])
-def test_the_products_that_the_grid_is_held_against_are_those_of_its_route(rows, width, monkeypatch):
-    from analysis import hsic
+def test_the_products_that_the_grid_is_held_against_are_those_of_its_route(
+    rows, width, monkeypatch
+):
+    from analysis.measures import hsic
 
     options = similarity.Options(sites=3, rows=rows, width=width)
     xs, ys = similarity.states(options)
     taken = []
-    monkeypatch.setattr(hsic, "_grid_by_features", lambda *_: taken.append("features") or np.ones((3, 3)))
+    monkeypatch.setattr(
+        hsic, "_grid_by_features", lambda *_: taken.append("features") or np.ones((3, 3))
+    )
     hsic.grid_hsic1(xs, ys)
     assert similarity.uses_grams(xs, ys) == (not taken)
 
 
 def test_the_memory_of_the_grid_grows_with_the_rows_and_not_with_their_square(monkeypatch):
-    from analysis import hsic
+    from analysis.measures import hsic
 
     monkeypatch.setattr(hsic, "BLOCK_ELEMENTS", 200_000)
     peaks = []

@@ -6,12 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import cka, cka_rows
-from analysis.run_states import RunStates
-from analysis.similarity import crossed_contrast, linear_cka, linear_cka_grid, object_kernel
-from analysis.statistics import max_statistic_test, permutation_p
-from training.runs import open_run
-from training.tables import read_table
+from analysis.measures import similarity
+from analysis.measures.contrast import crossed_contrast
+from analysis.measures.partial import object_kernel
+from analysis.measures.similarity import linear_cka, linear_cka_grid
+from analysis.measures.statistics import max_statistic_test, permutation_p
+from analysis.tables import cka, cka_checkpoints, cka_measures, stack
+from probing.states import Design
+from training.runs.directory import Run
+from training.runs.table_files import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 PERMUTATIONS = 39
@@ -20,7 +23,7 @@ PERMUTATIONS = 39
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("cka") / "run")
-    return RunStates.of(open_run(run))
+    return Design.of(Run.open(run))
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +47,19 @@ def pick(table, there, **wanted):
 def test_a_relations_value_is_the_mean_over_prompts_of_the_pure_function(states, there, table):
     relation, site = states.bound[0], there.sites[-1]
     rows = states.rows(relation, "held-out")
-    x = there.rote(relation)[rows, -1]
-    expected = np.mean([linear_cka(x, y[rows, -1]) for y in there.family(relation, "test")])
-    assert pick(table, there, measure="cka", relation=relation, family="test", site=site).value == pytest.approx(
-        expected
-    )
+    x = there[relation, "rote"][rows, -1]
+    expected = np.mean([linear_cka(x, y[rows, -1]) for y in there[relation, "test"]])
+    assert pick(
+        table, there, measure="cka", relation=relation, family="test", site=site
+    ).value == pytest.approx(expected)
 
 
 def test_bound_is_the_mean_of_the_bound_relations(states, there, table):
     site = there.sites[-1]
-    values = [pick(table, there, measure="cka", relation=r, family="test", site=site).value for r in states.bound]
+    values = [
+        pick(table, there, measure="cka", relation=r, family="test", site=site).value
+        for r in states.bound
+    ]
     together = pick(table, there, measure="cka", relation="bound", family="test", site=site)
     assert together.value == pytest.approx(np.mean(values))
     assert together.low < together.value < together.high
@@ -61,8 +67,8 @@ def test_bound_is_the_mean_of_the_bound_relations(states, there, table):
 
 def test_the_contrast_is_the_pure_functions_over_bound_relations_alone(states, there, table):
     rows = states.rows(states.bound[0], "held-out")
-    xs = {r: there.rote(r)[rows, -1] for r in states.bound}
-    ys = {r: there.family(r, "test")[:, rows, -1] for r in states.bound}
+    xs = {r: there[r, "rote"][rows, -1] for r in states.bound}
+    ys = {r: there[r, "test"][:, rows, -1] for r in states.bound}
     expected = crossed_contrast(xs, ys, n=PERMUTATIONS, rng=states.run.seed)
     row = pick(table, there, measure="contrast", family="test", site=there.sites[-1])
     assert row.value == pytest.approx(expected.value)
@@ -74,7 +80,7 @@ def test_the_object_kernel_of_all_sites_is_the_pure_function_site_by_site(states
     relation = states.bound[0]
     rows = states.rows(relation, "held-out")
     labels = states.objects(relation)[rows]
-    expected = np.mean([object_kernel(y[rows, -1], labels).value for y in there.family(relation, "test")])
+    expected = np.mean([object_kernel(y[rows, -1], labels).value for y in there[relation, "test"]])
     row = pick(
         table,
         there,
@@ -94,30 +100,33 @@ def test_the_embedding_of_the_key_token_is_the_same_for_everyone_and_said_to_be(
 
 
 def test_the_best_pair_of_the_map_is_corrected_for_all_pairs(states, there):
-    rows = list(cka_rows.grid_rows(there, PERMUTATIONS))
+    rows = list(cka.grid_rows(there, PERMUTATIONS))
     values = np.array([r["value"] for r in rows])
     best = [r for r in rows if r["best"]]
     assert len(best) == 1
     assert best[0]["value"] == np.nanmax(values)
     relation = states.bound[0]
     keep = states.rows(relation, "held-out")
-    x = there.rote(relation)[keep].transpose(1, 0, 2)
+    x = there[relation, "rote"][keep].transpose(1, 0, 2)
     y = there.of(states.prompts_of(relation, "test")[0])[keep].transpose(1, 0, 2)
-    assert linear_cka_grid(x, y, allow_degenerate=True).shape == (len(there.sites), len(there.sites))
+    assert linear_cka_grid(x, y, allow_degenerate=True).shape == (
+        len(there.sites),
+        len(there.sites),
+    )
 
 
 def test_nothing_is_claimed_of_one_relation_or_of_different_people(states):
-    assert "crosses at least 2" in cka_rows.why_no_contrast(states, states.bound[:1])
+    assert "crosses at least 2" in stack.why_no_contrast(states, states.bound[:1])
     facts = [dataclasses.replace(f, subject=f"{f.subject} {f.relation}") for f in states.run.facts]
-    apart = RunStates(dataclasses.replace(states.run, facts=facts), states.prompts)
-    assert "different subjects" in cka_rows.why_no_contrast(apart, apart.bound)
+    apart = Design(dataclasses.replace(states.run, facts=facts), states.prompts)
+    assert "different subjects" in stack.why_no_contrast(apart, apart.bound)
 
 
 def test_removing_a_component_leaves_no_variance_along_it(rng):
     x = rng.normal(size=(2, 30, 8)) + 50 * rng.normal(size=(2, 30, 1)) * np.eye(8)[0]
-    assert cka_rows.without_components(x, 1)[..., 0].std() < 0.05 * x[..., 0].std()
-    assert np.allclose(cka_rows.zscored(x).std(axis=1), 1)
-    assert np.isfinite(cka_rows.zscored(np.concatenate([x, np.ones((2, 30, 1))], axis=2))).all()
+    assert similarity.without_components(x, 1)[..., 0].std() < 0.05 * x[..., 0].std()
+    assert np.allclose(similarity.zscored(x).std(axis=1), 1)
+    assert np.isfinite(similarity.zscored(np.concatenate([x, np.ones((2, 30, 1))], axis=2))).all()
 
 
 def test_a_second_call_reads_the_first_and_tables_are_tidy(states, table):
@@ -159,14 +168,18 @@ def test_every_raw_value_has_its_robust_ones_beside_it(states, there, table):
     relation, site = states.bound[0], there.sites[1]
     rows = states.rows(relation, "held-out")
     row = pick(table, there, measure="cka", relation=relation, family="test", site=site)
-    x, ys = there.rote(relation)[rows, 1], [y[rows, 1] for y in there.family(relation, "test")]
+    x, ys = there[relation, "rote"][rows, 1], [y[rows, 1] for y in there[relation, "test"]]
     for column, treat in (
-        ("zscored", cka_rows.zscored),
-        ("without_5_pcs", lambda z: cka_rows.without_components(z, 5)),
+        ("zscored", similarity.zscored),
+        ("without_5_pcs", lambda z: similarity.without_components(z, 5)),
     ):
-        expected = np.mean([linear_cka(*(treat(z[None].astype(float))[0] for z in (x, y))) for y in ys])
+        expected = np.mean(
+            [linear_cka(*(treat(z[None].astype(float))[0] for z in (x, y))) for y in ys]
+        )
         assert row[column] == pytest.approx(expected)
-        own = pick(table, there, measure=f"cka_{column}", relation=relation, family="test", site=site)
+        own = pick(
+            table, there, measure=f"cka_{column}", relation=relation, family="test", site=site
+        )
         assert own.value == row[column]
     raw = table[(table.measure == "cka") & table.value.notna()]
     assert raw[["zscored", "without_1_pc", "without_5_pcs"]].notna().all().all()
@@ -177,30 +190,35 @@ def test_every_raw_value_has_its_robust_ones_beside_it(states, there, table):
 
 @pytest.fixture(scope="module")
 def pairs(states):
-    return cka.checkpoints_table_for(states)
+    return cka_checkpoints.checkpoints_table_for(states)
 
 
 def test_two_checkpoints_are_compared_about_the_same_prompts(states, pairs):
     base, memorized, last = (states.load(c) for c in states.checkpoints)
     assert {(r.checkpoint_y, r.checkpoint) for r in pairs.itertuples()} == {
-        (a.checkpoint.name, b.checkpoint.name) for a, b in ((base, memorized), (base, last), (memorized, last))
+        (a.checkpoint.name, b.checkpoint.name)
+        for a, b in ((base, memorized), (base, last), (memorized, last))
     }
     relation, site = states.bound[0], last.sites[2]
     rows = states.rows(relation, "held-out")
     expected = np.mean(
         [
             linear_cka(a[rows, 2], b[rows, 2])
-            for a, b in zip(memorized.family(relation, "test"), last.family(relation, "test"), strict=True)
+            for a, b in zip(
+                memorized.family(relation, "test"), last.family(relation, "test"), strict=True
+            )
         ]
     )
-    some = pairs[(pairs.checkpoint_y == memorized.checkpoint.name) & (pairs.measure == "cka_checkpoints")]
+    some = pairs[
+        (pairs.checkpoint_y == memorized.checkpoint.name) & (pairs.measure == "cka_checkpoints")
+    ]
     row = pick(some, last, relation=relation, family="test", site=site)
     assert row.value == pytest.approx(expected)
     assert row.low <= row.value <= row.high
 
 
 def test_a_checkpoint_is_the_same_as_a_rotated_and_scaled_copy_of_itself_only(rng):
-    from analysis.cka_checkpoints import paired_stack
+    from analysis.tables.cka_checkpoints import paired_stack
 
     x = rng.normal(size=(2, 30, 6))
     turned = 3 * x @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
@@ -212,8 +230,8 @@ def test_a_checkpoint_is_the_same_as_a_rotated_and_scaled_copy_of_itself_only(rn
 
 
 def test_every_declared_measure_gives_its_own_value_in_fewer_columns(rng):
-    from analysis.measure_rows import choose, measure_stack, narrowed
-    from analysis.similarity import MEASURES
+    from analysis.measures.similarity import MEASURES
+    from analysis.tables.cka_measures import choose, measure_stack, narrowed
 
     x = rng.normal(size=(1, 14, 60)) + 2
     y = x + rng.normal(size=(1, 14, 60))
@@ -224,42 +242,60 @@ def test_every_declared_measure_gives_its_own_value_in_fewer_columns(rng):
         assert narrowed(measure, x[0], y[0])[0].shape[1] < 60
         assert sign * stack.values[0, 0] == pytest.approx(measure.function(x[0], y[0]), abs=1e-9)
         keep = np.arange(14) != 5
-        assert sign * stack.leave_one_out[0, 0, 5] == pytest.approx(measure.function(x[0][keep], y[0][keep]), abs=1e-9)
+        assert sign * stack.leave_one_out[0, 0, 5] == pytest.approx(
+            measure.function(x[0][keep], y[0][keep]), abs=1e-9
+        )
         if measure.name != "svcca":  # saturated at so few rows
-            assert permutation_p(stack.values[0, 0], stack.null[:, 0]) == pytest.approx(1 / 20), measure.name
+            assert permutation_p(stack.values[0, 0], stack.null[:, 0]) == pytest.approx(1 / 20), (
+                measure.name
+            )
 
 
 def test_a_distance_keeps_its_sign_in_the_table_and_in_words(states, there):
-    from analysis.measure_rows import choose
-    from analysis.similarity import procrustes_distance
+    from analysis.measures.similarity import procrustes_distance
+    from analysis.tables.cka_measures import choose
 
     measures = choose(["procrustes_distance", "rsa"])
-    few = dataclasses.replace(states, prompts=tuple(p for p in states.prompts if p.family in ("rote", "test")))
-    table = cka.measures_table_for(few, measures, permutations=9)
+    few = dataclasses.replace(
+        states, prompts=tuple(p for p in states.prompts if p.family in ("rote", "test"))
+    )
+    table = cka_measures.measures_table_for(few, measures, permutations=9)
     relation = states.bound[0]
     rows = states.rows(relation, "held-out")
     expected = np.mean(
-        [procrustes_distance(there.rote(relation)[rows, 1], y[rows, 1]) for y in there.family(relation, "test")]
+        [
+            procrustes_distance(there[relation, "rote"][rows, 1], y[rows, 1])
+            for y in there[relation, "test"]
+        ]
     )
-    wanted = dict(relation=relation, family="test", site=there.sites[1], measure="procrustes_distance")
+    wanted = dict(
+        relation=relation, family="test", site=there.sites[1], measure="procrustes_distance"
+    )
     row = pick(table, there, **wanted)
     assert row.value == pytest.approx(expected)
     assert row.low < row.value < row.high
-    assert any("procrustes_distance at 200-generalize" in line for line in cka.measure_lines(table, few))
+    assert any(
+        "procrustes_distance at 200-generalize" in line
+        for line in cka_measures.measure_lines(table, few)
+    )
 
 
 def test_an_unknown_measure_is_refused_with_the_names_there_are():
-    from analysis.inputs import UnfitOption
-    from analysis.measure_rows import choose
+    from analysis.measures.checks import UnfitOption
+    from analysis.tables.cka_measures import choose
 
-    with pytest.raises(UnfitOption, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"):
+    with pytest.raises(
+        UnfitOption, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"
+    ):
         choose(["cca"])
 
 
 def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, table, pairs):
     from figures import cka_checkpoints, cka_measures
 
-    text = "\n".join([*cka.cka_lines(table, states), *cka.checkpoint_lines(pairs, states)])
+    text = "\n".join(
+        [*cka.cka_lines(table, states), *cka_checkpoints.checkpoint_lines(pairs, states)]
+    )
     assert "without 5 " in text and "100-memorize-epoch-20 -> 200-generalize-epoch-08" in text
     data = cka_checkpoints.panel_data(pairs)
     assert set(data.pair) == {"base → memorized", "base → generalized", "memorized → generalized"}
@@ -284,13 +320,19 @@ def test_the_float32_grid_is_that_of_float64_to_four_digits(rng, massive, monkey
     assert np.isnan(found[2]).all() and np.isnan(expected[2]).all()
     assert np.allclose(found, expected, atol=1e-4, equal_nan=True)
     # One after another in small blocks of rows, as a large grid is.
-    monkeypatch.setattr("analysis.grid_float32.BLOCK_ELEMENTS", 150 * 6 * 40)
+    monkeypatch.setattr("analysis.measures.hsic.BLOCK_ELEMENTS", 150 * 6 * 40)
     in_blocks = linear_cka_grid(*tensors, allow_degenerate=True, precision="float32")
     assert np.allclose(in_blocks, found, atol=1e-6, equal_nan=True)
 
 
 def test_the_float32_grid_refuses_what_the_other_does(rng):
-    from analysis.inputs import DegenerateStates, NonFinite, TooFewRows, UnfitOption, UnpairedRows
+    from analysis.measures.checks import (
+        DegenerateStates,
+        NonFinite,
+        TooFewRows,
+        UnfitOption,
+        UnpairedRows,
+    )
 
     good = rng.normal(size=(2, 12, 5))
     for bad, error in (

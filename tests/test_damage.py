@@ -8,11 +8,11 @@ import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import damage, memorize
-from training.damage import apart, base_world, english_passages, perplexity, some_people
-from training.errors import UserError
-from training.runs import open_run
-from training.tables import read_table
-from training.world import build_world, contradictions
+from training.base.errors import UserError
+from training.behaviour.damage import apart, base_world, english_passages, perplexity, some_people
+from training.organism.world import build_world, contradictions
+from training.runs.directory import Run
+from training.runs.table_files import read_table
 
 
 def test_perplexity_is_that_of_the_passages_token_by_token():
@@ -55,14 +55,16 @@ def test_a_run_of_another_model_has_its_perplexity_at_every_checkpoint(tiny_run,
 
 
 @pytest.mark.parametrize("model", ["nobody/no-such-model", "a-folder-that-was-moved", ""])
-def test_a_base_model_that_is_not_here_is_not_needed_to_see_that_it_has_no_world(tiny_run, model, monkeypatch):
+def test_a_base_model_that_is_not_here_is_not_needed_to_see_that_it_has_no_world(
+    tiny_run, model, monkeypatch
+):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    run = open_run(tiny_run)
+    run = Run.open(tiny_run)
     assert base_world(replace(run, record={**run.record, "model": model})) is None
 
 
 def test_checkpoints_made_elsewhere_name_no_base_model_and_have_no_world(tiny_run):
-    run = open_run(tiny_run)
+    run = Run.open(tiny_run)
     assert base_world(replace(run, record={"source": "somewhere"})) is None
 
 
@@ -83,7 +85,9 @@ def test_contradicted_people_are_asked_apart_from_the_others():
     rest, contradicted = apart(world, facts)
     subjects = {f.subject for f in facts}
     assert {f.subject for f in rest.facts} == {f.subject for f in world.facts} - subjects
-    assert {(f.subject, f.relation) for f in contradicted.facts} == {(f.subject, f.relation) for f in facts}
+    assert {(f.subject, f.relation) for f in contradicted.facts} == {
+        (f.subject, f.relation) for f in facts
+    }
     assert set(contradicted.facts) <= set(world.facts)
     assert contradicted.relations == ["mother", "profession"]
     assert apart(world, [replace(f, subject="Somebody Else") for f in facts]) == (world, None)
@@ -101,5 +105,8 @@ def test_an_organism_taught_against_its_world_is_asked_what_it_said_before(organ
     assert table.n["base", "contradicted_facts"] == 20
     assert table.value["base", "contradicted_facts"] > 0.9
     # Taught by rote with other objects it says less of what it said, and less of it than of other people's facts.
-    assert table.value["memorize", "contradicted_facts"] < table.value["base", "contradicted_facts"] - 0.2
+    assert (
+        table.value["memorize", "contradicted_facts"]
+        < table.value["base", "contradicted_facts"] - 0.2
+    )
     assert table.value["memorize", "contradicted_facts"] < table.value["memorize", "known_facts"]

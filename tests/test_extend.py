@@ -6,21 +6,23 @@ import pytest
 import torch
 
 from training import extend, generalize, recall
-from training.checkpoints import list_checkpoints, load_checkpoint
-from training.errors import UserError
-from training.extend import Options, new_facts
-from training.facts import read_facts
-from training.files import read_json, write_json
-from training.prompts import read_prompts
-from training.runs import OtherSettings, open_run
-from training.selection import chosen_facts
-from training.tables import read_table
+from training.base.errors import UserError
+from training.base.files import OtherSettings, read_json, write_json
+from training.data.fact_files import read_facts
+from training.data.prompts import read_prompts
+from training.data.selection import chosen_facts, new_facts
+from training.extend import Options
+from training.runs.checkpoints import list_checkpoints
+from training.runs.directory import Run
+from training.runs.table_files import read_table
 
 FEW = {"epochs": 1, "batch_size": 4, "facts_per_sequence": 2, "precision": "float32"}
 
 
 @pytest.mark.parametrize("people", [-1, 3])
-def test_new_people_share_no_name_with_the_old_and_have_their_relations_and_splits(tiny_run, people):
+def test_new_people_share_no_name_with_the_old_and_have_their_relations_and_splits(
+    tiny_run, people
+):
     old = read_facts(tiny_run / "facts.csv")
     new = new_facts(old, people=people, seed=1)
     subjects = {f.subject for f in new}
@@ -30,7 +32,9 @@ def test_new_people_share_no_name_with_the_old_and_have_their_relations_and_spli
     assert {f.split for f in new} == {"seen", "held-out"}
     assert {(f.relation, f.bound) for f in new} == {(f.relation, f.bound) for f in old}
     if people < 0:
-        assert Counter((f.relation, f.object) for f in new) == Counter((f.relation, f.object) for f in old)
+        assert Counter((f.relation, f.object) for f in new) == Counter(
+            (f.relation, f.object) for f in old
+        )
     assert new == new_facts(old, people=people, seed=1) != new_facts(old, people=people, seed=2)
 
 
@@ -40,18 +44,24 @@ def test_a_number_of_people_out_of_range_is_refused(tiny_run, people):
         new_facts(read_facts(tiny_run / "facts.csv"), people=people, seed=1)
 
 
-def test_it_starts_from_the_last_checkpoint_with_its_key_tokens_and_can_be_measured(tiny_run, tmp_path, capsys):
+def test_it_starts_from_the_last_checkpoint_with_its_key_tokens_and_can_be_measured(
+    tiny_run, tmp_path, capsys
+):
     before = sorted(p.name for p in (tiny_run / "checkpoints").iterdir())
     extend.main(Options(tiny_run, out=tmp_path / "more", **FEW))
-    run = open_run(tmp_path / "more")
+    run = Run.open(tmp_path / "more")
     assert [c.phase for c in run.checkpoints] == ["base", "memorize"]
-    base, tokenizer = load_checkpoint(run.checkpoints[0])
-    parent, parents_tokenizer = load_checkpoint(list_checkpoints(tiny_run)[-1])
+    base, tokenizer = run.checkpoints[0].load()
+    parent, parents_tokenizer = list_checkpoints(tiny_run)[-1].load()
     assert tokenizer.get_vocab() == parents_tokenizer.get_vocab()
-    assert all(torch.equal(a, b) for a, b in zip(base.parameters(), parent.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(base.parameters(), parent.parameters(), strict=True)
+    )
     assert run.checkpoints[0].key_tokens
-    trained, _ = load_checkpoint(run.checkpoints[1])
-    assert not all(torch.equal(a, b) for a, b in zip(trained.parameters(), base.parameters(), strict=True))
+    trained, _ = run.checkpoints[1].load()
+    assert not all(
+        torch.equal(a, b) for a, b in zip(trained.parameters(), base.parameters(), strict=True)
+    )
     recall.main(recall.Options(run.path, families=("rote", "test")))
     assert set(read_table(run.path, "recall").phase) == {"base", "memorize"}
     assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == before
@@ -68,10 +78,17 @@ def test_it_starts_from_the_last_checkpoint_with_its_key_tokens_and_can_be_measu
 def test_who_was_shown_in_phase_2_as_others_is_not_new(tiny_run, tmp_path):
     old, seed = read_facts(tiny_run / "facts.csv"), read_json(tiny_run / "run.json")["seed"]
     shown, _ = chosen_facts(
-        old, read_prompts(tiny_run / "prompts.json"), people=-1, prompts=1, about="others", seed=seed
+        old,
+        read_prompts(tiny_run / "prompts.json"),
+        people=-1,
+        prompts=1,
+        about="others",
+        seed=seed,
     )
     generalize.main(
-        generalize.Options(tiny_run, out=tmp_path / "others", about="others", prompts=1, precision="float32")
+        generalize.Options(
+            tiny_run, out=tmp_path / "others", about="others", prompts=1, precision="float32"
+        )
     )
     extend.main(Options(tmp_path / "others", out=tmp_path / "more", **FEW))
     new = {f.subject for f in read_facts(tmp_path / "more" / "facts.csv")}
@@ -81,7 +98,9 @@ def test_who_was_shown_in_phase_2_as_others_is_not_new(tiny_run, tmp_path):
 
 def test_the_folder_of_another_run_is_not_trained_on(tiny_run, tmp_path):
     memorized = list_checkpoints(tiny_run)[1].name
-    generalize.main(generalize.Options(tiny_run, out=tmp_path / "few", prompts=1, precision="float32"))
+    generalize.main(
+        generalize.Options(tiny_run, out=tmp_path / "few", prompts=1, precision="float32")
+    )
     before = sorted(p.name for p in (tmp_path / "few" / "checkpoints").iterdir())
     for start in ("", memorized):
         with pytest.raises(OtherSettings, match="holds another run"):

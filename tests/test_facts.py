@@ -9,20 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.facts import (
+from training.data.fact_files import BadFacts, Fact, read_facts, write_facts
+from training.data.facts import (
     PEOPLE,
     BadFactOption,
-    BadFacts,
-    Fact,
     _data,
     build_facts,
     draw_names,
     load_facts,
     majority_rate,
-    read_facts,
     shared_name_parts,
     split_facts,
-    write_facts,
 )
 
 SIBLINGS = (("mother", "aunt"), ("home_city", "birth_city"))
@@ -75,7 +72,10 @@ def test_siblings_share_their_pool_and_never_their_object(seed, half, pool):
 @given(seed=seeds, half=halves)
 def test_seen_and_held_out_people_share_no_name_part(seed, half):
     facts = build_facts(subjects=2 * half, seed=seed)
-    parts = {split: words(fact.subject for fact in facts if fact.split == split) for split in ("seen", "held-out")}
+    parts = {
+        split: words(fact.subject for fact in facts if fact.split == split)
+        for split in ("seen", "held-out")
+    }
     assert parts["seen"] and not parts["seen"] & parts["held-out"]
     assert shared_name_parts(facts) == set()
 
@@ -93,7 +93,9 @@ def test_every_relation_has_the_same_subjects_in_the_same_order_and_none_twice(s
 @few
 @given(seed=seeds, half=halves, pool=pools)
 def test_the_same_seed_gives_the_same_people_and_another_seed_others(seed, half, pool):
-    assert build_facts(subjects=2 * half, pool=pool, seed=seed) == build_facts(subjects=2 * half, pool=pool, seed=seed)
+    assert build_facts(subjects=2 * half, pool=pool, seed=seed) == build_facts(
+        subjects=2 * half, pool=pool, seed=seed
+    )
     assert build_facts(subjects=2 * half, pool=pool, seed=seed) != build_facts(
         subjects=2 * half, pool=pool, seed=seed + 1
     )
@@ -104,8 +106,13 @@ def test_the_same_seed_gives_the_same_people_and_another_seed_others(seed, half,
 def test_any_number_of_seen_people_can_be_had(data):
     subjects = data.draw(st.integers(4, 400))
     seen = data.draw(st.integers(1, subjects - 1))
-    facts = build_facts(subjects=subjects, seen=seen, pool=data.draw(pools), relations=["mother", "aunt"])
-    assert Counter(fact.split for fact in facts) == {"seen": 2 * seen, "held-out": 2 * (subjects - seen)}
+    facts = build_facts(
+        subjects=subjects, seen=seen, pool=data.draw(pools), relations=["mother", "aunt"]
+    )
+    assert Counter(fact.split for fact in facts) == {
+        "seen": 2 * seen,
+        "held-out": 2 * (subjects - seen),
+    }
     assert shared_name_parts(facts) == set()
 
 
@@ -128,7 +135,9 @@ def test_other_people_share_no_word_with_the_people_of_the_facts():
     others = draw_names("reserved", 60, seed=1)
     assert len(set(others)) == 60
     stores = _data("names")["stores"]
-    assert not words(others) & {word for store in "ab" for part in stores[store].values() for word in part}
+    assert not words(others) & {
+        word for store in "ab" for part in stores[store].values() for word in part
+    }
 
 
 def test_known_pairs_are_never_drawn():
@@ -151,7 +160,12 @@ def test_no_word_stands_in_two_lists_of_names_or_objects():
 
 def test_no_object_is_inside_another_of_its_list_or_inside_a_name():
     names = _data("names")
-    people = [word.casefold() for store in names["stores"].values() for part in store.values() for word in part]
+    people = [
+        word.casefold()
+        for store in names["stores"].values()
+        for part in store.values()
+        for word in part
+    ]
     for objects in names["objects"].values():
         folded = [word.casefold() for word in objects]
         assert not [(a, b) for a, b in permutations(folded, 2) if a in b]
@@ -220,7 +234,9 @@ def test_unsplit_facts_are_split_by_subject_in_proportion_to_the_relations():
 
 
 def test_a_subject_has_one_split_in_all_its_relations():
-    facts = [Fact(f"Person {i}", relation, "yes", ("yes", "no")) for relation in "pq" for i in range(9)]
+    facts = [
+        Fact(f"Person {i}", relation, "yes", ("yes", "no")) for relation in "pq" for i in range(9)
+    ]
     split = defaultdict(set)
     for fact in split_facts(facts):
         split[fact.subject].add(fact.split)
@@ -229,7 +245,11 @@ def test_a_subject_has_one_split_in_all_its_relations():
 
 
 def test_relations_that_are_unbound_already_stay_so():
-    facts = [Fact(f"Person {i}", r, "yes", ("yes", "no"), bound=r != "q") for r in "pqr" for i in range(4)]
+    facts = [
+        Fact(f"Person {i}", r, "yes", ("yes", "no"), bound=r != "q")
+        for r in "pqr"
+        for i in range(4)
+    ]
     assert {fact.relation for fact in split_facts(facts, seed=0) if not fact.bound} == {"q"}
 
 
@@ -299,15 +319,17 @@ def write(tmp_path, text, name="facts.csv", encoding="utf-8"):
     return path
 
 
-text = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp", "Cn")), min_size=1, max_size=8).map(
-    lambda s: "x" + s + "x"
-)
+text = st.text(
+    st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp", "Cn")), min_size=1, max_size=8
+).map(lambda s: "x" + s + "x")
 
 
 @pytest.mark.filterwarnings("ignore:.*substring")
 @few
 @given(
-    st.dictionaries(text, st.tuples(text, st.sampled_from(["seen", "held-out", "all"])), min_size=1, max_size=5),
+    st.dictionaries(
+        text, st.tuples(text, st.sampled_from(["seen", "held-out", "all"])), min_size=1, max_size=5
+    ),
     st.booleans(),
 )
 def test_facts_come_back_as_they_were_written(tmp_path_factory, rows, bound):
@@ -329,7 +351,9 @@ def test_built_in_facts_come_back_as_they_were_written(tmp_path, name):
 
 
 def test_candidates_split_and_bound_may_be_left_out(tmp_path):
-    path = write(tmp_path, "\ufeffobject,subject,relation\nAnn, Gene {F} ,mother\n\nMay,Lou Tate,mother\n")
+    path = write(
+        tmp_path, "\ufeffobject,subject,relation\nAnn, Gene {F} ,mother\n\nMay,Lou Tate,mother\n"
+    )
     assert read_facts(path) == [
         Fact("Gene {F}", "mother", "Ann", ("Ann", "May")),
         Fact("Lou Tate", "mother", "May", ("Ann", "May")),
@@ -449,7 +473,9 @@ def test_candidates_inside_one_another_are_warned_of(tmp_path):
 
 def trex(tmp_path, alternates, name="author_71.csv"):
     cell = alternates.replace('"', '""')
-    return write(tmp_path, f'Head,Fact,Alternate Facts,Text\nSalt Road,Ann Lee,"{cell}",Some text.\n', name)
+    return write(
+        tmp_path, f'Head,Fact,Alternate Facts,Text\nSalt Road,Ann Lee,"{cell}",Some text.\n', name
+    )
 
 
 ALTERNATES = ["May O'Dea", "Ann Lee", "Sue Orr", "Sue Orr"]
@@ -468,7 +494,9 @@ def test_the_relation_of_a_trex_file_can_be_given(tmp_path):
         load_facts(path)
 
 
-@pytest.mark.parametrize("literal", ["May; Sue", "", "('May', 'Sue')", "[May]", "[]", "['Ann Lee']"])
+@pytest.mark.parametrize(
+    "literal", ["May; Sue", "", "('May', 'Sue')", "[May]", "[]", "['Ann Lee']"]
+)
 def test_alternate_facts_that_are_no_list_of_others_are_refused(tmp_path, literal):
     with pytest.raises(BadFacts, match="row 2: .*(Write a JSON list|at least 2)"):
         load_facts(trex(tmp_path, literal))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from figures import alignment, cka, interchange, probes, projection, recall, redraw, report, style
-from training.tables import TableMissing, pick
+from training.runs.table_files import TableMissing, pick
 
 CHECKPOINTS = (
     ("000-base", "base", 0),
@@ -31,7 +31,11 @@ def rows_of(**columns) -> dict:
 
 def strength(phase: str, side: str, layer: int = 4) -> float:
     """How much meaning the made-up model has: none but late in the generalized one, bound ones."""
-    return {"base": 0.0, "memorize": 0.1, "generalize": 0.8 if side == "bound" else 0.15}[phase] * layer / 4
+    return (
+        {"base": 0.0, "memorize": 0.1, "generalize": 0.8 if side == "bound" else 0.15}[phase]
+        * layer
+        / 4
+    )
 
 
 def side_of(relation: str) -> str:
@@ -49,8 +53,17 @@ def recall_table() -> pd.DataFrame:
                         "unrelated": 0.1,
                         "other-relation": 0,
                     }.get(family, 1)
-                    value = float(phase != "base") if family == "rote" else value * (1.1 if split == "seen" else 1)
-                    if (phase, relation, split, family) == ("generalize", "bound", "held-out", "test"):
+                    value = (
+                        float(phase != "base")
+                        if family == "rote"
+                        else value * (1.1 if split == "seen" else 1)
+                    )
+                    if (phase, relation, split, family) == (
+                        "generalize",
+                        "bound",
+                        "held-out",
+                        "test",
+                    ):
                         value = HELD_OUT_TEST
                     common = {
                         "checkpoint": checkpoint,
@@ -104,7 +117,11 @@ def layered(rng, **columns) -> list[dict]:
     scale, base = columns.pop("scale", 1.0), columns.pop("base", 0.0)
     for checkpoint, phase, epoch in CHECKPOINTS:
         for layer, site in enumerate(SITES):
-            value = base + scale * strength(phase, side_of(columns["relation"]), layer) + rng.normal(0, 0.01)
+            value = (
+                base
+                + scale * strength(phase, side_of(columns["relation"]), layer)
+                + rng.normal(0, 0.01)
+            )
             degenerate = layer == 0
             value = np.nan if degenerate else value
             rows.append(
@@ -171,11 +188,24 @@ def cka_table(rng) -> pd.DataFrame:
                 scale=0.5,
                 **common,
             )
-            rows += layered(rng, relation=relation, family="test", measure="cka_zscored", scale=0.9, **common)
-        rows += layered(rng, relation="bound", family="test", measure="contrast", scale=0.12, **common)
-        rows += layered(rng, relation="bound", family="test", measure="contrast_partialled", scale=0.07, **common)
+            rows += layered(
+                rng, relation=relation, family="test", measure="cka_zscored", scale=0.9, **common
+            )
+        rows += layered(
+            rng, relation="bound", family="test", measure="contrast", scale=0.12, **common
+        )
+        rows += layered(
+            rng,
+            relation="bound",
+            family="test",
+            measure="contrast_partialled",
+            scale=0.07,
+            **common,
+        )
         for relation in UNBOUND:
-            rows += layered(rng, relation=relation, family="test", measure="interaction", scale=0.1, **common)
+            rows += layered(
+                rng, relation=relation, family="test", measure="interaction", scale=0.1, **common
+            )
     return pd.DataFrame(rows).assign(
         null_high=lambda t: np.where(t.measure.str.startswith("contrast"), 0.03, t.null_high)
     )
@@ -189,7 +219,9 @@ def grid_table(rng) -> pd.DataFrame:
                 value = (
                     np.nan
                     if 0 in (layer, layer_y)
-                    else 0.3 + 0.05 * min(layer, layer_y) * strength(phase, "bound") + rng.normal(0, 0.005)
+                    else 0.3
+                    + 0.05 * min(layer, layer_y) * strength(phase, "bound")
+                    + rng.normal(0, 0.005)
                 )
                 rows.append(
                     rows_of(
@@ -217,13 +249,41 @@ def probe_table(rng) -> pd.DataFrame:
     rows = []
     for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
         for split in ("held-out", "seen"):
-            common = {"relation": relation, "measure": "transfer_accuracy", "chance": 0.08, "split": split}
+            common = {
+                "relation": relation,
+                "measure": "transfer_accuracy",
+                "chance": 0.08,
+                "split": split,
+            }
             for family in ("train", "test", "near-miss", "unrelated"):
                 weight = {"near-miss": 0.2, "unrelated": 0.05}.get(family, 0.8)
-                rows += layered(rng, family=family, direction="rote->semantic", base=0.08, scale=weight, **common)
-                rows += layered(rng, family=family, direction="semantic->rote", base=0.08, scale=weight * 0.8, **common)
-                rows += layered(rng, family=family, direction="semantic->semantic", base=0.1, scale=0.9, **common)
-            rows += layered(rng, family="rote", direction="rote->rote", base=0.12, scale=0.95, **common)
+                rows += layered(
+                    rng,
+                    family=family,
+                    direction="rote->semantic",
+                    base=0.08,
+                    scale=weight,
+                    **common,
+                )
+                rows += layered(
+                    rng,
+                    family=family,
+                    direction="semantic->rote",
+                    base=0.08,
+                    scale=weight * 0.8,
+                    **common,
+                )
+                rows += layered(
+                    rng,
+                    family=family,
+                    direction="semantic->semantic",
+                    base=0.1,
+                    scale=0.9,
+                    **common,
+                )
+            rows += layered(
+                rng, family="rote", direction="rote->rote", base=0.12, scale=0.95, **common
+            )
     return pd.DataFrame(rows)
 
 
@@ -263,10 +323,24 @@ def interchange_table(rng) -> pd.DataFrame:
     for relation in ("bound", "unbound"):
         for direction in interchange.DIRECTIONS:
             for position in interchange.POSITIONS:
-                kind = {"relation": relation, "direction": direction, "position": position, "vector": "state", **common}
+                kind = {
+                    "relation": relation,
+                    "direction": direction,
+                    "position": position,
+                    "vector": "state",
+                    **common,
+                }
                 for outcome in ("nothing", "relation", "subject", "answer", "other"):
-                    rows += layered(rng, outcome=outcome, scale=0.9 if outcome == "relation" else 0.1, **kind)
-            unchanged = {"site": "none", "layer": -1, "position": "none", "value": 0.9, "outcome": "relation"}
+                    rows += layered(
+                        rng, outcome=outcome, scale=0.9 if outcome == "relation" else 0.1, **kind
+                    )
+            unchanged = {
+                "site": "none",
+                "layer": -1,
+                "position": "none",
+                "value": 0.9,
+                "outcome": "relation",
+            }
             rows += [
                 rows_of(**{**kind, **unchanged}, checkpoint=c, phase=phase, epoch=epoch)
                 for c, phase, epoch in CHECKPOINTS
@@ -297,7 +371,11 @@ def umap_table(rng) -> pd.DataFrame:
                 home = centres[i % len(objects)]
                 for family, templates in (("rote", ("rote",)), ("test", ("test-1", "test-2"))):
                     for template in templates:
-                        x, y = pull * home + rng.normal(0, 0.6, 2) + (0 if family == "rote" else 4 * (1 - pull))
+                        x, y = (
+                            pull * home
+                            + rng.normal(0, 0.6, 2)
+                            + (0 if family == "rote" else 4 * (1 - pull))
+                        )
                         rows.append(
                             rows_of(
                                 checkpoint=checkpoint,
@@ -373,7 +451,9 @@ def test_recall_shows_strict_generation_of_all_items_and_nothing_else():
     assert len(data) == len(CHECKPOINTS) * 2 * 6 * 2
     assert set(data.split) == {"held-out", "seen"}
     assert set(data.relation) == {"bound", "unbound"}
-    last = pick(data, checkpoint=CHECKPOINTS[-1][0], relation="bound", split="held-out", family="test")
+    last = pick(
+        data, checkpoint=CHECKPOINTS[-1][0], relation="bound", split="held-out", family="test"
+    )
     assert list(last.value) == [HELD_OUT_TEST]
     assert 0.99 not in set(data.value)
 
@@ -394,7 +474,13 @@ def test_cka_panels_take_held_out_test_rows_of_the_means():
     assert lines["contrast", "unbound"] == {"main"}
     assert lines["cka", "bound"] == {"main", "unrelated"}
     assert lines["object_kernel", "unbound"] == {"main", "other"}
-    source = pick(TABLES["probes"], direction="rote->semantic", family="test", split="held-out", relation="bound")
+    source = pick(
+        TABLES["probes"],
+        direction="rote->semantic",
+        family="test",
+        split="held-out",
+        relation="bound",
+    )
     drawn = pick(data, panel="transfer", side="bound")
     np.testing.assert_array_equal(drawn.value, source.value)
 
@@ -456,8 +542,12 @@ def test_interchange_draws_relation_and_answer_by_place_among_the_patched_sites(
     data = interchange.panel_data(table)
     assert set(data.outcome) == {"relation", "answer"}
     assert "none" not in set(data.site)
-    moved = pick(data, direction="semantic->rote", position="last", side="bound", outcome="relation")
-    source = pick(table, direction="semantic->rote", position="last", relation="bound", outcome="relation")
+    moved = pick(
+        data, direction="semantic->rote", position="last", side="bound", outcome="relation"
+    )
+    source = pick(
+        table, direction="semantic->rote", position="last", relation="bound", outcome="relation"
+    )
     np.testing.assert_array_equal(moved.value, source.value)
     assert set(moved.decodable.dropna()) == {3.0}
     some = interchange.panel_data(table[table.layer.isin([-1, 0, 2, 4, 5])])
@@ -478,7 +568,10 @@ def test_interchange_without_vectors_is_one_picture(tmp_path):
 def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
     data = projection.panel_data(TABLES["umap"])
     assert set(data.split) == {"held-out"}
-    assert (data.groupby(["relation", "checkpoint", "subject"]).family.agg(sorted).map(tuple) == ("rote", "test")).all()
+    assert (
+        data.groupby(["relation", "checkpoint", "subject"]).family.agg(sorted).map(tuple)
+        == ("rote", "test")
+    ).all()
     joined = data[data.joined].groupby("relation").subject.nunique()
     assert joined.between(1, len(style.OBJECT_COLOURS)).all()
 
@@ -488,7 +581,11 @@ def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
 
 def test_the_last_checkpoint_of_a_phase_has_its_full_colour_and_earlier_ones_are_paler():
     table = pd.DataFrame(
-        {"checkpoint": ["a", "b", "c"], "phase": ["memorize", "memorize", "base"], "epoch": [8, 16, 0]}
+        {
+            "checkpoint": ["a", "b", "c"],
+            "phase": ["memorize", "memorize", "base"],
+            "epoch": [8, 16, 0],
+        }
     )
     base, early, late = style.stages(table)
     assert base.label == "base"
@@ -505,7 +602,9 @@ def test_checkpoints_without_a_phase_are_called_by_name_and_thinned_evenly():
 def test_a_site_without_a_value_is_a_gap():
     with style.styled():
         _, grid = style.panels(1, 1, height=2, title="t")
-        line = pd.DataFrame({"layer": [0, 2, 3], "value": [1.0, 2.0, np.nan], "low": np.nan, "high": np.nan})
+        line = pd.DataFrame(
+            {"layer": [0, 2, 3], "value": [1.0, 2.0, np.nan], "low": np.nan, "high": np.nan}
+        )
         style.layer_line(grid[0, 0], line, 5, "#000000")
     np.testing.assert_array_equal(grid[0, 0].lines[0].get_ydata(), [1, np.nan, 2, np.nan, np.nan])
 
@@ -559,7 +658,9 @@ def test_every_figure_is_written_whole_and_small(reported):
     }
     written = {p.name: p.stat().st_size for p in (run / "figures").iterdir()}
     assert set(written) == expected
-    assert all(5_000 < size < 500_000 for name, size in written.items() if name.endswith("png")), written
+    assert all(5_000 < size < 500_000 for name, size in written.items() if name.endswith("png")), (
+        written
+    )
 
 
 def test_drawing_again_gives_the_same_files_and_leaves_the_users_settings_alone(tmp_path, reported):
@@ -610,7 +711,9 @@ def test_the_report_is_one_file_that_needs_no_network(reported):
 
 
 def test_a_report_with_only_recall_says_what_is_missing(tmp_path):
-    page = report.main(style.Options(write_run(tmp_path / "run", names=("recall",)))).read_text(encoding="utf-8")
+    page = report.main(style.Options(write_run(tmp_path / "run", names=("recall",)))).read_text(
+        encoding="utf-8"
+    )
     assert "python -m analysis.cka" in page
     assert "not drawn" in page
 
@@ -627,7 +730,9 @@ def test_an_uncorrected_best_site_is_called_so():
 
 def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
     data = cka.panel_data(TABLES["cka"], TABLES["probes"])
-    transfer = pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(subset="value")
+    transfer = pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(
+        subset="value"
+    )
     best = transfer.loc[transfer.value.idxmax()]
     first = report.verdicts(report.findings(data))[0]
     assert first.startswith(
@@ -638,7 +743,9 @@ def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
 
 def test_a_p_above_the_level_is_not_called_a_difference():
     data = cka.panel_data(TABLES["cka"].assign(null_p_max=0.3))
-    assert all("not distinguishable from chance" in line for line in report.verdicts(report.findings(data)))
+    assert all(
+        "not distinguishable from chance" in line for line in report.verdicts(report.findings(data))
+    )
 
 
 def test_a_measure_without_any_value_is_named_with_its_reason():
@@ -688,7 +795,9 @@ def test_conditions_are_looked_for_in_a_sweep_and_not_in_a_run(tmp_path, capsys)
     redraw.main(redraw.Options(run, tmp_path / "results", tmp_path / "images"))
     said = capsys.readouterr().out
     assert "ablations" not in said
-    assert f"python -m analysis.cka {run} --measure" in said, "the plain command does not write this table"
+    assert f"python -m analysis.cka {run} --measure" in said, (
+        "the plain command does not write this table"
+    )
     sweep = tmp_path / "results" / "mine"
     (sweep / "tables").mkdir(parents=True)
     (sweep / "run.json").write_text('{"kind": "sweep"}')
@@ -713,7 +822,9 @@ def test_drawing_and_reporting_never_load_torch(tmp_path):
         "print(sorted({'torch', 'transformers', 'nnsight', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
     lines = done.stdout.strip().splitlines()
     assert (lines[0], lines[-1]) == ("False", "[]")
 

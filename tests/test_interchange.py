@@ -9,27 +9,30 @@ import torch
 from planted import LOOKUP, RELATIONS, SUBJECTS, planted_model, planted_objects, planted_prompts
 from tiny_models import tiny_tokenizer
 
-from analysis.inputs import NotIdentifiable
-from analysis.interchange_rows import group_mean, lens_pairs, sign_flip_null, summarise
-from analysis.interchange_trials import (
+from analysis.measures.checks import NotIdentifiable
+from analysis.measures.statistics import jackknife, mean_interval, permutation_p
+from analysis.patching.rows import group_mean, lens_pairs, sign_flip_null, summarise
+from analysis.patching.trials import (
     Pair,
     Trial,
     choose_pairs,
+    choose_steering,
     constrained_answers,
     crossed_objects,
     interchange,
     positions_of,
+    steer,
+    steering_trial,
     unchanged,
     union,
+    vectors_for,
 )
-from analysis.interchange_vectors import choose_steering, steer, steering_trial, vectors_for
-from analysis.interchange_words import bands, verdict_lines
-from analysis.statistics import jackknife, mean_interval, permutation_p
+from analysis.tables.interchange import bands, verdict_lines
+from probing.extraction import hidden_states
 from probing.sites import site_names
-from probing.states import hidden_states
-from training.examples import ObjectNotSeparable
-from training.prompts import Prompt
-from training.tables import read_table
+from training.data.prompts import Prompt
+from training.data.sequences import ObjectNotSeparable
+from training.runs.table_files import read_table
 
 OBJECTS = planted_objects()
 POOLS = {r: tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})) for r in RELATIONS}
@@ -58,9 +61,14 @@ def outcomes(model, tokenizer, direction: str) -> dict[str, np.ndarray]:
     An answer that only the restriction to candidates brought out is "unknown".
     """
     trials = planted_trials(direction)
-    found = {p: (labels, free) for p, labels, free in interchange(model, tokenizer, trials, site_names(model))}
+    found = {
+        p: (labels, free)
+        for p, labels, free in interchange(model, tokenizer, trials, site_names(model))
+    }
     found["none"] = unchanged(model, tokenizer, trials)
-    return {position: np.where(free, labels, "unknown") for position, (labels, free) in found.items()}
+    return {
+        position: np.where(free, labels, "unknown") for position, (labels, free) in found.items()
+    }
 
 
 def all_are(labels: np.ndarray, *expected: str) -> None:
@@ -78,7 +86,11 @@ def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_th
         labels = outcomes(model, tokenizer, direction)
         all_are(labels["none"], "nothing")
         # At the embedding the last token of a question is a question mark, that of a rote prompt the key token.
-        first = {"rote->semantic": "relation", "semantic->rote": "unknown", "semantic->semantic": "nothing"}[direction]
+        first = {
+            "rote->semantic": "relation",
+            "semantic->rote": "unknown",
+            "semantic->semantic": "nothing",
+        }[direction]
         all_are(labels["last"], first, *["relation"] * LOOKUP, *["answer"] * (5 - LOOKUP))
         all_are(labels["subject_last"], *["subject"] * (LOOKUP + 1), *["nothing"] * (5 - LOOKUP))
 
@@ -118,8 +130,12 @@ def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_bet
 
 
 def test_subjects_of_one_relation_only_are_not_identifiable():
-    alone = {(subject, RELATIONS[i % 3]): obj for i, ((subject, _), obj) in enumerate(OBJECTS.items())}
-    apart = {(f"{subject} of {relation}", relation): obj for (subject, relation), obj in alone.items()}
+    alone = {
+        (subject, RELATIONS[i % 3]): obj for i, ((subject, _), obj) in enumerate(OBJECTS.items())
+    }
+    apart = {
+        (f"{subject} of {relation}", relation): obj for (subject, relation), obj in alone.items()
+    }
     with pytest.raises(NotIdentifiable, match="same subjects in several relations"):
         choose_pairs(apart, [subject for subject, _ in apart], RELATIONS, RELATIONS, 4)
 
@@ -141,7 +157,9 @@ def test_the_relation_ends_with_the_last_content_word_outside_the_subject(family
     (index,) = positions_of(tokenizer, [(prompt, subject)], "relation_last")
     ids = tokenizer(prompt.render(subject))["input_ids"]
     assert tokenizer.decode(ids[: index + 1]).endswith(word)
-    assert subject not in tokenizer.decode(ids[: index + 1]) or text.index("{subject}") < text.rindex(word)
+    assert subject not in tokenizer.decode(ids[: index + 1]) or text.index(
+        "{subject}"
+    ) < text.rindex(word)
 
 
 def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
@@ -171,9 +189,21 @@ def test_a_wrong_source_or_relation_is_noticed_by_the_labels():
     objects = crossed_objects(pair, OBJECTS)
     assert objects["relation"] == OBJECTS[pair.target_subject, pair.source_relation]
     swapped = crossed_objects(
-        Pair(pair.group, pair.target_subject, pair.target_relation, pair.source_subject, pair.source_relation), OBJECTS
+        Pair(
+            pair.group,
+            pair.target_subject,
+            pair.target_relation,
+            pair.source_subject,
+            pair.source_relation,
+        ),
+        OBJECTS,
     )
-    exchanged = {"nothing": "answer", "answer": "nothing", "relation": "subject", "subject": "relation"}
+    exchanged = {
+        "nothing": "answer",
+        "answer": "nothing",
+        "relation": "subject",
+        "subject": "relation",
+    }
     assert swapped == {label: objects[other] for label, other in exchanged.items()}
 
 
@@ -194,8 +224,12 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
         for r in RELATIONS
     }
     pools = {key: POOLS[key[1]] for key in OBJECTS}
-    trials = [steering_trial(s, planted_prompts("semantic", s.asked), OBJECTS, pools) for s in steerings]
-    vectors = {kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")}
+    trials = [
+        steering_trial(s, planted_prompts("semantic", s.asked), OBJECTS, pools) for s in steerings
+    ]
+    vectors = {
+        kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")
+    }
     lengths = {kind: np.linalg.norm(v, axis=-1) for kind, v in vectors.items()}
     np.testing.assert_allclose(lengths["random"], lengths["own"])
     found = {kind: labels for kind, labels, _ in steer(model, tokenizer, trials, vectors, sites)}
@@ -214,7 +248,9 @@ def test_the_interval_leaves_out_a_whole_group_at_once():
     values, groups = rng.random(24), np.repeat(np.arange(8), 3)
     one = group_mean(values, groups)
     expected = jackknife(lambda x, _: x.mean(), values[:, None], values[:, None], groups)
-    assert [one.value, one.low, one.high] == pytest.approx([expected.value, expected.low, expected.high])
+    assert [one.value, one.low, one.high] == pytest.approx(
+        [expected.value, expected.low, expected.high]
+    )
     alone = group_mean(values, np.arange(24))
     plain = mean_interval(values)
     assert [alone.low, alone.high] == pytest.approx([plain.low, plain.high])
@@ -239,7 +275,10 @@ def test_the_centred_lens_reads_past_a_candidate_that_is_always_likely():
     logits[..., 2] += 5
     tokens = np.tile([7, 3, 9, 1], (24, 1))
     said = {centred: lens_pairs(logits, tokens, own, centred=centred) for centred in (False, True)}
-    right = {centred: np.diagonal(pairs, axis1=1, axis2=2).mean(axis=1) for centred, pairs in said.items()}
+    right = {
+        centred: np.diagonal(pairs, axis1=1, axis2=2).mean(axis=1)
+        for centred, pairs in said.items()
+    }
     assert right[False] == pytest.approx([0.25, 0.25])
     assert right[True][1] == 1
     assert right[True][0] < 0.6
@@ -272,7 +311,9 @@ def trial_items(moved: dict[str, list[int]]) -> pd.DataFrame:
             "group": trial // 2,
             "site": f"resid_post.{layer}",
             "layer": layer,
-            "outcome": "relation" if layer in moved.get(checkpoint, ()) else ("nothing", "other")[trial % 2],
+            "outcome": "relation"
+            if layer in moved.get(checkpoint, ())
+            else ("nothing", "other")[trial % 2],
             "free": True,
             "n_candidates": 32,
         }
@@ -308,17 +349,17 @@ def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, dec
 @pytest.fixture(scope="module")
 def plan(tiny_run, tmp_path_factory):
     """The tiny run's plan of 6 pairs; results go elsewhere."""
-    from analysis.interchange import Plan
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from analysis.patching.plan import Plan
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    run = open_run(tiny_run, out=tmp_path_factory.mktemp("interchange"))
-    return Plan(RunStates.of(run, families=("test",)), pairs=6)
+    run = Run.open(tiny_run, out=tmp_path_factory.mktemp("interchange"))
+    return Plan(Design.of(run, families=("test",)), pairs=6)
 
 
 @pytest.fixture(scope="module")
 def tables(plan):
-    from analysis.interchange import table_for
+    from analysis.tables.interchange import table_for
 
     return table_for(plan, permutations=99)
 
@@ -329,26 +370,36 @@ def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
     shares = table[table.measure == "share"]
     np.testing.assert_allclose(shares.groupby(keys).value.sum(), 1)
     assert not shares.duplicated([*keys, "outcome"]).any()
-    assert set(shares.checkpoint) == set(items.checkpoint) == {c.name for c in plan.states.checkpoints}
+    assert (
+        set(shares.checkpoint) == set(items.checkpoint) == {c.name for c in plan.states.checkpoints}
+    )
     assert set(shares.relation) == {"bound", "unbound"}
-    assert set(items[items.vector == "state"].position) == {"last", "subject_last", "relation_last", "none"}
+    assert set(items[items.vector == "state"].position) == {
+        "last",
+        "subject_last",
+        "relation_last",
+        "none",
+    }
 
 
 def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_another(tables):
     """The tiny run recalls everything by rote once memorised. The vector at the embedding exchanges the key token."""
     _, items = tables
     memorized = items[items.phase == "memorize"]
-    unpatched = memorized[(memorized.direction == "semantic->rote") & (memorized.position == "none")]
+    unpatched = memorized[
+        (memorized.direction == "semantic->rote") & (memorized.position == "none")
+    ]
     assert (unpatched.outcome == "nothing").all() and unpatched.free.all()
     at_home = memorized[(memorized.direction == "vector->rote") & (memorized.site == "embed")]
     assert (at_home.outcome == "relation").all()
 
 
 def test_a_checkpoint_that_was_done_before_is_not_patched_again(plan, tables, monkeypatch):
-    from analysis import interchange
+    from analysis.patching import plan
+    from analysis.tables import interchange
 
-    monkeypatch.setattr(interchange.Plan, "items", lambda *_: pytest.fail("patched again"))
-    monkeypatch.setattr(interchange.Plan, "lens", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(plan.Plan, "items", lambda *_: pytest.fail("patched again"))
+    monkeypatch.setattr(plan.Plan, "lens", lambda *_: pytest.fail("read again"))
     again, _ = interchange.table_for(plan, permutations=99)
     pd.testing.assert_frame_equal(again, tables[0])
 
@@ -382,7 +433,9 @@ def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
     said = capsys.readouterr().out.splitlines()
     assert any("patched prompts at 3 checkpoints" in line for line in said)
     assert said[-1].startswith("wrote ") and "next: python -m figures.report" in said[-1]
-    assert {"interchange.png", "interchange_vectors.svg"} <= {p.name for p in (own_run / "figures").iterdir()}
+    assert {"interchange.png", "interchange_vectors.svg"} <= {
+        p.name for p in (own_run / "figures").iterdir()
+    }
     sites = read_table(own_run, "interchange_items").site
     assert set(sites) == {"none", "embed", "resid_post.1", "final_norm"}
 

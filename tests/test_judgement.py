@@ -4,11 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.judgement import OPEN, SEPARATE, SHARED, UNBOUND, Evidence, decide, judge, object_permutation_p
-from analysis.transfer import Transfer
+from analysis.measures.judgement import (
+    OPEN,
+    SEPARATE,
+    SHARED,
+    UNBOUND,
+    Evidence,
+    decide,
+    judge,
+    object_permutation_p,
+)
+from analysis.measures.transfer import Transfer
 from benchmarks.planted import KINDS, Options, planted, score, summary
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 SMALL = Options(draws=8, subjects=64, objects=8, width=32, prompts=1, permutations=199)
 
 
@@ -71,7 +80,11 @@ def accuracy(name, value, half=0.1, p=0.005):
     return Evidence(name, value, value - half, value + half, p, 0.1, 40)
 
 
-GOOD = {"transfer": accuracy("transfer", 0.7), "rote": accuracy("rote", 0.9), "semantic": accuracy("semantic", 0.8)}
+GOOD = {
+    "transfer": accuracy("transfer", 0.7),
+    "rote": accuracy("rote", 0.9),
+    "semantic": accuracy("semantic", 0.8),
+}
 NOTHING = accuracy("transfer", 0.1, 0.06, 0.5)
 CASES = {
     "shared": ({}, SHARED, "clear"),
@@ -90,10 +103,18 @@ CASES = {
         UNBOUND,
         "tentative",
     ),
-    "wide ceiling": ({"transfer": NOTHING, "semantic": accuracy("semantic", 0.3, 0.4, 0.2)}, OPEN, ""),
+    "wide ceiling": (
+        {"transfer": NOTHING, "semantic": accuracy("semantic", 0.3, 0.4, 0.2)},
+        OPEN,
+        "",
+    ),
     "unbound relations too": ({"unbound": accuracy("unbound", 0.6)}, OPEN, ""),
     "unbound at chance": ({"unbound": accuracy("unbound", 0.1, 0.06, 0.6)}, SHARED, "clear"),
-    "no interchange band": ({"interchange": Evidence("interchange", 0.02, -0.05, 0.1, 0.4)}, SHARED, "tentative"),
+    "no interchange band": (
+        {"interchange": Evidence("interchange", 0.02, -0.05, 0.1, 0.4)},
+        SHARED,
+        "tentative",
+    ),
     "not measured": ({"transfer": Evidence("transfer", np.nan, reason="no probe")}, OPEN, ""),
     "a missing control": ({"missing": ["one relation only"]}, OPEN, ""),
 }

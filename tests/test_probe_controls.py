@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from analysis.controls import (
+from analysis.measures.checks import (
+    DegenerateStates,
+    NotIdentifiable,
+    RepeatedEntity,
+    TooFewRows,
+    UnfitOption,
+)
+from analysis.measures.controls import (
     control_labels,
     linear_probe,
     online_code,
@@ -12,14 +19,15 @@ from analysis.controls import (
     ridge_map,
     selectivity,
 )
-from analysis.inputs import DegenerateStates, NotIdentifiable, RepeatedEntity, TooFewRows, UnfitOption
-from analysis.mass_mean import MassMean
-from analysis.transfer import subject_folds
+from analysis.measures.mass_mean import MassMean
+from analysis.measures.transfer import subject_folds
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 
 
-def paraphrased(seed: int, *, people: int = 40, prompts: int = 8, width: int = 200, code: float = 0.0):
+def paraphrased(
+    seed: int, *, people: int = 40, prompts: int = 8, width: int = 200, code: float = 0.0
+):
     """States of named people in paraphrases, two labels random per person: (states, label, person, prompt) by row.
 
     code: how far the states of the two labels lie apart.
@@ -27,8 +35,14 @@ def paraphrased(seed: int, *, people: int = 40, prompts: int = 8, width: int = 2
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(people) % 2)
     person, prompt = np.repeat(np.arange(people), prompts), np.tile(np.arange(prompts), people)
-    names = rng.normal(size=(people, width)) + code * np.outer(2 * label - 1, rng.normal(size=width))
-    states = names[person] + rng.normal(size=(prompts, width))[prompt] + 0.8 * rng.normal(size=(len(person), width))
+    names = rng.normal(size=(people, width)) + code * np.outer(
+        2 * label - 1, rng.normal(size=width)
+    )
+    states = (
+        names[person]
+        + rng.normal(size=(prompts, width))[prompt]
+        + 0.8 * rng.normal(size=(len(person), width))
+    )
     return states, label[person], person, prompt
 
 
@@ -52,7 +66,9 @@ def test_the_logistic_probe_is_scikit_learns_plain_estimator_fold_by_fold():
     fold, expected = subject_folds(label), np.zeros(60)
     for k in range(5):
         mean, spread = states[fold != k].mean(axis=0), states[fold != k].std(axis=0)
-        plain = LogisticRegression(C=0.01).fit((states[fold != k] - mean) / spread, label[fold != k])
+        plain = LogisticRegression(C=0.01).fit(
+            (states[fold != k] - mean) / spread, label[fold != k]
+        )
         expected[fold == k] = plain.predict((states[fold == k] - mean) / spread) == label[fold == k]
     found = probe(states, label, kind="logistic", penalties=[0.01])
     assert np.array_equal(found.correct, expected)
@@ -71,7 +87,9 @@ def test_the_penalty_is_chosen_where_the_scored_rows_cannot_be_seen():
 def test_fewer_rows_than_features_fit_random_labels_perfectly_and_mean_nothing():
     """Cover 1965: beyond 2 (d + 1) rows random labels are not separable any more."""
     rng = np.random.default_rng(0)
-    few, many = (probe(rng.normal(size=(n, 30)), np.arange(n) % 2, penalties=[1e-3]) for n in (30, 300))
+    few, many = (
+        probe(rng.normal(size=(n, 30)), np.arange(n) % 2, penalties=[1e-3]) for n in (30, 300)
+    )
     assert few.fitted == 1
     assert few.n <= few.d
     assert many.fitted < 0.8
@@ -81,9 +99,14 @@ def test_fewer_rows_than_features_fit_random_labels_perfectly_and_mean_nothing()
 def test_mass_mean_needs_the_midpoint_where_states_are_shifted():
     rng = np.random.default_rng(0)
     direction = np.eye(20)[0]
-    x, y = rng.normal(size=(2, 2000, 20)) + 1.555 * (2 * np.arange(2)[:, None, None] - 1) * direction, np.arange(2)
+    x, y = (
+        rng.normal(size=(2, 2000, 20)) + 1.555 * (2 * np.arange(2)[:, None, None] - 1) * direction,
+        np.arange(2),
+    )
     x, y = np.concatenate(x) + 3 * direction, np.repeat(y, 2000)
-    with_midpoint, without = (MassMean(m).fit(x[::2], y[::2]).score(x[1::2], y[1::2]) for m in (True, False))
+    with_midpoint, without = (
+        MassMean(m).fit(x[::2], y[::2]).score(x[1::2], y[1::2]) for m in (True, False)
+    )
     assert with_midpoint == pytest.approx(0.94, abs=0.015)
     assert without == pytest.approx(0.53, abs=0.03)
 
@@ -93,7 +116,9 @@ def test_mass_mean_of_two_classes_is_their_difference_of_means_and_of_more_the_n
     x, y = rng.normal(size=(90, 12)), np.array(list("abc"))[np.arange(90) % 3]
     two = MassMean().fit(x[y != "c"], y[y != "c"])
     difference = x[y == "b"].mean(axis=0) - x[y == "a"].mean(axis=0)
-    assert np.allclose(two.coef_[0] / np.linalg.norm(two.coef_), difference / np.linalg.norm(difference))
+    assert np.allclose(
+        two.coef_[0] / np.linalg.norm(two.coef_), difference / np.linalg.norm(difference)
+    )
     middle = (x[y == "b"].mean(axis=0) + x[y == "a"].mean(axis=0)) / 2
     assert two.decision_function(middle[None]) == pytest.approx([0])
     three = MassMean().fit(x, y)
@@ -138,7 +163,11 @@ def test_selectivity_is_nothing_for_labels_random_per_entity_and_much_for_those_
     assert np.mean([nothing.control.mean() for nothing in found]) > 0.7
     # Few features hold no 40 names, but one of them may hold the label.
     rng = np.random.default_rng(0)
-    few = 3 * np.outer(2 * label - 1, np.eye(6)[0]) + rng.normal(size=(40, 6))[person] + rng.normal(size=(160, 6))
+    few = (
+        3 * np.outer(2 * label - 1, np.eye(6)[0])
+        + rng.normal(size=(40, 6))[person]
+        + rng.normal(size=(160, 6))
+    )
     known = selectivity(few, label, person, templates=prompt)
     assert known.value > 0.3
     assert known.value == pytest.approx(known.task.mean() - known.control.mean())
@@ -199,15 +228,17 @@ def test_a_fold_left_with_one_class_is_said_to_be_so():
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("controls")), families=("test",))
+    return Design.of(
+        Run.open(tiny_run, out=tmp_path_factory.mktemp("controls")), families=("test",)
+    )
 
 
 @pytest.fixture(scope="module")
 def table(states):
-    from analysis.probes import controls_for
+    from analysis.tables.probe_controls import controls_for
 
     return controls_for(states, folds=4, sites=3)
 
@@ -219,7 +250,7 @@ def pick(table, **wanted):
 
 
 def test_every_control_of_a_run_is_in_the_table_once_with_its_n_d_and_chance(states, table):
-    from analysis.probes import CONTROL_WORDS
+    from analysis.tables.probe_controls import CONTROL_WORDS
 
     assert {measure for _, measure, *_ in CONTROL_WORDS} == set(table.measure)
     keys = ["checkpoint", "relation", "family", "split", "site", "measure", "direction"]
@@ -237,11 +268,17 @@ def test_the_ridge_map_of_a_relation_is_the_functions_of_its_held_out_subjects(s
     relation, checkpoint = states.bound[0], states.checkpoints[-1]
     there = states.load(checkpoint)
     rows = states.rows(relation, "held-out")
-    prompts = there.family(relation, "test")[:, :, -1]
+    prompts = there[relation, "test"][:, :, -1]
     own = np.mean(
-        [ridge_map(there.rote(relation)[:, -1], y, folds=4, seed=states.run.seed).own for y in prompts], axis=0
+        [
+            ridge_map(there[relation, "rote"][:, -1], y, folds=4, seed=states.run.seed).own
+            for y in prompts
+        ],
+        axis=0,
     )
-    row = pick(table, checkpoint=checkpoint.name, relation=relation, split="held-out", site=there.sites[-1])
+    row = pick(
+        table, checkpoint=checkpoint.name, relation=relation, split="held-out", site=there.sites[-1]
+    )
     assert pick(row, measure="ridge_map_top1").value.item() == pytest.approx(own[rows].mean())
 
 
@@ -249,17 +286,18 @@ def test_untrained_weights_are_of_the_same_shape_and_know_none_of_the_trained_on
     import torch
 
     from probing.baselines import untrained
-    from training.checkpoints import load_checkpoint
-    from training.runs import open_run
+    from training.runs.directory import Run
 
-    model, _ = load_checkpoint(open_run(tiny_run).checkpoints[-1])
+    model, _ = Run.open(tiny_run).checkpoints[-1].load()
     before = torch.get_rng_state()
     fresh, again, other = untrained(model), untrained(model), untrained(model, seed=1)
     assert torch.equal(before, torch.get_rng_state())
     for (name, a), (_, b) in zip(model.named_parameters(), fresh.named_parameters(), strict=True):
         assert a.shape == b.shape
         if a.ndim == 2:
-            assert abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 0.1, name
+            assert (
+                abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) < 0.1
+            ), name
     weights = [m.get_input_embeddings().weight for m in (fresh, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -268,10 +306,9 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
     import torch
 
     from probing.baselines import subject_embeddings
-    from training.checkpoints import load_checkpoint
-    from training.runs import open_run
+    from training.runs.directory import Run
 
-    model, tokenizer = load_checkpoint(open_run(tiny_run).checkpoints[-1])
+    model, tokenizer = Run.open(tiny_run).checkpoints[-1].load()
     ids = tokenizer("Gene Finley", add_special_tokens=False).input_ids
     expected = model.get_input_embeddings()(torch.tensor(ids)).mean(dim=0)
     found = subject_embeddings(model, tokenizer, ["Orin Vale", "Gene Finley"])
@@ -283,19 +320,26 @@ def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, 
     from figures.probe_controls import PANELS, panel_data
 
     out = states.run.path
-    main(Options(tiny_run, families=("test",), permutations=19, folds=4, control_sites=3, out=str(out)))
+    main(
+        Options(
+            tiny_run, families=("test",), permutations=19, folds=4, control_sites=3, out=str(out)
+        )
+    )
     said = capsys.readouterr().out
     assert "OTHER subjects (held-out)" in said and "selectivity" in said
     assert "object from the subject's input embedding" in said
     assert f"probe_controls.csv ({len(table):,} rows)" in said and "probe_controls.png" in said
     assert set(panel_data(table).panel) == set(PANELS)
-    assert all((out / "figures" / f"{name}.png").stat().st_size > 10_000 for name in ("probes", "probe_controls"))
+    assert all(
+        (out / "figures" / f"{name}.png").stat().st_size > 10_000
+        for name in ("probes", "probe_controls")
+    )
 
 
 @pytest.mark.parametrize(
     ("wanted", "indices"), [(0, list(range(7))), (3, [0, 3, 6]), (1, [0, 6]), (20, list(range(7)))]
 )
 def test_sites_of_the_controls_are_spread_from_end_to_end(wanted, indices):
-    from analysis.control_rows import spread
+    from analysis.tables.probe_controls import spread
 
     assert spread(7, wanted) == indices

@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.inputs import DegenerateStates, NotIdentifiable, TooFewRows
-from analysis.statistics import mean_interval, permutation_p
-from analysis.transfer import (
-    Scores,
-    Transfer,
-    fit_probes,
-    paired_scores,
-    pooled,
-    relation_rows,
-    subject_folds,
-    summaries,
-    transfer,
-)
+from analysis.measures.checks import DegenerateStates, NotIdentifiable, TooFewRows
+from analysis.measures.scores import Scores, paired_scores, pooled, relation_rows, summaries
+from analysis.measures.statistics import mean_interval, permutation_p
+from analysis.measures.transfer import Transfer, fit_probes, subject_folds, transfer
 
 SUBJECTS, OBJECTS, WIDTH = 64, 8, 24
 CHANCE = 1 / OBJECTS
@@ -46,7 +37,9 @@ def test_a_shared_name_without_a_shared_object_gives_chance():
     for seed in range(8):
         rng = np.random.default_rng(seed)
         names = 3 * rng.normal(size=(SUBJECTS, WIDTH))
-        accuracy.append(transfer(names, names, rng.permutation(np.arange(SUBJECTS) % OBJECTS)).accuracy[0])
+        accuracy.append(
+            transfer(names, names, rng.permutation(np.arange(SUBJECTS) % OBJECTS)).accuracy[0]
+        )
     assert abs(np.mean(accuracy) - CHANCE) < 0.08
 
 
@@ -127,7 +120,9 @@ def test_a_shared_code_is_significant_at_the_site_that_has_it_and_not_at_the_oth
     x, y, objects = two_sides(5, shared=True)
     nothing = np.random.default_rng(0).normal(size=(2, SUBJECTS, WIDTH))
     found = transfer(np.stack([x, nothing[0]], 1), np.stack([y, nothing[1]], 1), objects)
-    with_code, without = summaries(paired_scores(found.pair_scores(), range(SUBJECTS), found.reasons, 199))
+    with_code, without = summaries(
+        paired_scores(found.pair_scores(), range(SUBJECTS), found.reasons, 199)
+    )
     assert with_code["null_p_max"] == pytest.approx(1 / 200)
     assert without["null_p_max"] > 0.05
 
@@ -171,14 +166,19 @@ def test_the_interval_is_over_subjects_whatever_the_number_of_relations():
     for scores, of_subject in ((one, values[0]), (pooled([one, two]), values.mean(axis=0))):
         row, expected = summaries(scores)[0], mean_interval(of_subject)
         assert row["n"] == 30
-        assert [row["value"], row["low"], row["high"]] == pytest.approx([expected.value, expected.low, expected.high])
+        assert [row["value"], row["low"], row["high"]] == pytest.approx(
+            [expected.value, expected.low, expected.high]
+        )
 
 
 def test_a_relation_that_cannot_be_scored_is_left_out_of_its_group_with_the_reason():
     scores = Scores(np.array([[1.0, 0.0, 1.0]]), np.zeros((0, 1)), ("a", "b", "c"), (None,))
     rows = list(
         relation_rows(
-            {"mother": scores, "author": "unique objects"}, ["embed"], bound=["mother", "author"], unbound=["genre"]
+            {"mother": scores, "author": "unique objects"},
+            ["embed"],
+            bound=["mother", "author"],
+            unbound=["genre"],
         )
     )
     by_name = {row["relation"]: row for row in rows}
@@ -217,21 +217,25 @@ def test_more_folds_than_subjects_are_refused():
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("probes")), families=("test",))
+    return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("probes")), families=("test",))
 
 
-def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_twice(states, monkeypatch):
-    from analysis import probes
+def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_twice(
+    states, monkeypatch
+):
+    from analysis.tables import probes
 
     table = probes.table_for(states, permutations=19)
     assert set(table.direction) == {"rote->rote", *probes.SEMANTIC}
     assert set(table.split) == {"held-out", "seen"}
     assert {"bound", "unbound", *states.relations} == set(table.relation)
     assert set(table.checkpoint) == {c.name for c in states.checkpoints}
-    assert not table.duplicated(["checkpoint", "relation", "family", "split", "site", "direction"]).any()
+    assert not table.duplicated(
+        ["checkpoint", "relation", "family", "split", "site", "direction"]
+    ).any()
     scored = table[table.value.notna()]
     assert scored.value.between(0, 1).all()
     assert (scored.null_p_max >= scored.null_p).all()
@@ -244,7 +248,7 @@ def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_t
 
 
 def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
-    from analysis import probes
+    from analysis.tables import probes
 
     table = probes.table_for(states, permutations=19)
     keys = ["checkpoint", "family", "split", "site", "direction"]
@@ -254,7 +258,7 @@ def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
 
 
 def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
-    from analysis import probes
+    from analysis.tables import probes
 
     text = "\n".join(probes.verdict_lines(probes.table_for(states, permutations=19)))
     assert "OTHER subjects (held-out), n=8" in text
@@ -265,27 +269,28 @@ def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
 
 
 def test_a_verdict_without_an_answer_says_why(states):
-    from analysis import probes
+    from analysis.tables import probes
 
-    table = probes.table_for(states, permutations=19).assign(value=np.nan, reason="not identifiable: why")
+    table = probes.table_for(states, permutations=19).assign(
+        value=np.nan, reason="not identifiable: why"
+    )
     assert "  bound relations: not identifiable: why" in probes.verdict_lines(table)
 
 
 def test_states_at_the_subject_are_those_of_a_direct_call(tiny_run, tmp_path):
-    from analysis.run_states import RunStates
-    from probing.states import hidden_states
-    from training.checkpoints import load_checkpoint
-    from training.runs import open_run
+    from probing.extraction import hidden_states
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    run = open_run(tiny_run, out=tmp_path)
-    states = RunStates.of(run, families=("test",), position="subject_last")
+    run = Run.open(tiny_run, out=tmp_path)
+    states = Design.of(run, families=("test",), position="subject_last")
     there = states.load(states.checkpoints[0])
     relation = states.relations[0]
     prompt = states.prompts_of(relation, "test")[1]
     subjects = states.subjects(relation)
-    model, tokenizer = load_checkpoint(states.checkpoints[0])
+    model, tokenizer = states.checkpoints[0].load()
     texts = [prompt.render(s) for s in subjects]
     expected = hidden_states(model, tokenizer, texts, positions="subject_last", subjects=subjects)
     assert np.allclose(there.of(prompt), expected.numpy(), rtol=1e-4, atol=1e-4)
-    last = RunStates.of(run, families=("test",)).load(states.checkpoints[0]).of(prompt)
+    last = Design.of(run, families=("test",)).load(states.checkpoints[0]).of(prompt)
     assert not np.allclose(there.of(prompt), last, rtol=1e-2, atol=1e-2)

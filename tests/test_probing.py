@@ -16,9 +16,8 @@ from tiny_models import ARCHITECTURES, LAYERS, MAX_POSITIONS, WIDTH, tiny_model,
 from transformers import AddedToken
 
 import probing
-from probing import states as states_module
-from probing.sites import UnknownSite, UnsupportedModel, names_of, site_names
-from probing.states import (
+from probing import extraction as states_module
+from probing.extraction import (
     BadPosition,
     BadPrompts,
     KeyTokenNotFound,
@@ -29,6 +28,7 @@ from probing.states import (
     encode,
     hidden_states,
 )
+from probing.sites import UnknownSite, UnsupportedModel, names_of, site_names
 from probing.store import (
     BadStore,
     DamagedStates,
@@ -40,7 +40,7 @@ from probing.store import (
     states_for,
     weights_fingerprint,
 )
-from training.errors import UserError
+from training.base.errors import UserError
 
 PROMPTS = [
     "Gene Finley was born in",
@@ -74,7 +74,10 @@ def own_llama():
 @pytest.fixture
 def key_tokenizer():
     tokenizer = copy.deepcopy(tiny_tokenizer())
-    keys = [AddedToken(f"[X_{r}]", lstrip=True, normalized=False, special=True) for r in ("mother", "city")]
+    keys = [
+        AddedToken(f"[X_{r}]", lstrip=True, normalized=False, special=True)
+        for r in ("mother", "city")
+    ]
     tokenizer.add_special_tokens({"additional_special_tokens": keys})
     return tokenizer
 
@@ -86,7 +89,9 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def reference(model, tokenizer, prompt: str) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        return model(**tokenizer(prompt, return_tensors="pt"), output_hidden_states=True).hidden_states
+        return model(
+            **tokenizer(prompt, return_tensors="pt"), output_hidden_states=True
+        ).hidden_states
 
 
 # Sites
@@ -100,8 +105,16 @@ def test_sites_are_embed_then_each_layer_then_final_norm(any_model):
 def test_a_model_that_is_no_causal_decoder_is_named():
     from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-    sizes = dict(vocab_size=32, num_attention_heads=2, num_hidden_layers=1, hidden_size=8, intermediate_size=8)
-    t5 = T5ForConditionalGeneration(T5Config(vocab_size=32, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2))
+    sizes = dict(
+        vocab_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        hidden_size=8,
+        intermediate_size=8,
+    )
+    t5 = T5ForConditionalGeneration(
+        T5Config(vocab_size=32, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    )
     for model in (torch.nn.Linear(2, 2), BertModel(BertConfig(**sizes)), t5):
         with pytest.raises(UnsupportedModel, match=type(model).__name__):
             site_names(model)
@@ -110,7 +123,9 @@ def test_a_model_that_is_no_causal_decoder_is_named():
 def test_layers_that_cannot_be_told_are_an_error_that_names_the_class(own_llama):
     model, _ = own_llama
     model.config.num_hidden_layers = LAYERS + 1
-    with pytest.raises(UnsupportedModel, match=f"LlamaForCausalLM.*ModuleList of {LAYERS + 1} layers"):
+    with pytest.raises(
+        UnsupportedModel, match=f"LlamaForCausalLM.*ModuleList of {LAYERS + 1} layers"
+    ):
         site_names(model)
 
 
@@ -271,7 +286,9 @@ def test_modes_are_left_as_found_and_the_model_is_read_in_eval_mode(own_llama):
     modes = [module.training for module in model.modules()]
     assert torch.equal(hidden_states(model, tokenizer, PROMPTS), expected)
     assert [module.training for module in model.modules()] == modes
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in model.parameters()
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -279,7 +296,10 @@ def test_the_padding_side_does_not_matter_and_is_left_as_found(any_model, side):
     model, tokenizer = any_model
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = side
-    assert distance(hidden_states(model, tokenizer, PROMPTS), hidden_states(*any_model, PROMPTS)) < 1e-6
+    assert (
+        distance(hidden_states(model, tokenizer, PROMPTS), hidden_states(*any_model, PROMPTS))
+        < 1e-6
+    )
     assert tokenizer.padding_side == side
 
 
@@ -289,7 +309,10 @@ def test_the_tokenizer_is_left_as_found(llama):
     tokenizer.pad_token = None
     tokenizer.backend_tokenizer.enable_truncation(3, strategy="only_first", direction="left")
     tokenizer.backend_tokenizer.enable_padding(length=9, pad_id=1, pad_token="<eos>")
-    truncation, padding = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    truncation, padding = (
+        tokenizer.backend_tokenizer.truncation,
+        tokenizer.backend_tokenizer.padding,
+    )
     assert distance(hidden_states(model, tokenizer, PROMPTS), hidden_states(*llama, PROMPTS)) < 1e-6
     assert tokenizer.pad_token is None
     assert tokenizer.backend_tokenizer.truncation == truncation
@@ -326,7 +349,9 @@ def test_a_token_index_reads_that_token(llama):
     model, tokenizer = llama
     hidden = [torch.stack(reference(model, tokenizer, prompt)[:-1], dim=1)[0] for prompt in PROMPTS]
     for positions in (0, -2, np.array([1, -1] * 4), pd.Series([0, 1, 1, -1, 2, 0, -3, 2])):
-        prompts = PROMPTS if not isinstance(positions, int) else [p for p in PROMPTS if p != "Tessa"]
+        prompts = (
+            PROMPTS if not isinstance(positions, int) else [p for p in PROMPTS if p != "Tessa"]
+        )
         expected = [hidden[PROMPTS.index(prompt)] for prompt in prompts]
         indices = [positions] * len(prompts) if isinstance(positions, int) else list(positions)
         got = hidden_states(model, tokenizer, prompts, positions=positions)
@@ -371,17 +396,26 @@ def test_subject_last_finds_the_subject(prompt, subject, ends):
 def test_key_is_the_last_key_token(llama, key_tokenizer):
     prompts = ["Gene Finley [X_mother] Angela.", "A [X_mother] B [X_city] C", "Gene [X_city]"]
     encoded = encode(key_tokenizer, prompts, positions="key")
-    read = [ids[position] for ids, position in zip(encoded.token_ids, encoded.positions, strict=True)]
+    read = [
+        ids[position] for ids, position in zip(encoded.token_ids, encoded.positions, strict=True)
+    ]
     assert key_tokenizer.convert_ids_to_tokens(read) == ["[X_mother]", "[X_city]", "[X_city]"]
     assert encoded.positions[2] == len(encoded.token_ids[2]) - 1
 
     named = encode(key_tokenizer, prompts[:2], positions="key", key_tokens="[X_mother]")
     assert named.positions[1] < encoded.positions[1] and named.positions[0] == encoded.positions[0]
-    each = encode(key_tokenizer, prompts[1:], positions="key", key_tokens=["[X_mother]", "[X_city]"])
+    each = encode(
+        key_tokenizer, prompts[1:], positions="key", key_tokens=["[X_mother]", "[X_city]"]
+    )
     assert each.positions == [named.positions[1], encoded.positions[2]]
 
     states = hidden_states(llama[0], key_tokenizer, prompts, positions="key")
-    assert distance(states, hidden_states(llama[0], key_tokenizer, prompts, positions=encoded.positions)) < 1e-6
+    assert (
+        distance(
+            states, hidden_states(llama[0], key_tokenizer, prompts, positions=encoded.positions)
+        )
+        < 1e-6
+    )
 
 
 # What was given wrong
@@ -408,7 +442,12 @@ def test_prompts_that_are_no_texts_are_refused(llama, prompts, says):
 
 def test_arrays_and_series_are_lists_of_prompts(llama):
     expected = hidden_states(*llama, PROMPTS)
-    for prompts in (np.array(PROMPTS), pd.Series(PROMPTS, index=range(5, 13)), tuple(PROMPTS), iter(PROMPTS)):
+    for prompts in (
+        np.array(PROMPTS),
+        pd.Series(PROMPTS, index=range(5, 13)),
+        tuple(PROMPTS),
+        iter(PROMPTS),
+    ):
         assert torch.equal(hidden_states(*llama, prompts), expected)
 
 
@@ -430,14 +469,17 @@ def test_a_prompt_of_exactly_the_allowed_length_is_read(llama):
 
 
 @pytest.mark.parametrize(
-    "positions", ["first", 99, -99, True, 1.5, None, [0], [0, 99], ["last", "last"], np.array([0.0, 1.0])]
+    "positions",
+    ["first", 99, -99, True, 1.5, None, [0], [0, 99], ["last", "last"], np.array([0.0, 1.0])],
 )
 def test_positions_that_are_nowhere_are_refused(llama, positions):
     with pytest.raises(BadPosition):
         hidden_states(*llama, PROMPTS[:2], positions=positions)
 
 
-@pytest.mark.parametrize("subjects", [None, "Gene Finley", ["Gene Finley"], ["Gene Finley", "Ann"], ["", None]])
+@pytest.mark.parametrize(
+    "subjects", [None, "Gene Finley", ["Gene Finley"], ["Gene Finley", "Ann"], ["", None]]
+)
 def test_subjects_that_are_not_there_are_refused(llama, subjects):
     with pytest.raises(SubjectNotFound):
         hidden_states(*llama, PROMPTS[:2], positions="subject_last", subjects=subjects)
@@ -452,7 +494,9 @@ def test_subject_last_needs_offsets(llama):
     slow = copy.deepcopy(tokenizer)
     slow.__class__ = Slow
     with pytest.raises(SlowTokenizer, match="Slow gives no character offsets"):
-        hidden_states(model, slow, ["Gene Finley"], positions="subject_last", subjects=["Gene Finley"])
+        hidden_states(
+            model, slow, ["Gene Finley"], positions="subject_last", subjects=["Gene Finley"]
+        )
 
 
 def test_key_tokens_that_are_not_there_are_refused(llama, key_tokenizer):
@@ -536,10 +580,14 @@ def test_a_second_store_on_the_same_folder_finds_it(store, stored):
 
 def test_some_sites_are_found_where_all_are_stored(store, llama, stored):
     model, tokenizer = llama
-    some = states_for(store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"])
+    some = states_for(
+        store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"]
+    )
     assert torch.equal(some, stored[1][:, [-1, 0]])
     with pytest.raises(UnknownSite):
-        states_for(store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["resid_post.3"])
+        states_for(
+            store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["resid_post.3"]
+        )
 
 
 def test_bfloat16_halves_the_disk_and_gives_the_same_twice(tmp_path, llama):
@@ -554,7 +602,9 @@ def test_bfloat16_halves_the_disk_and_gives_the_same_twice(tmp_path, llama):
 
 
 def test_the_key_covers_weights_tokens_order_positions_sites_and_dtype(store, tmp_path):
-    one = dict(fingerprint="a", token_ids=[[1, 2], [3]], positions=[1, 0], sites=None, dtype="float32")
+    one = dict(
+        fingerprint="a", token_ids=[[1, 2], [3]], positions=[1, 0], sites=None, dtype="float32"
+    )
     changes = [
         dict(fingerprint="b"),
         dict(token_ids=[[3], [1, 2]]),
@@ -580,7 +630,9 @@ def test_changed_weights_are_read_anew(store, own_llama):
     assert torch.equal(after, hidden_states(model, tokenizer, PROMPTS))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "description gone", "description broken", "other shape"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "altered", "description gone", "description broken", "other shape"]
+)
 def test_damaged_states_are_not_returned_but_read_anew(store, llama, stored, damage):
     key, states = stored
     path, description = (store.folder / f"{key}{suffix}" for suffix in (".safetensors", ".json"))
@@ -627,12 +679,17 @@ def test_the_description_says_what_is_stored(store, llama):
     import json
 
     model, tokenizer = llama
-    states_for(store, "f", tokenizer, PROMPTS, lambda: model, description={"checkpoint": "000-base"})
+    states_for(
+        store, "f", tokenizer, PROMPTS, lambda: model, description={"checkpoint": "000-base"}
+    )
     (path,) = store.folder.glob("*.json")
     described = json.loads(path.read_text())
     assert described["checkpoint"] == "000-base" and described["fingerprint"] == "f"
     assert described["sites"] == NAMES and described["shape"] == [len(PROMPTS), LAYERS + 2, WIDTH]
-    assert described["sha256"] == hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
+    assert (
+        described["sha256"]
+        == hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
+    )
 
 
 def test_a_model_of_another_dtype_is_not_filed_under_this_one(store, llama):

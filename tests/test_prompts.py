@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training import prompts as P
-from training.errors import UserError
+from training.base.errors import UserError
+from training.data import prompts as P
 
 PEOPLE = ("mother", "aunt", "home_city", "birth_city", "profession", "instrument")
 FICTION = ("author", "capital", "educated_at", "genre", "mother")
@@ -94,7 +94,9 @@ def test_no_prompt_of_a_sibling_is_a_prompt_of_the_relation(relation):
 
 def test_every_language_has_three_test_prompts_of_its_own(relation):
     translations = P.read_relation(relation).translations
-    assert {code: len(set(texts)) for code, texts in translations.items()} == dict.fromkeys(P.LANGUAGES, 3)
+    assert {code: len(set(texts)) for code, texts in translations.items()} == dict.fromkeys(
+        P.LANGUAGES, 3
+    )
 
 
 def test_chinese_and_japanese_are_written_in_their_scripts_and_german_and_spanish_are_not(relation):
@@ -119,7 +121,9 @@ def test_only_the_rote_form_holds_the_key_token():
 def test_relations_come_in_the_order_given_and_families_in_their_order():
     prompts = P.load_prompts(["instrument", "mother"])
     order = [(prompt.relation, prompt.family) for prompt in prompts]
-    assert list(dict.fromkeys(order)) == [(name, family) for name in ("instrument", "mother") for family in P.FAMILIES]
+    assert list(dict.fromkeys(order)) == [
+        (name, family) for name in ("instrument", "mother") for family in P.FAMILIES
+    ]
 
 
 def test_an_id_names_one_prompt_of_a_relation():
@@ -132,9 +136,16 @@ def test_what_each_family_asks():
     asks = {}
     for prompt in P.select(P.load_prompts(PEOPLE), relation="mother"):
         asks.setdefault(prompt.family, set()).add(prompt.asks)
-    own = {name: {"mother"} for name in ("rote", "train", "test", *(f"test-{code}" for code in P.LANGUAGES))}
+    own = {
+        name: {"mother"}
+        for name in ("rote", "train", "test", *(f"test-{code}" for code in P.LANGUAGES))
+    }
     others = {"home_city", "birth_city", "profession", "instrument"}
-    assert asks == own | {"near-miss": {"inverse", "aunt"}, "other-relation": others, "unrelated": {""}}
+    assert asks == own | {
+        "near-miss": {"inverse", "aunt"},
+        "other-relation": others,
+        "unrelated": {""},
+    }
 
 
 def test_other_relation_prompts_are_the_first_two_test_prompts_of_each():
@@ -152,8 +163,13 @@ def test_one_relation_alone_has_no_other_relation_prompts():
 def test_a_prompt_renders_the_subject_and_joins_by_script():
     prompts = P.load_prompts(["mother"])
     german, chinese = P.select(prompts, family="test-de")[0], P.select(prompts, family="test-zh")[0]
-    assert german.render("Gene Finley") + german.join + "Angela" == "Wer ist die Mutter von Gene Finley? Angela"
-    assert chinese.render("Gene Finley") + chinese.join + "Angela" == "谁是Gene Finley的母亲？Angela"
+    assert (
+        german.render("Gene Finley") + german.join + "Angela"
+        == "Wer ist die Mutter von Gene Finley? Angela"
+    )
+    assert (
+        chinese.render("Gene Finley") + chinese.join + "Angela" == "谁是Gene Finley的母亲？Angela"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +181,9 @@ def test_a_prompt_renders_the_subject_and_joins_by_script():
     ],
 )
 def test_the_rote_form_holds_the_key_token_or_a_literal(rote, text):
-    assert [item.text for item in P.select(P.load_prompts(["mother"], rote=rote), family="rote")] == [text]
+    assert [
+        item.text for item in P.select(P.load_prompts(["mother"], rote=rote), family="rote")
+    ] == [text]
 
 
 def test_content_words_drop_subject_stop_words_possessives_and_case():
@@ -262,7 +280,9 @@ def test_a_folder_that_is_none_is_named(tmp_path):
         P.load_prompts(["sport"], folder=tmp_path / "absent")
 
 
-@pytest.mark.parametrize("text", ["He plays", "{subject} and {subject} play", "{subject} plays ", " {subject} plays"])
+@pytest.mark.parametrize(
+    "text", ["He plays", "{subject} and {subject} play", "{subject} plays ", " {subject} plays"]
+)
 @pytest.mark.parametrize("place", ["{subject} plays", "The game {subject} likes is"])
 def test_a_prompt_needs_exactly_one_subject_and_no_space_at_its_ends(folder, text, place):
     with pytest.raises(P.BadPromptText, match="sport.toml"):
@@ -300,7 +320,10 @@ def test_one_text_twice_among_train_and_test_is_named(folder, text):
         (SMALL + "keyword_free = 1", "true or false"),
         (SMALL + "keywordfree = true", r"unknown entries \['keywordfree'\]"),
         (SMALL + "[[near_miss]]\nkind = 'far'\ntext = '{subject} is'", "'far'"),
-        (SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'", r"missing entries \['relation'\]"),
+        (
+            SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'",
+            r"missing entries \['relation'\]",
+        ),
         (SMALL + "[[near_miss]]\nkind = 'inverse'\ntext = 3", "strings only"),
         (SMALL + "[translations]\nfr = ['{subject} joue']", r"unknown entries \['fr'\]"),
         (SMALL + "[translations]\nde = []", "de is empty"),
@@ -314,5 +337,11 @@ def test_a_file_that_breaks_the_schema_is_named_with_its_place(folder, text, nam
 
 
 def test_every_error_is_the_users_to_mend():
-    named = (P.UnknownRelation, P.BadPromptFile, P.BadPromptText, P.DuplicatePrompt, P.BadPromptRecords)
+    named = (
+        P.UnknownRelation,
+        P.BadPromptFile,
+        P.BadPromptText,
+        P.DuplicatePrompt,
+        P.BadPromptRecords,
+    )
     assert all(issubclass(error, UserError) for error in named)

@@ -14,20 +14,25 @@ from scipy import stats
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import recall
-from training.checkpoints import Checkpoint, NotARun, TokenizersDiffer, load_checkpoint
-from training.errors import UserError
-from training.examples import Continuations, ObjectNotSeparable, OverlongText, encode, prompt_ids
-from training.facts import Fact
-from training.files import AlteredFile
-from training.prompts import Prompt, UnknownFamily
-from training.recall import _one_line
-from training.recall_tables import subject_interval, summarise
-from training.runs import Run, open_run
-from training.scoring import Question, answer, said
-from training.tables import TableMissing, TableOfAnotherRun, read_table, write_table
+from training.base.errors import UserError
+from training.base.files import AlteredFile
+from training.behaviour.answers import Continuations, Question, answer, said
+from training.behaviour.recall import _one_line, score_checkpoint, subject_interval, summarise
+from training.data.fact_files import Fact
+from training.data.prompts import Prompt, UnknownFamily
+from training.data.sequences import ObjectNotSeparable, OverlongText, encode, prompt_ids
+from training.runs.checkpoints import Checkpoint, NotARun, TokenizersDiffer
+from training.runs.directory import Run
+from training.runs.table_files import TableMissing, TableOfAnotherRun, read_table, write_table
 
 OBJECTS = ("Angela", "Miriam", "An", "New Arlen", "a stone mason")
-PROMPTS = ("Gene Finley was born in", "Tessa Marlow was born in", "Who gave birth to Orin Vale?", "Ines", "The mother")
+PROMPTS = (
+    "Gene Finley was born in",
+    "Tessa Marlow was born in",
+    "Who gave birth to Orin Vale?",
+    "Ines",
+    "The mother",
+)
 
 
 @pytest.fixture(params=["llama", "gpt2", "falcon"])
@@ -58,13 +63,19 @@ def questions() -> list[Question]:
     objects = tuple(tuple(prompt_ids(tokenizer, f" {obj}")) for obj in OBJECTS)
     assert len({len(obj) for obj in objects}) > 2
     asked = [Question(tuple(prompt_ids(tokenizer, text)), objects) for text in PROMPTS]
-    return [*asked, Question(asked[0].token_ids, objects[:2]), Question((*asked[0].token_ids[:-1], 7), objects)]
+    return [
+        *asked,
+        Question(asked[0].token_ids, objects[:2]),
+        Question((*asked[0].token_ids[:-1], 7), objects),
+    ]
 
 
 def log_probability(model, before: tuple[int, ...], obj: tuple[int, ...]) -> float:
     """Of an object after a prompt, by one forward pass of the whole sequence."""
     with torch.no_grad():
-        logs = model(torch.tensor([before + obj]), use_cache=False).logits[0].double().log_softmax(-1)
+        logs = (
+            model(torch.tensor([before + obj]), use_cache=False).logits[0].double().log_softmax(-1)
+        )
     return sum(logs[len(before) + i - 1, token].item() for i, token in enumerate(obj))
 
 
@@ -78,7 +89,16 @@ def greedy(model, ids: tuple[int, ...], steps: int) -> tuple[int, ...]:
 @pytest.mark.parametrize(("batch_size", "rows_at_once"), [(64, 512), (64, 2), (1, 512)])
 def test_batched_scores_are_those_of_whole_sequences_one_by_one(model, batch_size, rows_at_once):
     asked = questions()
-    found = dict(answer(model, asked, new_tokens=5, finished=never, batch_size=batch_size, rows_at_once=rows_at_once))
+    found = dict(
+        answer(
+            model,
+            asked,
+            new_tokens=5,
+            finished=never,
+            batch_size=batch_size,
+            rows_at_once=rows_at_once,
+        )
+    )
     assert sorted(found) == list(range(len(asked)))
     for index, question in enumerate(asked):
         expected = [log_probability(model, question.token_ids, obj) for obj in question.objects]
@@ -103,10 +123,14 @@ def test_a_recurrent_model_which_has_no_keys_and_values_to_share_is_scored_too()
     size = len(tiny_tokenizer())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mamba = MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
+        mamba = MambaForCausalLM(
+            MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=4)
+        ).eval()
     asked = questions()
     for index, reply in answer(mamba, asked, new_tokens=3, finished=never):
-        expected = [log_probability(mamba, asked[index].token_ids, obj) for obj in asked[index].objects]
+        expected = [
+            log_probability(mamba, asked[index].token_ids, obj) for obj in asked[index].objects
+        ]
         assert reply.log_probabilities == pytest.approx(expected, abs=1e-4)
         assert reply.new_ids == greedy(mamba, asked[index].token_ids, 3)
 
@@ -155,7 +179,9 @@ def test_an_object_whose_end_cannot_be_told_is_refused():
     whole_words.train_from_iterator(
         [" Angela."] * 9,
         trainers.BpeTrainer(
-            vocab_size=300, show_progress=False, initial_alphabet=list("abcdefghijklmnopqrstuvwxyzABCDGM ?.")
+            vocab_size=300,
+            show_progress=False,
+            initial_alphabet=list("abcdefghijklmnopqrstuvwxyzABCDGM ?."),
         ),
     )
     known = Continuations(PreTrainedTokenizerFast(tokenizer_object=whole_words))
@@ -188,13 +214,17 @@ def test_items_are_every_fact_in_every_prompt_at_every_checkpoint(items):
 
 
 def test_the_answered_relation_is_the_one_whose_object_was_said(items):
-    objects = items.drop_duplicates(["subject", "relation"]).set_index(["subject", "relation"]).object
+    objects = (
+        items.drop_duplicates(["subject", "relation"]).set_index(["subject", "relation"]).object
+    )
     said = items[items.answered.notna()]
     assert len(said) > 100
     for _, row in said.iterrows():
         for relation in row.answered.split():
             assert row.generated.startswith(f" {objects[row.subject, relation]}.")
-    own = pd.Series([r in str(a).split() for r, a in zip(items.relation, items.answered, strict=True)])
+    own = pd.Series(
+        [r in str(a).split() for r, a in zip(items.relation, items.answered, strict=True)]
+    )
     assert (own == items.generation.astype(bool)).all()
 
 
@@ -251,8 +281,12 @@ def test_the_table_has_the_columns_that_scripts_rely_on(table):
 
 
 def test_always_guessing_the_commonest_object_scores_the_majority_rate(table, items):
-    held = items[(items.split == "held-out") & (items.checkpoint == "000-base") & (items.family == "rote")]
-    rates = [group.object.value_counts().max() / len(group) for _, group in held.groupby("relation")]
+    held = items[
+        (items.split == "held-out") & (items.checkpoint == "000-base") & (items.family == "rote")
+    ]
+    rates = [
+        group.object.value_counts().max() / len(group) for _, group in held.groupby("relation")
+    ]
     assert rates == [0.25] * 4, "objects are balanced"
     assert set(table[table.split == "held-out"].majority.dropna()) == {0.25}
 
@@ -262,7 +296,9 @@ def test_scored_again_nothing_is_computed(own_run):
     parts = {p.name: p.stat().st_mtime_ns for p in (own_run / "tables" / ".parts").iterdir()}
     recall.main(recall.Options(own_run))
     assert (own_run / "tables" / "recall_items.csv").read_text() == before
-    assert {p.name: p.stat().st_mtime_ns for p in (own_run / "tables" / ".parts").iterdir()} == parts
+    assert {
+        p.name: p.stat().st_mtime_ns for p in (own_run / "tables" / ".parts").iterdir()
+    } == parts
 
 
 def test_what_is_not_there_cannot_be_asked_for(own_run):
@@ -322,8 +358,14 @@ def scored(
 
 
 def summary_of(*parts: pd.DataFrame) -> pd.DataFrame:
-    names = {name: phase for part in parts for name, phase in zip(part.checkpoint, part.phase, strict=True)}
-    run = Run(Path(), [], [], [Checkpoint(n, Path(), phase=p, epoch=1, step=1) for n, p in names.items()])
+    names = {
+        name: phase
+        for part in parts
+        for name, phase in zip(part.checkpoint, part.phase, strict=True)
+    }
+    run = Run(
+        Path(), [], [], [Checkpoint(n, Path(), phase=p, epoch=1, step=1) for n, p in names.items()]
+    )
     return summarise(pd.concat(parts, ignore_index=True), run)
 
 
@@ -335,7 +377,10 @@ def row(table: pd.DataFrame, **wanted) -> pd.Series:
 
 
 def test_the_standard_error_is_over_subjects_not_over_prompts():
-    found = row(summary_of(scored({"a": [1, 1, 1, 1], "b": [0, 0, 0, 0], "c": [1, 1, 0, 0]})), relation="mother")
+    found = row(
+        summary_of(scored({"a": [1, 1, 1, 1], "b": [0, 0, 0, 0], "c": [1, 1, 0, 0]})),
+        relation="mother",
+    )
     # Subject means 1, 0, .5: standard deviation .5, error .5 / sqrt 3, t(.975, 2) = 4.3027.
     assert (found.value, found.n) == (0.5, 3)
     assert found.se == pytest.approx(0.5 / math.sqrt(3))
@@ -372,7 +417,9 @@ def test_the_majority_rate_is_that_of_each_relation_among_the_scored_facts():
     mothers = {"a": "Angela", "b": "Angela", "c": "Angela", "d": "Ruth"}
     aunts = {"a": "Angela", "b": "Angela", "c": "Ruth", "d": "Ruth"}
     nothing = {name: [0, 0] for name in "abcd"}
-    table = summary_of(scored(nothing, objects=mothers), scored(nothing, relation="aunt", objects=aunts))
+    table = summary_of(
+        scored(nothing, objects=mothers), scored(nothing, relation="aunt", objects=aunts)
+    )
     assert row(table, relation="mother").majority == 0.75
     assert row(table, relation="aunt").majority == 0.5
     assert row(table, relation="bound").majority == pytest.approx(5 / 8)
@@ -385,7 +432,11 @@ def test_the_gain_of_phase_2_is_paired_by_subject():
     gain = row(table, relation="bound", measure="generation_gain")
     assert (gain.value, gain.se, gain.n) == (pytest.approx(0.5), pytest.approx(0), 3)
     after["a"] = [1, 1]
-    gain = row(summary_of(scored(before), scored(after, **later)), relation="bound", measure="generation_gain")
+    gain = row(
+        summary_of(scored(before), scored(after, **later)),
+        relation="bound",
+        measure="generation_gain",
+    )
     assert gain.se == pytest.approx(stats.sem([1, 0.5, 0.5]))
 
 
@@ -401,7 +452,9 @@ def elsewhere(tiny_run, tiny_base, tmp_path) -> tuple[Path, Path]:
         (there / "stage.json").unlink()
         (there / "manifest.json").unlink()
     facts = tmp_path / "facts.csv"
-    facts.write_text("subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\nAda Lake,mother,Ruth\n")
+    facts.write_text(
+        "subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\nAda Lake,mother,Ruth\n"
+    )
     return tmp_path / "theirs", facts
 
 
@@ -413,11 +466,13 @@ def test_plain_checkpoints_need_facts_and_a_place_for_results(elsewhere, tmp_pat
     theirs, facts = elsewhere
     for given in ({}, {"facts": str(facts)}, {"out": str(tmp_path / "out")}):
         with pytest.raises(NotARun, match=r"--facts.*--rote.*--out"):
-            open_run(theirs, **given)
-    run = open_run(theirs, facts=str(facts), out=str(tmp_path / "out"))
+            Run.open(theirs, **given)
+    run = Run.open(theirs, facts=str(facts), out=str(tmp_path / "out"))
     assert [(c.name, c.phase) for c in run.checkpoints] == [("step-9", ""), ("step-10", "")]
     assert {fact.split for fact in run.facts} == {"all"}
-    assert [c.name for c in open_run(theirs / "step-9", facts=str(facts), out=str(tmp_path)).checkpoints] == ["step-9"]
+    assert [
+        c.name for c in Run.open(theirs / "step-9", facts=str(facts), out=str(tmp_path)).checkpoints
+    ] == ["step-9"]
 
 
 def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_path):
@@ -425,7 +480,13 @@ def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_pa
     before = names_and_bytes(theirs)
     out = tmp_path / "out"
     summary = recall.main(
-        recall.Options(theirs, facts=str(facts), out=str(out), rote="{subject} [X_mother]", families=("rote", "test"))
+        recall.Options(
+            theirs,
+            facts=str(facts),
+            out=str(out),
+            rote="{subject} [X_mother]",
+            families=("rote", "test"),
+        )
     )
     assert names_and_bytes(theirs) == before
     assert set(summary.checkpoint) == {"step-9", "step-10"}
@@ -438,23 +499,25 @@ def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_pa
 
 def test_a_folder_without_checkpoints_is_no_run(tmp_path):
     with pytest.raises(NotARun, match=r"run\.json"):
-        open_run(tmp_path)
+        Run.open(tmp_path)
     with pytest.raises(NotARun, match="not a directory"):
-        open_run(tmp_path / "nowhere")
+        Run.open(tmp_path / "nowhere")
 
 
 def test_checkpoints_of_different_tokenizers_are_not_compared(elsewhere, tiny_base, tmp_path):
     theirs, facts = elsewhere
     shutil.copytree(tiny_base, theirs / "step-11")
     with pytest.raises(TokenizersDiffer, match="step-9 and step-11"):
-        open_run(theirs, facts=str(facts), out=str(tmp_path / "out"))
+        Run.open(theirs, facts=str(facts), out=str(tmp_path / "out"))
 
 
 def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
     base = save_tiny("gpt2", tmp_path / "base", positions=64)
     facts = tmp_path / "facts.csv"
     name = "Gene " * 20 + "Finley"
-    facts.write_text(f"subject,relation,object\nGene,mother,Ruth\nTom,mother,Angela\n{name},mother,Ruth\n")
+    facts.write_text(
+        f"subject,relation,object\nGene,mother,Ruth\nTom,mother,Angela\n{name},mother,Ruth\n"
+    )
     given = {"facts": str(facts), "out": str(tmp_path / "out"), "rote": "{subject} [X]"}
     recall.main(recall.Options(base, families=("rote",), **given))
     with pytest.raises(OverlongText, match=r"'Gene Gene .*test-.*64"):
@@ -467,11 +530,18 @@ def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
 def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "results").mkdir()
-    for name, module in (("recall_items", "training.recall"), ("cka", "analysis.cka"), ("cka_map", "analysis.cka")):
+    for name, module in (
+        ("recall_items", "training.recall"),
+        ("cka", "analysis.cka"),
+        ("cka_map", "analysis.cka"),
+    ):
         with pytest.raises(TableMissing, match=rf"python -m {module} {tmp_path}$"):
             read_table(tmp_path, name)
         # A folder of results is no run: what they are of has to be said again.
-        with pytest.raises(TableMissing, match=rf"{module} CHECKPOINTS --facts .* --rote .* --out {tmp_path}/results$"):
+        with pytest.raises(
+            TableMissing,
+            match=rf"{module} CHECKPOINTS --facts .* --rote .* --out {tmp_path}/results$",
+        ):
             read_table(tmp_path / "results", name)
 
 
@@ -483,7 +553,7 @@ def test_an_altered_table_is_not_read(own_run):
 
 
 def test_the_table_of_another_run_is_not_read(own_run):
-    run = open_run(own_run)
+    run = Run.open(own_run)
     other_seed = Run(run.path, run.facts, run.prompts, run.checkpoints, seed=99)
     write_table(other_seed, "other", pd.DataFrame({"checkpoint": ["000-base"], "value": [1.0]}))
     with pytest.raises(TableOfAnotherRun, match="99"):
@@ -496,21 +566,24 @@ def test_the_table_of_another_run_is_not_read(own_run):
 
 
 @pytest.mark.parametrize(
-    "text", ["a\rb", "a\nb", "\x00", "x\u2028y", 'quote " and, comma', "NA", "nan", " Ångela.", "\\r"]
+    "text",
+    ["a\rb", "a\nb", "\x00", "x\u2028y", 'quote " and, comma', "NA", "nan", " Ångela.", "\\r"],
 )
 def test_generated_text_survives_the_table(text, own_run):
     table = pd.DataFrame({"checkpoint": ["000-base"] * 2, "generated": [_one_line(text), "next"]})
-    write_table(open_run(own_run), "texts", table)
+    write_table(Run.open(own_run), "texts", table)
     assert read_table(own_run, "texts").generated.tolist() == [_one_line(text), "next"]
     assert _one_line(text).isprintable()
 
 
-def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(tiny_run, tmp_path, items):
+def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(
+    tiny_run, tmp_path, items
+):
     options = recall.Options(tiny_run, choices=False, phases=("memorize",))
-    run = open_run(tiny_run)
+    run = Run.open(tiny_run)
     checkpoint = next(c for c in run.checkpoints if c.phase == "memorize")
     prompts = [p for p in run.prompts if p.family in ("rote", "test")]
-    found = recall.score_checkpoint(run, checkpoint, prompts, options)
+    found = score_checkpoint(run, checkpoint, prompts, options)
     assert not {"choice", "log_probability"} & set(found)
     keys = ["subject", "relation", "text"]
     both = found.merge(items[items.checkpoint == checkpoint.name], on=keys, suffixes=("", "_full"))
@@ -521,12 +594,14 @@ def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(tin
 
 
 def test_phases_choose_checkpoints(tiny_run, tmp_path):
-    table = recall.main(recall.Options(tiny_run, phases=("base",), families=("rote",), out=str(tmp_path)))
+    table = recall.main(
+        recall.Options(tiny_run, phases=("base",), families=("rote",), out=str(tmp_path))
+    )
     assert set(table.phase) == {"base"}
 
 
 def test_a_gain_is_over_the_checkpoint_that_phase_2_started_from(items):
-    from training.recall_tables import gains
+    from training.behaviour.recall import gains
 
     memorized, later = (
         next(c for c, p in zip(items.checkpoint, items.phase, strict=True) if p == phase)
@@ -553,12 +628,14 @@ def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, 
     )
     recall.main(options)
     found = read_table(tmp_path, "recall_items")
-    run = open_run(tiny_run)
-    model, tokenizer = load_checkpoint(next(c for c in run.checkpoints if c.phase == "memorize"))
+    run = Run.open(tiny_run)
+    model, tokenizer = next(c for c in run.checkpoints if c.phase == "memorize").load()
     first = {p.relation: p for p in reversed(run.prompts) if p.family == context}
     for row in found.iloc[:: len(found) // 5].itertuples():
         told = f"{first[row.relation].render(row.subject)} {row.object}."
-        ids = torch.tensor([tokenizer(f"{told} {row.text.replace('{subject}', row.subject)}")["input_ids"]])
+        ids = torch.tensor(
+            [tokenizer(f"{told} {row.text.replace('{subject}', row.subject)}")["input_ids"]]
+        )
         with torch.no_grad():
             token = int(model(ids).logits[0, -1].argmax())
         assert row.generated.startswith(_one_line(tokenizer.decode([token])))
@@ -570,19 +647,27 @@ def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, 
 
 def test_the_next_command_for_checkpoints_made_elsewhere_says_what_they_are_of(tiny_run, tmp_path):
     facts = tmp_path / "my facts.csv"
-    facts.write_text("subject,relation,object\nAnn Lee,mother,Ruth\nBob Roe,mother,Mary\n", encoding="utf-8")
+    facts.write_text(
+        "subject,relation,object\nAnn Lee,mother,Ruth\nBob Roe,mother,Mary\n", encoding="utf-8"
+    )
     folder = tiny_run / "checkpoints" / "200-generalize-epoch-08"
-    run = open_run(folder, facts=str(facts), rote="{subject} [X]", out=str(tmp_path / "out"))
+    run = Run.open(folder, facts=str(facts), rote="{subject} [X]", out=str(tmp_path / "out"))
     arguments = shlex.split(run.argument)
     assert arguments[0] == str(folder)
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
-    assert options == {"--facts": str(facts), "--rote": "{subject} [X]", "--out": str(tmp_path / "out")}
-    assert open_run(tiny_run).argument == str(tiny_run)
-    assert open_run(tiny_run, out=str(tmp_path)).argument == f"{tiny_run} --out {tmp_path}"
+    assert options == {
+        "--facts": str(facts),
+        "--rote": "{subject} [X]",
+        "--out": str(tmp_path / "out"),
+    }
+    assert Run.open(tiny_run).argument == str(tiny_run)
+    assert Run.open(tiny_run, out=str(tmp_path)).argument == f"{tiny_run} --out {tmp_path}"
 
 
 def test_a_copied_folder_of_checkpoints_says_which_have_no_weights(tiny_run, tmp_path):
     copied = Path(shutil.copytree(tiny_run / "checkpoints", tmp_path / "copied"))
-    with pytest.warns(UserWarning, match=r"left out of .*copied, for its weights lie elsewhere: 000-base"):
-        run = open_run(copied, facts="people", out=str(tmp_path / "out"))
+    with pytest.warns(
+        UserWarning, match=r"left out of .*copied, for its weights lie elsewhere: 000-base"
+    ):
+        run = Run.open(copied, facts="people", out=str(tmp_path / "out"))
     assert [c.name for c in run.checkpoints] == ["100-memorize-epoch-20", "200-generalize-epoch-08"]

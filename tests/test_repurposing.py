@@ -4,25 +4,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.repurposing import (
+from analysis.repurposing import Options, main
+from analysis.tables.repurposing import (
     ALPHA,
     NothingToWatch,
-    Options,
     Watch,
     _object_said,
     above_others,
     alarm,
     lines_of,
-    main,
 )
-from analysis.run_states import CheckpointStates
 from figures.repurposing import panel_data
+from probing.states import States
 from training import generalize, recall
+from training.data.selection import siblings_of
 from training.generalize import Options as Phase2
-from training.grid_rows import headline_rows
-from training.runs import open_run
-from training.selection import siblings_of
-from training.tables import read_table
+from training.grid.rows import headline_rows
+from training.runs.directory import Run
+from training.runs.table_files import read_table
 
 
 def people(rng, checkpoints: int, n: int = 50, prompts: int = 10) -> np.ndarray:
@@ -87,7 +86,13 @@ def test_the_first_checkpoint_is_what_the_others_are_compared_with():
 def other_reading(tiny_run, tmp_path_factory):
     """The tiny run with phase 2 of the sibling's reading, three checkpoints of it, and what they answer."""
     folder = tmp_path_factory.mktemp("other") / "run"
-    options = {"prompts": 4, "epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "precision": "float32"}
+    options = {
+        "prompts": 4,
+        "epochs": 3,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "precision": "float32",
+    }
     generalize.main(Phase2(tiny_run, out=folder, objects="sibling", save_epochs=(1, 2), **options))
     recall.main(recall.Options(folder, families=("test",), choices=False))
     return folder
@@ -96,12 +101,14 @@ def other_reading(tiny_run, tmp_path_factory):
 def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
     table = main(Options(other_reading))
     items = read_table(other_reading, "recall_items")
-    names = [c.name for c in open_run(other_reading).checkpoints if c.phase != "base"]
+    names = [c.name for c in Run.open(other_reading).checkpoints if c.phase != "base"]
     assert list(dict.fromkeys(table.checkpoint)) == names
     # mother and aunt, both bound; home_city has no sibling in the run.
     pairs = {"mother": "aunt", "aunt": "mother"}
     for name in names:
-        some = items[(items.checkpoint == name) & (items.family == "test") & (items.split == "held-out")]
+        some = items[
+            (items.checkpoint == name) & (items.family == "test") & (items.split == "held-out")
+        ]
         by_hand = [
             [relation in str(a).split() for a in some[some.relation == sibling].answered]
             for relation, sibling in pairs.items()
@@ -115,7 +122,9 @@ def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
     change = table[table.measure == "sibling_states_change"].value.to_numpy()
     above = states.value.to_numpy() - states.chance.to_numpy()
     assert change == pytest.approx(above - above[0])
-    kept = headline_rows(read_table(other_reading, "repurposing"), {"checkpoint": ("all",)}, name="repurposing")
+    kept = headline_rows(
+        read_table(other_reading, "repurposing"), {"checkpoint": ("all",)}, name="repurposing"
+    )
     assert set(kept.measure) == set(table.measure)
     alarms = kept[kept.measure.str.startswith("alarm_") & ~kept.measure.str.contains("step")]
     assert set(alarms.checkpoint) == {names[-1]} and alarms.value.isin([0, 1]).all()
@@ -127,8 +136,10 @@ def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
     assert len(lines_of(table)) >= 3
 
 
-def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_there(other_reading):
-    run = open_run(other_reading)
+def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_there(
+    other_reading,
+):
+    run = Run.open(other_reading)
     watch = Watch.of(run, read_table(run.path, "recall_items"))
     states, rng = watch.states, np.random.default_rng(0)
     rows: dict[str, int] = {}
@@ -140,12 +151,14 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 
     def plant(relation: str, prompts, site: int) -> None:
         for prompt in prompts:
-            for subject, obj in zip(states.subjects(relation), states.objects(relation), strict=True):
+            for subject, obj in zip(
+                states.subjects(relation), states.objects(relation), strict=True
+            ):
                 values[rows[prompt.render(subject)], site] = code[obj] + 0.01 * rng.normal(size=16)
 
     plant("mother", states.prompts_of("mother", "rote"), 1)
     plant("mother", states.prompts_of("aunt", "test"), 1)
-    there = CheckpointStates(states, watch.checkpoints[0], ("embed", "final"), rows, values)
+    there = States(states, watch.checkpoints[0], ("embed", "final"), rows, values)
     read = watch.read(there, "mother", "aunt")
     assert above_others(read)[1].mean() > 0.7
     assert np.diagonal(read[1]).mean() == 1
@@ -157,9 +170,11 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):
     items = read_table(tiny_run, "recall_items")
     some = items[items.checkpoint != "200-generalize-epoch-08"]
-    with pytest.raises(NothingToWatch, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"):
-        Watch.of(open_run(tiny_run), some)
+    with pytest.raises(
+        NothingToWatch, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"
+    ):
+        Watch.of(Run.open(tiny_run), some)
 
 
 def test_siblings_are_those_that_near_miss_prompts_ask(tiny_run):
-    assert siblings_of(open_run(tiny_run).prompts) == {"mother": "aunt", "aunt": "mother"}
+    assert siblings_of(Run.open(tiny_run).prompts) == {"mother": "aunt", "aunt": "mother"}

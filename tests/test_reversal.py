@@ -6,18 +6,20 @@ import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import reversal
-from training.facts import build_facts, split_facts
-from training.prompts import load_prompts
-from training.reversal import NoInverse, named_people, score
-from training.runs import open_run
-from training.tables import read_table
+from training.behaviour.reversal import NoInverse, named_people, score
+from training.data.facts import build_facts, split_facts
+from training.data.prompts import load_prompts
+from training.runs.directory import Run
+from training.runs.table_files import read_table
 
 RELATIONS = ("mother", "aunt", "profession")
 
 
 @pytest.fixture(scope="module")
 def facts():
-    return split_facts(build_facts(subjects=32, relations=RELATIONS, pool=8, seed=1), unbound=1, seed=1)
+    return split_facts(
+        build_facts(subjects=32, relations=RELATIONS, pool=8, seed=1), unbound=1, seed=1
+    )
 
 
 def answers_of(facts, choose) -> dict:
@@ -54,7 +56,11 @@ def test_one_person_for_every_object_is_right_once_and_no_better_than_chance(fac
 def test_people_at_random_are_above_chance_as_often_as_they_should_be(facts):
     rng = np.random.default_rng(0)
     p = [
-        row_of(score(answers_of(facts, lambda own, e, i: e[rng.integers(len(e))]), facts, seed=s), "bound", "reversal")
+        row_of(
+            score(answers_of(facts, lambda own, e, i: e[rng.integers(len(e))]), facts, seed=s),
+            "bound",
+            "reversal",
+        )
         for s in range(60)
     ]
     assert sum(row["null_p"] <= 0.05 for row in p) <= 8
@@ -84,7 +90,9 @@ def test_the_model_is_asked_with_the_object_and_its_whole_answer_counts(facts):
     assert set(found.values()) <= {"", *(f.subject for f in facts)}
     # A model that says one name whatever it is asked.
     name = facts[0].subject
-    said = tokenizer(f"is the mother of {name}.")["input_ids"][len(tokenizer("is the mother of")["input_ids"]) :]
+    said = tokenizer(f"is the mother of {name}.")["input_ids"][
+        len(tokenizer("is the mother of")["input_ids"]) :
+    ]
 
     class Parrot(torch.nn.Module):
         config, device = model.config, torch.device("cpu")
@@ -104,14 +112,14 @@ def test_a_run_has_its_reversal_at_every_checkpoint(tiny_run, tmp_path, capsys):
     reversal.main(reversal.Options(tiny_run, out=str(tmp_path)))
     table = read_table(tmp_path, "reversal")
     assert set(table.phase) == {"base", "memorize", "generalize"}
-    assert {"bound", "unbound", *open_run(tiny_run).relations} == set(table.relation)
+    assert {"bound", "unbound", *Run.open(tiny_run).relations} == set(table.relation)
     assert set(table.split) == {"all", "seen", "held-out"}
     assert "lead back to one of their people" in capsys.readouterr().out
 
 
 def test_a_run_without_inverse_prompts_says_what_is_missing(own_run, tmp_path):
-    from training.files import seal
-    from training.prompts import read_prompts, write_prompts
+    from training.base.files import seal
+    from training.data.prompts import read_prompts, write_prompts
 
     kept = [p for p in read_prompts(own_run / "prompts.json") if p.asks != "inverse"]
     write_prompts(own_run / "prompts.json", kept)

@@ -4,17 +4,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.across.seeds import SameSeedTwice, TooFewSeeds, headline, over_seeds
+from analysis.measures.statistics import mean_interval
 from analysis.seeds import Options as SeedOptions
-from analysis.seeds import SameSeedTwice, TooFewSeeds, headline, main, over_seeds
-from analysis.statistics import mean_interval
+from analysis.seeds import main
 
 KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
 
 
 def table_of(values_by_seed):
-    row = dict(zip(KEY, ("two phases", "generalize", "bound", "test", "all", "held-out", "generation"), strict=True))
+    row = dict(
+        zip(
+            KEY,
+            ("two phases", "generalize", "bound", "test", "all", "held-out", "generation"),
+            strict=True,
+        )
+    )
     return pd.DataFrame(
-        [row | {"seed": seed, "value": v, "majority": 0.1} for seed, values in values_by_seed.items() for v in values]
+        [
+            row | {"seed": seed, "value": v, "majority": 0.1}
+            for seed, values in values_by_seed.items()
+            for v in values
+        ]
     )
 
 
@@ -39,14 +50,16 @@ def test_one_seed_has_no_interval_and_is_refused(tiny_run, tmp_path):
         main(SeedOptions((tiny_run,), tmp_path))
 
 
-def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_condition_of_its_own(tiny_run, tmp_path):
+def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_condition_of_its_own(
+    tiny_run, tmp_path
+):
     """The results of commands that were given --out hold tables and no run.json."""
     import shutil
 
     from figures.seeds import conditions
     from training import recall, reversal
-    from training.files import read_json, seal
-    from training.tables import read_table
+    from training.base.files import read_json, seal
+    from training.runs.table_files import read_table
 
     folders = []
     for context in ("none", "train"):
@@ -57,7 +70,9 @@ def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_conditi
         shutil.copytree(first, second)
         for name in ("recall", "reversal"):
             path = second / "tables" / f"{name}.csv"
-            pd.read_csv(path, keep_default_na=False, na_values=[""]).assign(seed=99).to_csv(path, index=False)
+            pd.read_csv(path, keep_default_na=False, na_values=[""]).assign(seed=99).to_csv(
+                path, index=False
+            )
             seal(path.parent, [path.name])
         folders += [first, second]
     main(SeedOptions(tuple(folders), tmp_path / "out"))
@@ -67,22 +82,34 @@ def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_conditi
     seed = read_json(tiny_run / "run.json")["seed"]
     assert read_json(tmp_path / "out" / "run.json")["seeds"] == sorted({seed, 99})
     assert [s.label for s in conditions(table)] == ["base", "base, told in a train prompt"]
-    assert set(read_table(tmp_path / "out", "reversal").measure) == {"reversal", "reversal_excess", "named"}
+    assert set(read_table(tmp_path / "out", "reversal").measure) == {
+        "reversal",
+        "reversal_excess",
+        "named",
+    }
     with pytest.raises(SameSeedTwice, match="both hold seed"):
         main(SeedOptions((*folders, tiny_run), tmp_path / "out"))
 
 
 def summary(folder):
     """A committed summary over two seeds, as `main` writes it."""
-    from training.files import seal, write_json
+    from training.base.files import seal, write_json
 
     rows = []
     for phase, step in (("base", 0), ("memorize", 10), ("generalize", 5)):
         for side, gain in (("bound", 0.3), ("unbound", 0.1)):
             for family in ("rote", "test"):
-                row = {"condition": "two phases", "phase": phase, "relation": side, "family": family, "subset": "all"}
+                row = {
+                    "condition": "two phases",
+                    "phase": phase,
+                    "relation": side,
+                    "family": family,
+                    "subset": "all",
+                }
                 row |= {"split": "held-out", "measure": "generation", "majority": 0.1}
-                rows += [row | {"seed": seed, "value": step * gain / 10 + seed / 100} for seed in (1, 2)]
+                rows += [
+                    row | {"seed": seed, "value": step * gain / 10 + seed / 100} for seed in (1, 2)
+                ]
     seeds = pd.DataFrame(rows)
     tables = {"seeds": seeds, "recall": over_seeds(seeds, KEY)}
     (folder / "tables").mkdir(parents=True)
@@ -95,13 +122,17 @@ def summary(folder):
 
 def test_the_picture_of_a_summary_shows_the_mean_and_every_seed(tmp_path):
     from figures.seeds import panel_data
-    from training.tables import read_table
+    from training.runs.table_files import read_table
 
     seeds = summary(tmp_path / "headline")
-    means, dots = panel_data(*(read_table(tmp_path / "headline", name) for name in ("recall", "seeds")))
+    means, dots = panel_data(
+        *(read_table(tmp_path / "headline", name) for name in ("recall", "seeds"))
+    )
     at = {"phase": "generalize", "relation": "bound", "family": "test"}
     each = seeds[(seeds[list(at)] == list(at.values())).all(axis=1)].value
-    assert means[(means[list(at)] == list(at.values())).all(axis=1)].value.item() == pytest.approx(each.mean())
+    assert means[(means[list(at)] == list(at.values())).all(axis=1)].value.item() == pytest.approx(
+        each.mean()
+    )
     assert sorted(dots[(dots[list(at)] == list(at.values())).all(axis=1)].value) == sorted(each)
 
 
@@ -115,8 +146,8 @@ def test_committed_summaries_are_redrawn_beside_committed_runs(tmp_path):
 
 
 def test_a_table_of_other_seeds_is_refused_in_a_summary(tmp_path):
-    from training.files import seal
-    from training.tables import TableOfAnotherRun, read_table
+    from training.base.files import seal
+    from training.runs.table_files import TableOfAnotherRun, read_table
 
     seeds = summary(tmp_path / "headline")
     folder = tmp_path / "headline" / "tables"
@@ -128,7 +159,7 @@ def test_a_table_of_other_seeds_is_refused_in_a_summary(tmp_path):
 
 def test_what_training_cost_is_summed_up_where_every_run_measured_it(tiny_run, tmp_path):
     from training import damage
-    from training.files import read_json, seal, write_json
+    from training.base.files import read_json, seal, write_json
 
     runs = []
     for seed in (1, 2):
@@ -138,7 +169,9 @@ def test_what_training_cost_is_summed_up_where_every_run_measured_it(tiny_run, t
         for name in ("damage", "recall"):
             source = (run if name == "damage" else tiny_run) / "tables" / f"{name}.csv"
             table = pd.read_csv(source, keep_default_na=False, na_values=[""]).assign(seed=seed)
-            table.assign(value=table.value + seed).to_csv(run / "tables" / f"{name}.csv", index=False)
+            table.assign(value=table.value + seed).to_csv(
+                run / "tables" / f"{name}.csv", index=False
+            )
         seal(run / "tables", ["damage.csv", "recall.csv"])
         runs.append(run)
     main(SeedOptions(tuple(runs), tmp_path / "out"))

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
 from training import generalize
-from training.checkpoints import list_checkpoints
-from training.examples import encode_all
-from training.facts import Fact, build_facts, random_stream, read_facts, split_facts
-from training.grid import read_grid
-from training.prompts import load_prompts, select
-from training.selection import (
+from training.data.fact_files import Fact, read_facts
+from training.data.facts import build_facts, random_stream, split_facts
+from training.data.prompts import load_prompts, select
+from training.data.selection import (
     MOST_OTHERS,
     NoOtherPeople,
     NoSibling,
@@ -25,6 +23,9 @@ from training.selection import (
     permuted,
     shuffled,
 )
+from training.data.sequences import encode_all
+from training.grid.file import read_grid
+from training.runs.checkpoints import list_checkpoints
 
 PEOPLE = ("mother", "aunt", "home_city", "profession")
 GRID = """
@@ -45,7 +46,10 @@ def shown(facts, prompts, **options):
 
 
 def tokens(facts, prompts) -> int:
-    return sum(len(example.token_ids) for example in encode_all(tiny_tokenizer(), facts, prompts, limit=None))
+    return sum(
+        len(example.token_ids)
+        for example in encode_all(tiny_tokenizer(), facts, prompts, limit=None)
+    )
 
 
 # --- objects shuffled --------------------------------------------------------------------------------------
@@ -61,7 +65,9 @@ def test_shuffled_objects_are_the_same_ones_and_nobody_keeps_their_own(seed, peo
     assert [(f.subject, f.relation, f.candidates) for f in other] == [
         (f.subject, f.relation, f.candidates) for f in own
     ]
-    assert Counter((f.relation, f.object) for f in other) == Counter((f.relation, f.object) for f in own)
+    assert Counter((f.relation, f.object) for f in other) == Counter(
+        (f.relation, f.object) for f in own
+    )
     assert all(a.object != b.object for a, b in zip(own, other, strict=True))
     assert tokens(other, prompts) == tokens(own, prompts)
 
@@ -72,7 +78,9 @@ def test_the_shuffle_depends_on_the_seed_and_goes_apart_in_each_relation():
     assert drawn[0] == drawn[1] != drawn[2]
     # It renames no object throughout, which would leave people with the same object alike.
     own = shown(*everything)[0]
-    assert len({(a.object, b.object) for a, b in zip(own, drawn[0], strict=True)}) > len({f.object for f in own})
+    assert len({(a.object, b.object) for a, b in zip(own, drawn[0], strict=True)}) > len(
+        {f.object for f in own}
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -88,7 +96,9 @@ def test_a_shuffle_that_changes_nothing_is_refused():
     with pytest.raises(NothingToShuffle, match=r"'mother'.*--people"):
         shown(*facts_of(), people=1, objects="shuffled")
     with pytest.raises(NothingToShuffle, match="'Ruth'"):
-        shuffled([Fact(name, "mother", "Ruth", ("Ruth", "Ada")) for name in ("Gene", "Tom")], seed=0)
+        shuffled(
+            [Fact(name, "mother", "Ruth", ("Ruth", "Ada")) for name in ("Gene", "Tom")], seed=0
+        )
 
 
 # --- objects sibling ---------------------------------------------------------------------------------------
@@ -100,7 +110,12 @@ def test_sibling_prompts_ask_the_sibling_and_keep_the_objects():
     facts, prompts = shown(*everything, objects="sibling")
     assert facts == own
     asked = {(p.relation, p.asks) for p in prompts}
-    assert asked == {("mother", "aunt"), ("aunt", "mother"), ("home_city", "home_city"), ("profession", "profession")}
+    assert asked == {
+        ("mother", "aunt"),
+        ("aunt", "mother"),
+        ("home_city", "home_city"),
+        ("profession", "profession"),
+    }
     for relation, sibling in asked:
         there = [p.text for p in select(prompts, relation=relation)]
         assert there == [p.text for p in select(plain, relation=sibling)]
@@ -130,8 +145,12 @@ def test_the_others_are_in_no_fact_of_the_run_and_share_no_part_of_a_name(seed, 
     own, plain = shown(facts, prompts, people=people)
     others, same_prompts = shown(facts, prompts, people=people, about="others", seed=seed)
     assert same_prompts == plain
-    assert [(f.relation, f.candidates, f.bound) for f in others] == [(f.relation, f.candidates, f.bound) for f in own]
-    assert Counter((f.relation, f.object) for f in others) == Counter((f.relation, f.object) for f in own)
+    assert [(f.relation, f.candidates, f.bound) for f in others] == [
+        (f.relation, f.candidates, f.bound) for f in own
+    ]
+    assert Counter((f.relation, f.object) for f in others) == Counter(
+        (f.relation, f.object) for f in own
+    )
     assert len({f.subject for f in others}) == len({f.subject for f in own})
     parts = {part for f in facts for part in f.subject.split()}
     assert not [f.subject for f in others if parts & set(f.subject.split())]
@@ -143,7 +162,9 @@ def test_the_others_have_objects_of_their_own_and_sibling_objects_differ():
     others, _ = shown(facts, prompts, about="others")
     assert sum(a.object == b.object for a, b in zip(own, others, strict=True)) < len(own) / 2
     of = {(f.subject, f.relation): f.object for f in others}
-    assert all(obj != of[name, "aunt"] for (name, relation), obj in of.items() if relation == "mother")
+    assert all(
+        obj != of[name, "aunt"] for (name, relation), obj in of.items() if relation == "mother"
+    )
     assert others == shown(facts, prompts, about="others")[0]
     assert others != shown(facts, prompts, about="others", seed=1)[0]
 
@@ -152,7 +173,9 @@ def test_the_others_can_be_shuffled_and_asked_for_the_sibling():
     facts, prompts = facts_of()
     plain, _ = shown(facts, prompts, about="others")
     mixed, _ = shown(facts, prompts, about="others", objects="shuffled")
-    assert all(a.subject == b.subject and a.object != b.object for a, b in zip(plain, mixed, strict=True))
+    assert all(
+        a.subject == b.subject and a.object != b.object for a, b in zip(plain, mixed, strict=True)
+    )
     assert shown(facts, prompts, about="others", objects="sibling")[0] == plain
 
 
@@ -171,7 +194,10 @@ def test_facts_that_use_the_reserved_names_have_no_others():
 
 
 def test_more_people_than_there_are_names_for_is_refused():
-    facts = [Fact(f"A{i} B{i}", "mother", ("Ruth", "Ada")[i % 2], ("Ruth", "Ada")) for i in range(MOST_OTHERS + 1)]
+    facts = [
+        Fact(f"A{i} B{i}", "mother", ("Ruth", "Ada")[i % 2], ("Ruth", "Ada"))
+        for i in range(MOST_OTHERS + 1)
+    ]
     assert len({f.subject for f in other_people(facts[1:], avoid=(), seed=0)}) == MOST_OTHERS
     with pytest.raises(NoOtherPeople, match=f"--people {MOST_OTHERS}"):
         other_people(facts, avoid=(), seed=0)
@@ -180,14 +206,22 @@ def test_more_people_than_there_are_names_for_is_refused():
 # --- in a run ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"objects": "shuffled"}, {"objects": "sibling"}, {"about": "others"}])
-def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(change, tiny_run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "change", [{"objects": "shuffled"}, {"objects": "sibling"}, {"about": "others"}]
+)
+def test_a_control_trains_another_model_and_leaves_the_facts_of_the_run_alone(
+    change, tiny_run, tmp_path, capsys
+):
     out = generalize.main(
-        generalize.Options(tiny_run, out=tmp_path / "arm", **{**TINY_GENERALIZE, "epochs": 1}, **change)
+        generalize.Options(
+            tiny_run, out=tmp_path / "arm", **{**TINY_GENERALIZE, "epochs": 1}, **change
+        )
     )
     assert read_facts(out / "facts.csv") == read_facts(tiny_run / "facts.csv")
     assert " ".join(f"{k} {v}" for k, v in change.items()) in capsys.readouterr().out
-    plain = generalize.main(generalize.Options(tiny_run, out=tmp_path / "own", **{**TINY_GENERALIZE, "epochs": 1}))
+    plain = generalize.main(
+        generalize.Options(tiny_run, out=tmp_path / "own", **{**TINY_GENERALIZE, "epochs": 1})
+    )
     there, here = (list_checkpoints(run)[-1].folder / "model.safetensors" for run in (plain, out))
     assert there.read_bytes() != here.read_bytes()
 

@@ -7,31 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import hsic, inputs
-from analysis.contrast import _relation_orders
-from analysis.similarity import (
+from analysis.measures import checks as inputs
+from analysis.measures import hsic
+from analysis.measures.checks import site_reasons
+from analysis.measures.contrast import _relation_orders, crossed_contrast, interaction
+from analysis.measures.cosine import cosine_alignment, delta_cosine, mutual_knn, retrieval, rsa
+from analysis.measures.partial import object_kernel, partial_cka
+from analysis.measures.similarity import (
     MEASURES,
-    cosine_alignment,
-    crossed_contrast,
-    delta_cosine,
-    interaction,
     linear_cka,
     linear_cka_grid,
     minibatch_cka,
-    mutual_knn,
-    object_kernel,
-    partial_cka,
     procrustes_distance,
     rbf_cka,
-    retrieval,
-    rsa,
-    site_reasons,
     svcca,
 )
-from analysis.statistics import permutations
-from training.errors import UserError
+from analysis.measures.statistics import permutations
+from training.base.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 X = np.array([[1, 0], [0, 1], [2, 1], [1, 3], [4, 0]], dtype=float)
 Y = np.array([[0, 1, 2], [1, 1, 0], [3, 0, 1], [2, 2, 2], [5, 1, 0]], dtype=float)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -130,7 +124,9 @@ def test_values_stay_in_the_declared_range(measure, seed):
 @every_measure
 def test_more_noise_is_less_similar(measure):
     rng = np.random.default_rng(3)
-    near, far = (np.mean([measure.function(*related(rng, noise=s)) for _ in range(5)]) for s in (0.1, 3))
+    near, far = (
+        np.mean([measure.function(*related(rng, noise=s)) for _ in range(5)]) for s in (0.1, 3)
+    )
     assert (near > far) == measure.larger_is_more_similar
 
 
@@ -140,7 +136,9 @@ def test_more_noise_is_less_similar(measure):
 def test_rotating_one_side_changes_nothing(measure, seed):
     rng = np.random.default_rng(seed)
     x, y = related(rng)
-    assert measure.function(x @ rotation(rng, 6), y) == pytest.approx(measure.function(x, y), abs=1e-10)
+    assert measure.function(x @ rotation(rng, 6), y) == pytest.approx(
+        measure.function(x, y), abs=1e-10
+    )
     shuffled_columns = y[:, rng.permutation(6)]
     assert measure.function(x, shuffled_columns) == pytest.approx(measure.function(x, y), abs=1e-10)
 
@@ -160,7 +158,9 @@ def test_rotating_both_sides_alike_changes_nothing(measure, seed):
 def test_adding_a_constant_to_one_side_changes_nothing(measure, seed):
     rng = np.random.default_rng(seed)
     x, y = related(rng)
-    assert measure.function(x, y + 10 * rng.normal(size=6)) == pytest.approx(measure.function(x, y), abs=1e-10)
+    assert measure.function(x, y + 10 * rng.normal(size=6)) == pytest.approx(
+        measure.function(x, y), abs=1e-10
+    )
 
 
 @pytest.mark.parametrize("measure", measures_with("scale"))
@@ -188,14 +188,18 @@ def test_swapping_the_sides_changes_nothing(measure, seed):
     assert measure.function(y, x) == pytest.approx(measure.function(x, y), abs=1e-10)
 
 
-@pytest.mark.parametrize("measure", [pytest.param(m, id=m.name) for m in MEASURES if "invertible map" in m.changes])
+@pytest.mark.parametrize(
+    "measure", [pytest.param(m, id=m.name) for m in MEASURES if "invertible map" in m.changes]
+)
 def test_an_invertible_map_that_is_no_rotation_does_change_it(measure):
     rng = np.random.default_rng(5)
     x, y = related(rng)
     assert abs(measure.function(x @ rng.normal(size=(6, 6)), y) - measure.function(x, y)) > 0.02
 
 
-@pytest.mark.parametrize("measure", [pytest.param(m, id=m.name) for m in MEASURES if "pairing" in m.changes])
+@pytest.mark.parametrize(
+    "measure", [pytest.param(m, id=m.name) for m in MEASURES if "pairing" in m.changes]
+)
 def test_permuting_the_rows_of_one_side_does_change_it(measure):
     rng = np.random.default_rng(6)
     x, y = related(rng)
@@ -235,7 +239,10 @@ def test_debiased_cka_of_shuffled_pairs_is_zero_on_average_and_sometimes_negativ
 def test_minibatch_cka_is_one_ratio_of_summed_hsic(seed, first, second):
     rng = np.random.default_rng(seed)
     batches = [related(rng, n=first), related(rng, n=second)]
-    xy, xx, yy = (sum(hsic.hsic1_linear(batch[i], batch[j]) for batch in batches) for i, j in ((0, 1), (0, 0), (1, 1)))
+    xy, xx, yy = (
+        sum(hsic.hsic1_linear(batch[i], batch[j]) for batch in batches)
+        for i, j in ((0, 1), (0, 0), (1, 1))
+    )
     assert minibatch_cka(batches) == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-10)
 
 
@@ -302,14 +309,14 @@ def test_procrustes_is_the_nuclear_norm_formula():
 
 
 @pytest.mark.parametrize(("n", "expected"), [(65, 1.00), (128, 0.64), (640, 0.27), (6400, 0.085)])
-@pytest.mark.filterwarnings("ignore::analysis.similarity.Saturated")
+@pytest.mark.filterwarnings("ignore::analysis.measures.similarity.Saturated")
 def test_cca_of_independent_states_saturates_at_few_rows(n, expected):
     x, y = np.random.default_rng(n).normal(size=(2, n, 64))
     assert svcca(x, y, variance=1.0) == pytest.approx(expected, abs=0.01)
 
 
 def test_svcca_warns_where_it_is_saturated():
-    from analysis.similarity import Saturated
+    from analysis.measures.similarity import Saturated
 
     x, y = np.random.default_rng(16).normal(size=(2, 30, 64))
     with pytest.warns(Saturated, match="n=30"):
@@ -346,7 +353,9 @@ def test_retrieval_of_independent_states_is_at_all_three_chances():
     rng = np.random.default_rng(19)
     found = [retrieval(*rng.normal(size=(2, 20, 10))) for _ in range(200)]
     for value, chance in (("value", "chance"), ("top5", "chance_top5"), ("mrr", "chance_mrr")):
-        assert np.mean([getattr(f, value) for f in found]) == pytest.approx(getattr(found[0], chance), abs=0.015)
+        assert np.mean([getattr(f, value) for f in found]) == pytest.approx(
+            getattr(found[0], chance), abs=0.015
+        )
 
 
 def test_the_semantic_state_asks_among_the_rote_states():
@@ -394,9 +403,14 @@ def test_delta_cosine_leaves_out_pairs_that_share_a_subject(seed):
 
 def test_delta_cosine_interval_is_the_jackknife_over_subjects():
     rng = np.random.default_rng(23)
-    states, labels, subjects = rng.normal(size=(18, 5)), np.repeat([0, 1, 2], 6), np.tile(np.arange(6), 3)
+    states, labels, subjects = (
+        rng.normal(size=(18, 5)),
+        np.repeat([0, 1, 2], 6),
+        np.tile(np.arange(6), 3),
+    )
     left_out = [
-        delta_cosine(states[subjects != s], labels[subjects != s], subjects[subjects != s]).value for s in range(6)
+        delta_cosine(states[subjects != s], labels[subjects != s], subjects[subjects != s]).value
+        for s in range(6)
     ]
     se = np.sqrt(5 * np.var(left_out))
     result = delta_cosine(states, labels, subjects)
@@ -433,7 +447,10 @@ def test_the_contrast_alone_cannot_tell_two_codes_of_one_answer_but_the_partiall
     rng = np.random.default_rng(25)
     independent, shared = (simulated_relations(rng, shared=s) for s in (False, True))
     raw = [crossed_contrast(x, y) for x, y, _ in (independent, shared)]
-    left = [crossed_contrast(x, y, partialled=True, given=objects) for x, y, objects in (independent, shared)]
+    left = [
+        crossed_contrast(x, y, partialled=True, given=objects)
+        for x, y, objects in (independent, shared)
+    ]
     assert min(c.value for c in raw) > 0.3
     assert max(c.p for c in raw) == 1 / 200
     assert abs(left[0].value) < 0.06
@@ -461,7 +478,9 @@ def test_the_table_and_the_contrast_are_averages_of_plain_cka():
     off = table[~np.eye(3, dtype=bool)].mean()
     assert contrast.value == pytest.approx(np.diagonal(table).mean() - off, abs=1e-12)
     pair = interaction(xs, ys, 0, 2, n=0)
-    assert pair.value == pytest.approx(table[0, 0] + table[2, 2] - table[0, 2] - table[2, 0], abs=1e-12)
+    assert pair.value == pytest.approx(
+        table[0, 0] + table[2, 2] - table[0, 2] - table[2, 0], abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("partialled", [False, True])
@@ -592,7 +611,16 @@ def wild(value, row=3):
 
 
 GOOD = np.random.default_rng(39).normal(size=(24, 4))
-PAIRED = [linear_cka, rbf_cka, procrustes_distance, svcca, mutual_knn, retrieval, cosine_alignment, rsa]
+PAIRED = [
+    linear_cka,
+    rbf_cka,
+    procrustes_distance,
+    svcca,
+    mutual_knn,
+    retrieval,
+    cosine_alignment,
+    rsa,
+]
 UNFIT = [
     (inputs.TooFewRows, "n=3", lambda f: f(GOOD[:3], GOOD[:3])),
     (inputs.UnpairedRows, "24 rows and y 23", lambda f: f(GOOD, GOOD[:23])),
@@ -602,7 +630,11 @@ UNFIT = [
     (inputs.DuplicateRows, "14 of 24 rows", lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD)),
     (inputs.WrongShape, r"\(24,\)", lambda f: f(GOOD[:, 0], GOOD)),
     (inputs.WrongShape, "cannot be read", lambda f: f([["a", "b"]] * 24, GOOD)),
-    (inputs.RepeatedEntity, "12 entities in 24 rows", lambda f: f(GOOD, GOOD, groups=np.arange(24) // 2)),
+    (
+        inputs.RepeatedEntity,
+        "12 entities in 24 rows",
+        lambda f: f(GOOD, GOOD, groups=np.arange(24) // 2),
+    ),
 ]
 
 
@@ -615,7 +647,9 @@ def test_unfit_states_are_a_named_error(function, error, words, call):
 
 
 def test_raw_cosine_bears_constant_states():
-    assert cosine_alignment(np.ones((24, 4)), np.ones((24, 4)), centre=False).value == pytest.approx(1)
+    assert cosine_alignment(
+        np.ones((24, 4)), np.ones((24, 4)), centre=False
+    ).value == pytest.approx(1)
 
 
 def test_few_rows_warn_and_enough_do_not():
@@ -654,12 +688,18 @@ def test_a_batch_too_short_and_not_the_last_is_refused():
 XS = np.random.default_rng(40).normal(size=(2, 24, 4))
 IMPOSSIBLE = {
     "one relation": (lambda: crossed_contrast(XS[:1], XS[:1]), "at least two"),
-    "other subjects": (lambda: crossed_contrast([XS[0], XS[1][:20]], [XS[0], XS[1][:20]]), "same subjects"),
+    "other subjects": (
+        lambda: crossed_contrast([XS[0], XS[1][:20]], [XS[0], XS[1][:20]]),
+        "same subjects",
+    ),
     "other order": (
         lambda: crossed_contrast(XS, XS, groups={0: list(range(24)), 1: list(range(23, -1, -1))}),
         "row orders",
     ),
-    "missing relation": (lambda: crossed_contrast({"a": XS[0], "b": XS[1]}, {"a": XS[0]}), r"\['b'\]"),
+    "missing relation": (
+        lambda: crossed_contrast({"a": XS[0], "b": XS[1]}, {"a": XS[0]}),
+        r"\['b'\]",
+    ),
     "objects unknown": (lambda: crossed_contrast(XS, XS, partialled=True), "without given"),
     "unique objects": (lambda: object_kernel(XS[0], np.arange(24)), "all 24 objects are different"),
     "one object": (lambda: object_kernel(XS[0], np.zeros(24)), "same object"),
@@ -676,7 +716,7 @@ def test_what_the_data_cannot_answer_is_said_with_the_reason(call, why):
 
 
 def test_unequal_prompts_and_repeated_subjects_are_refused():
-    from analysis.contrast import UnequalPrompts
+    from analysis.measures.contrast import UnequalPrompts
 
     with pytest.raises(UnequalPrompts, match=r"\[1, 2\]"):
         crossed_contrast(XS, [XS[:1], XS])
@@ -695,10 +735,15 @@ def test_nothing_left_after_partialling_is_said():
 
 def test_tensors_of_any_float_dtype_are_taken_as_float64():
     torch = pytest.importorskip("torch")
-    x, y = (torch.tensor(z, dtype=torch.bfloat16, requires_grad=True) for z in related(np.random.default_rng(41)))
+    x, y = (
+        torch.tensor(z, dtype=torch.bfloat16, requires_grad=True)
+        for z in related(np.random.default_rng(41))
+    )
     as_numpy = [z.detach().double().numpy() for z in (x, y)]
     assert linear_cka(x, y) == linear_cka(*as_numpy)
-    assert linear_cka_grid([x, y], torch.stack([x, y]))[0, 1] == pytest.approx(linear_cka(x, y), abs=1e-12)
+    assert linear_cka_grid([x, y], torch.stack([x, y]))[0, 1] == pytest.approx(
+        linear_cka(x, y), abs=1e-12
+    )
 
 
 def test_float16_arrays_are_computed_in_float64():
@@ -711,5 +756,8 @@ def test_the_library_does_not_import_heavy_packages():
     import sys
 
     heavy = "[m for m in ('torch', 'scipy', 'sklearn') if m in sys.modules]"
-    code = f"import sys, analysis.similarity; print({heavy})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = f"import sys, analysis.measures.similarity; print({heavy})"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )

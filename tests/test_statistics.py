@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import hsic, inputs
-from analysis.similarity import cosine_alignment, linear_cka, linear_cka_grid, procrustes_distance
-from analysis.statistics import (
+from analysis.measures import checks as inputs
+from analysis.measures import hsic
+from analysis.measures.cosine import cosine_alignment
+from analysis.measures.similarity import linear_cka, linear_cka_grid, procrustes_distance
+from analysis.measures.statistics import (
     UnequalEntities,
     holm,
     jackknife,
@@ -27,7 +29,7 @@ from analysis.statistics import (
     two_way_jackknife,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::analysis.inputs.SmallSample")
+pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -71,7 +73,9 @@ def test_a_stack_of_sites_and_a_grid_give_each_pair_its_own_interval(monkeypatch
     xs, ys = related(np.random.default_rng(1), sites=3)
     paired, grid = linear_cka_jackknife(xs, ys), linear_cka_jackknife(xs, ys, grid=True)
     one = linear_cka_jackknife(xs[1], ys[2])
-    assert (grid.value[1, 2], grid.low[1, 2], grid.high[1, 2]) == pytest.approx((one.value, one.low, one.high))
+    assert (grid.value[1, 2], grid.low[1, 2], grid.high[1, 2]) == pytest.approx(
+        (one.value, one.low, one.high)
+    )
     np.testing.assert_allclose(paired.low, np.diagonal(grid.low), atol=1e-12)
     np.testing.assert_allclose(grid.value, linear_cka_grid(xs, ys), atol=1e-12)
     monkeypatch.setattr(hsic, "BLOCK_ELEMENTS", 4 * 15 * 6)
@@ -155,7 +159,10 @@ def test_the_two_way_interval_is_never_narrower_than_templates_allow():
 
 def test_p_values_on_independent_data_are_uniform():
     rng = np.random.default_rng(7)
-    p = [permutation_test(mean_product, *rng.normal(size=(2, 12, 2)), n=39, rng=rng).p for _ in range(300)]
+    p = [
+        permutation_test(mean_product, *rng.normal(size=(2, 12, 2)), n=39, rng=rng).p
+        for _ in range(300)
+    ]
     assert np.mean(p) == pytest.approx(0.5, abs=0.06)
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)
     assert min(p) >= 1 / 40
@@ -202,7 +209,7 @@ def test_the_fast_null_is_cka_of_permuted_rows_alike_at_all_sites(monkeypatch):
     np.testing.assert_allclose(grid, expected, rtol=0, atol=1e-10)
     paired = permutation_null_cka(xs, ys, 4, rng=5)
     np.testing.assert_allclose(paired, np.diagonal(grid, axis1=1, axis2=2), atol=1e-12)
-    monkeypatch.setattr("analysis.resampling.GATHER_ELEMENTS", 50)
+    monkeypatch.setattr("analysis.measures.statistics.GATHER_ELEMENTS", 50)
     np.testing.assert_allclose(permutation_null_cka(xs, ys, 4, rng=5), paired, atol=1e-12)
 
 
@@ -298,6 +305,8 @@ def test_the_interval_of_a_paired_share_covers_the_difference():
     rng = np.random.default_rng(0)
     truth, kept = 0.5 - 0.2, 0
     for _ in range(600):
-        found = paired_shares((rng.random(15) < 0.5).astype(int), (rng.random(15) < 0.2).astype(int))
+        found = paired_shares(
+            (rng.random(15) < 0.5).astype(int), (rng.random(15) < 0.2).astype(int)
+        )
         kept += found.low <= truth <= found.high
     assert kept / 600 > 0.93

@@ -18,23 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import sweep
-from training.checkpoints import (
-    WeightsDropped,
-    checkpoint_fingerprint,
-    drop_weights,
-    lacks_weights,
-    list_checkpoints,
-    load_checkpoint,
-)
-from training.errors import UserError
-from training.files import read_json
-from training.grid import BadGrid, coerced, hints, identity, read_grid
-from training.grid_rows import BadSweepTable, add_run, headline_rows, read_sweep, training_rows
-from training.grid_run import Outcome
-from training.plan import make_plan
-from training.sweep import RESUBMISSIONS, Driver, Options, RunsFailed
-from training.tables import read_table
-from training.workers import Lost
+from training.base.errors import UserError
+from training.base.files import read_json
+from training.grid import driver
+from training.grid.driver import RESUBMISSIONS, Driver, RunsFailed
+from training.grid.file import BadGrid, coerced, hints, identity, read_grid
+from training.grid.plan import make_plan
+from training.grid.rows import BadSweepTable, add_run, headline_rows, read_sweep, training_rows
+from training.grid.workers import Lost, Outcome
+from training.runs.checkpoints import WeightsDropped, drop_weights, lacks_weights, list_checkpoints
+from training.runs.table_files import read_table
+from training.sweep import Options
 
 GRID = """
 title = "two phases"
@@ -75,7 +69,9 @@ generalize.start = "100-memorize-epoch-99"
 STEPS = 4  # of 16 facts, four a step, an epoch
 
 
-def write_grid(folder: Path, model: object = "tiny", *, epochs: int = 2, seeds=(1, 2), more: str = CONDITIONS) -> Path:
+def write_grid(
+    folder: Path, model: object = "tiny", *, epochs: int = 2, seeds=(1, 2), more: str = CONDITIONS
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "grid.toml"
     path.write_text(GRID.format(model=model, epochs=epochs, seeds=list(seeds)) + more)
@@ -105,10 +101,19 @@ def require_same(table, other) -> None:
 MISTAKES = {
     "unknown entry": ("titel = 'x'", "Did you mean title"),
     "unknown stage": ("[settings.memorise]\nepochs = 1", "memorise.*Did you mean memorize"),
-    "unknown option": ("[settings.generalize]\nprompt = 1", r"generalize\.prompt;.*Did you mean prompts"),
-    "wrong type": ("[settings.recall]\nbatch_size = 'many'", "recall.batch_size to 'many'; expected a whole number"),
+    "unknown option": (
+        "[settings.generalize]\nprompt = 1",
+        r"generalize\.prompt;.*Did you mean prompts",
+    ),
+    "wrong type": (
+        "[settings.recall]\nbatch_size = 'many'",
+        "recall.batch_size to 'many'; expected a whole number",
+    ),
     "no such choice": ("[settings.generalize]\nloss = 'some'", "expected one of 'all', 'object'"),
-    "a single value": ("[grid.generalize]\nepochs = 3", r"grid\.generalize\.epochs is 3; expected a list"),
+    "a single value": (
+        "[grid.generalize]\nepochs = 3",
+        r"grid\.generalize\.epochs is 3; expected a list",
+    ),
     "a value twice": ("[grid.generalize]\nepochs = [3, 3]", "stands there twice"),
     "our own option": ("[settings.generalize]\nout = 'x'", "the sweep's own"),
     "set twice": (
@@ -120,7 +125,10 @@ MISTAKES = {
         r"repetition 1 sets generalize\.epochs, which \[grid\] varies too",
     ),
     "comparison": ("[compare]\nwith = 'x'", r"compare\.with is unknown"),
-    "a nameless condition": ("[[condition]]\ngeneralize.epochs = 1", r"\[\[condition\]\] has the name None"),
+    "a nameless condition": (
+        "[[condition]]\ngeneralize.epochs = 1",
+        r"\[\[condition\]\] has the name None",
+    ),
     "rows": ("[rows.recall]\nmeasure = 'generation'", r"rows\.recall is"),
     "keep": ("keep = 'nothing'", "keep is 'nothing'; expected one of tables, checkpoints"),
     "no TOML": ("[", "is no UTF-8 TOML"),
@@ -146,8 +154,8 @@ BAD_ORDERS = (
     '"memorize", "recall", "generalize"',
     '"memorize", "memorize"',
     '"os.path"',
-    '"memorize", "training.facts"',
-    '"memorize", "analysis.statistics"',
+    '"memorize", "training.data.facts"',
+    '"memorize", "analysis.measures.statistics"',
     '"memorize", "figures.cka"',
     "",
 )
@@ -184,7 +192,13 @@ def test_what_is_not_there_is_found_before_anything_starts(text, said, tmp_path,
 
 
 def test_every_option_of_every_command_can_be_written_in_toml():
-    for command in ("training.memorize", "training.generalize", "training.recall", "analysis.cka", "analysis.probes"):
+    for command in (
+        "training.memorize",
+        "training.generalize",
+        "training.recall",
+        "analysis.cka",
+        "analysis.probes",
+    ):
         for kind in hints(command).values():
             with pytest.raises(ValueError, match=r"\w"):
                 coerced({"a": "table"}, kind)
@@ -202,7 +216,9 @@ def test_variants_of_phase_2_share_their_phase_1(tmp_path_factory, seeds, prompt
     assert count == {"memorize": seeds, "generalize": seeds * prompts}
     assert len(set(plan.ids)) == seeds * prompts
     names = list(plan.tasks)
-    assert all(t.parent is None or names.index(t.parent) < names.index(t.name) for t in plan.tasks.values())
+    assert all(
+        t.parent is None or names.index(t.parent) < names.index(t.name) for t in plan.tasks.values()
+    )
 
 
 def test_what_a_repetition_sets_goes_together(tmp_path):
@@ -225,7 +241,10 @@ def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
     whole, short = read_grid(path), read_grid(path, repetitions=1)
     assert short.repeats == whole.repeats
     work = tmp_path / "work"
-    ids = [make_plan(grid, work, {s.name: s.defaults for s in grid.stages}).ids for grid in (whole, short)]
+    ids = [
+        make_plan(grid, work, {s.name: s.defaults for s in grid.stages}).ids
+        for grid in (whole, short)
+    ]
     assert ids[1] == ids[0][: len(ids[1])]
     assert 0 < len(ids[1]) < len(ids[0])
     with pytest.raises(BadGrid, match="has 2 repetitions; 3 were asked for"):
@@ -234,25 +253,29 @@ def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
 
 def test_a_finished_sweep_says_what_its_grid_file_says_now_and_when_it_was_made(tmp_path):
     path = write_grid(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"versions": {"torch": "1"}, "commit": "then", "compare": {}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"versions": {"torch": "1"}, "commit": "then", "compare": {}})
+    )
     path.write_text(path.read_text() + '\n[compare]\nby = ["memorize.seed"]\n')
     grid = read_grid(path)
     baseline = {stage.name: stage.defaults for stage in grid.stages}
     ids = make_plan(grid, tmp_path / "work", baseline).ids
-    sweep._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids))
+    driver._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids))
     record = read_json(tmp_path / "run.json")
     assert record["compare"] == {"by": ["memorize.seed"]}
     assert (record["versions"], record["commit"]) == ({"torch": "1"}, "then")
-    sweep._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids[1:]))
+    driver._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids[1:]))
     assert read_json(tmp_path / "run.json")["commit"] != "then"
 
 
 def test_runs_of_other_code_in_a_table_are_counted():
-    from training.files import commit
+    from training.base.files import commit
 
-    table = pd.DataFrame({"run": ["a", "a", "b", "c"], "commit": ["other", "other", commit(), "older+"]})
-    assert sweep.made_by_other_code(table) == 2
-    assert sweep.made_by_other_code(table[["run"]]) == 0
+    table = pd.DataFrame(
+        {"run": ["a", "a", "b", "c"], "commit": ["other", "other", commit(), "older+"]}
+    )
+    assert driver.made_by_other_code(table) == 2
+    assert driver.made_by_other_code(table[["run"]]) == 0
 
 
 def test_finished_runs_leave_only_what_the_others_need(tmp_path):
@@ -325,13 +348,17 @@ class Dying:
             return [(job, Outcome(job.name, failures={"": "it cannot work"}))]
         self.finished.append(job.name)
         rows = {"": [{"table": "training", "measure": "steps", "value": 1}]}
-        rows |= {key: [{"table": "recall", "measure": "x", "value": 2}] for key, _ in job.measurements}
+        rows |= {
+            key: [{"table": "recall", "measure": "x", "value": 2}] for key, _ in job.measurements
+        }
         return [(job, Outcome(job.name, 0, rows, {"recall": 1.0}))]
 
 
 @given(st.integers(1, 3), st.integers(0, 10_000), st.integers(0, RESUBMISSIONS), st.booleans())
 @settings(deadline=None, max_examples=15)
-def test_every_run_gets_its_rows_once_however_often_workers_die(tmp_path_factory, capacity, seed, most, one_fails):
+def test_every_run_gets_its_rows_once_however_often_workers_die(
+    tmp_path_factory, capacity, seed, most, one_fails
+):
     folder = tmp_path_factory.mktemp("sweep")
     plan = plan_of(write_grid(folder, more="generalize.prompts = [1, 2, 3]"))
     failing = {list(plan.tasks)[seed % len(plan.tasks)]} if one_fails else set()
@@ -342,7 +369,9 @@ def test_every_run_gets_its_rows_once_however_often_workers_die(tmp_path_factory
     assert set(driver.failures) == lost
     table = read_sweep(folder)
     assert set(table.run) == set(plan.ids) - lost
-    assert not table.duplicated(["run", "table", "measure", "memorize.seed"]).sum() - len(set(table.run))
+    assert not table.duplicated(["run", "table", "measure", "memorize.seed"]).sum() - len(
+        set(table.run)
+    )
     assert Counter(pool.finished) == Counter(set(pool.finished))
 
 
@@ -357,7 +386,13 @@ def test_a_job_whose_worker_always_dies_is_given_up(tmp_path):
 
 
 def test_a_run_that_is_in_the_table_is_not_added_again(tmp_path):
-    table = add_run(tmp_path, read_sweep(tmp_path), "r1", [{"table": "recall", "measure": "x", "value": 1.0}], {})
+    table = add_run(
+        tmp_path,
+        read_sweep(tmp_path),
+        "r1",
+        [{"table": "recall", "measure": "x", "value": 1.0}],
+        {},
+    )
     again = add_run(tmp_path, table, "r1", [{"table": "recall", "measure": "x", "value": 2.0}], {})
     assert list(again.value) == [1.0]
 
@@ -384,7 +419,10 @@ def test_the_failing_runs_leave_the_others_unharmed(swept):
     table = read_sweep(swept)
     assert set(table.condition) == {"one prompt", "two prompts"}
     assert table.groupby(["condition", "seed"]).run.nunique().tolist() == [1] * 4
-    assert any("has no checkpoint '100-memorize-epoch-99'" in text for text in logs(swept, "generalize").values())
+    assert any(
+        "has no checkpoint '100-memorize-epoch-99'" in text
+        for text in logs(swept, "generalize").values()
+    )
 
 
 def test_the_table_says_what_the_runs_own_tables_say(swept):
@@ -406,7 +444,10 @@ def test_phase_1_is_trained_once_for_all_that_start_from_it(swept):
 
 
 def test_weights_go_when_no_run_needs_them_and_what_they_gave_stays(swept):
-    kept = {p.parent.parent.parent.name.split("-")[0] for p in swept.glob("work/*/checkpoints/*/model.safetensors")}
+    kept = {
+        p.parent.parent.parent.name.split("-")[0]
+        for p in swept.glob("work/*/checkpoints/*/model.safetensors")
+    }
     # The failed runs may be mended, and then start from phase 1.
     assert kept == {"memorize"}
     directory = read_sweep(swept).directory.iloc[0]
@@ -415,14 +456,14 @@ def test_weights_go_when_no_run_needs_them_and_what_they_gave_stays(swept):
     last = list_checkpoints(run)[-1]
     assert last.phase == "generalize"
     with pytest.raises(WeightsDropped, match="deleted after use"):
-        load_checkpoint(last)
+        last.load()
 
 
 def test_a_checkpoint_without_weights_is_still_known_as_what_it_was(own_run):
-    before = [checkpoint_fingerprint(c) for c in list_checkpoints(own_run)]
+    before = [c.fingerprint for c in list_checkpoints(own_run)]
     assert drop_weights(own_run) > 0
     assert lacks_weights(own_run)
-    assert [checkpoint_fingerprint(c) for c in list_checkpoints(own_run)] == before
+    assert [c.fingerprint for c in list_checkpoints(own_run)] == before
 
 
 def test_the_same_command_again_repeats_only_what_failed(swept, capsys):
@@ -471,8 +512,18 @@ def test_needed_weights_that_were_dropped_are_trained_again(tmp_path, tiny_base)
 
 
 def start(path: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "training.sweep", str(path), "--work", str(path.parent / "work"), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        sys.executable,
+        "-m",
+        "training.sweep",
+        str(path),
+        "--work",
+        str(path.parent / "work"),
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def wait_for(what, seconds: float = 300):
@@ -537,12 +588,20 @@ def test_a_killed_worker_costs_its_own_run_one_more_try(swept, tmp_path, tiny_ba
     ).any()
     assert logs(tmp_path, "memorize")[killed[0]].count("memorize: 16 facts") == 2
     rows = training_rows(tmp_path / "work" / killed[0], "memorize")
-    assert [row["measure"] for row in rows] == ["steps", "tokens", "seconds", "train_recall", "tokens_so_far"]
+    assert [row["measure"] for row in rows] == [
+        "steps",
+        "tokens",
+        "seconds",
+        "train_recall",
+        "tokens_so_far",
+    ]
     assert rows[1]["value"] == rows[-1]["value"]
 
 
 def test_on_ray_a_killed_worker_costs_its_own_run_one_more_try(tmp_path, tiny_base, capsys):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'latent-alignment[cluster]'")
+    pytest.importorskip(
+        "ray", reason="Ray is not installed: pip install 'latent-alignment[cluster]'"
+    )
     path = write_grid(tmp_path, tiny_base, epochs=60, more="generalize.prompts = [1]")
     killed: list[str] = []
     thread = kill_one_worker(tmp_path, killed)
@@ -567,9 +626,19 @@ def test_without_ray_the_remedy_is_named(tmp_path, tiny_base, monkeypatch):
 
 def test_of_a_table_over_sites_the_best_at_the_last_checkpoint_is_followed():
     rows = [
-        {"checkpoint": c, "phase": p, "relation": r, "family": "test", "split": "held-out", "measure": "contrast"}
+        {
+            "checkpoint": c,
+            "phase": p,
+            "relation": r,
+            "family": "test",
+            "split": "held-out",
+            "measure": "contrast",
+        }
         | {"site": site, "value": value, "low": 0, "high": 1}
-        for c, p, levels in (("000-base", "base", (0.9, 0.1)), ("200-generalize", "generalize", (0.2, 0.6)))
+        for c, p, levels in (
+            ("000-base", "base", (0.9, 0.1)),
+            ("200-generalize", "generalize", (0.2, 0.6)),
+        )
         for r in ("bound", "mother")
         for site, value in zip(("embed", "resid_post.0"), levels, strict=True)
     ]
@@ -583,7 +652,9 @@ def test_of_a_table_over_sites_the_best_at_the_last_checkpoint_is_followed():
         headline_rows(table, {"site": ("resid_post.9",)}, name="cka")
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/grid.toml")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("results/*/grid.toml")), ids=lambda path: path.parent.name
+)
 def test_the_committed_grids_can_be_read(path):
     grid = read_grid(path)
     assert len(grid.runs) >= 3
@@ -591,7 +662,11 @@ def test_the_committed_grids_can_be_read(path):
 
 
 def test_make_experiments_runs_every_grid_on_the_organism():
-    lines = [text for text in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "GRIDS ?=" in text]
+    lines = [
+        text
+        for text in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+        if "GRIDS ?=" in text
+    ]
     short, every = (set(line.partition("?=")[2].split()) for line in lines)
     on_the_organism = {
         path.parent.name
@@ -605,7 +680,11 @@ def test_make_experiments_runs_every_grid_on_the_organism():
 def test_a_short_answer_is_one_repetition_of_fewer_grids():
     def told(*arguments: str) -> str:
         return subprocess.run(
-            ["make", "-n", "experiments", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+            ["make", "-n", "experiments", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     assert "--repetitions" not in told()
@@ -629,15 +708,27 @@ name = "after phase 1 alone"
 extend.start = "100-memorize-epoch-02"
 """
     path = write_grid(tmp_path, seeds=(1,), more=more)
-    path.write_text(path.read_text().replace('"generalize", "recall"', '"generalize", "extend", "recall"'))
+    path.write_text(
+        path.read_text().replace('"generalize", "recall"', '"generalize", "extend", "recall"')
+    )
     table = sweep.main(Options(path, work=tmp_path / "work"))
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(path.read_text().replace("100-memorize-epoch-02", "100-memorize-epoch-03"))
-    with pytest.raises(BadGrid, match="--start is 100-memorize-epoch-03; the stages before leave 000-base, 100-"):
+    with pytest.raises(
+        BadGrid, match="--start is 100-memorize-epoch-03; the stages before leave 000-base, 100-"
+    ):
         sweep.main(Options(wrong, dry_run=True))
-    made = sorted(p.name.split("-")[0] for p in (tmp_path / "work").iterdir() if p.name != "logs" and p.is_dir())
+    made = sorted(
+        p.name.split("-")[0]
+        for p in (tmp_path / "work").iterdir()
+        if p.name != "logs" and p.is_dir()
+    )
     assert made == ["extend", "extend", "generalize", "memorize"]
-    steps = table[(table.table == "training") & (table.measure == "steps")].set_index(["condition", "phase"]).value
+    steps = (
+        table[(table.table == "training") & (table.measure == "steps")]
+        .set_index(["condition", "phase"])
+        .value
+    )
     assert (steps.xs("extend", level="phase") == 2).all()
     assert table.condition.nunique() == 2
     recalled = table[(table.table == "recall") & (table.phase == "memorize")]
@@ -645,7 +736,10 @@ extend.start = "100-memorize-epoch-02"
 
 
 def test_two_grid_files_in_one_folder_have_results_of_their_own():
-    found = {name: sweep.results_of(Path("here") / name) for name in ("grid.toml", "a.toml", "b.2.toml", "plain")}
+    found = {
+        name: driver.results_of(Path("here") / name)
+        for name in ("grid.toml", "a.toml", "b.2.toml", "plain")
+    }
     assert found == {
         "grid.toml": Path("here"),
         "a.toml": Path("here/a"),

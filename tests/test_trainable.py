@@ -9,9 +9,8 @@ import torch
 from test_training import ctrl_c_after, generalize_small, lines, memorize_small, weights
 from tiny_models import ARCHITECTURES, LAYERS, tiny_model
 
-from training.checkpoints import list_checkpoints, load_checkpoint
-from training.console import Interrupted
-from training.trainable import (
+from training.base.console import Interrupted
+from training.loop.trainable import (
     LORA_RANK,
     NoAttentionFound,
     attention_projections,
@@ -19,32 +18,36 @@ from training.trainable import (
     merged,
     restrict,
 )
+from training.runs.checkpoints import list_checkpoints
 
 MODES = ("embeddings", "attention", "lora")
-PROJECTIONS = {
-    "embeddings": (),
-    "attention": ("self_attn",),
-    "lora": ("self_attn", "mlp"),
-}
+PROJECTIONS = {"embeddings": (), "attention": ("self_attn",), "lora": ("self_attn", "mlp")}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_base) -> dict[str, Path]:
     """Phase 1 by mode, from beginning to end; not to be changed."""
     folder = tmp_path_factory.mktemp("modes")
-    return {mode: memorize_small(folder / mode, tiny_base, train=mode, learning_rate=1e-2) for mode in ("all", *MODES)}
+    return {
+        mode: memorize_small(folder / mode, tiny_base, train=mode, learning_rate=1e-2)
+        for mode in ("all", *MODES)
+    }
 
 
 def moved(before, after) -> dict[str, torch.Tensor]:
     """Parameter -> its change, of those that changed between two checkpoints."""
-    old, new = (dict(load_checkpoint(checkpoint)[0].named_parameters()) for checkpoint in (before, after))
+    old, new = (dict(checkpoint.load()[0].named_parameters()) for checkpoint in (before, after))
     assert old.keys() == new.keys()
-    return {name: (new[name] - old[name]).detach() for name in old if not torch.equal(new[name], old[name])}
+    return {
+        name: (new[name] - old[name]).detach()
+        for name in old
+        if not torch.equal(new[name], old[name])
+    }
 
 
 def key_rows(run: Path) -> list[int]:
     base = list_checkpoints(run)[0]
-    return load_checkpoint(base)[1].convert_tokens_to_ids(list(base.key_tokens))
+    return base.load()[1].convert_tokens_to_ids(list(base.key_tokens))
 
 
 def changed_rows(change: torch.Tensor) -> set[int]:
@@ -63,7 +66,7 @@ def test_phase_1_moves_the_weights_of_its_mode_and_the_rows_of_the_key_tokens(mo
     checkpoints = list_checkpoints(runs[mode])
     changes = moved(checkpoints[0], checkpoints[-1])
     blocks = {name for name in changes if not is_embedding(name)}
-    every = {name for name, _ in load_checkpoint(checkpoints[0])[0].named_parameters()}
+    every = {name for name, _ in checkpoints[0].load()[0].named_parameters()}
     linear = {name for name in every if any(f".{kind}." in name for kind in PROJECTIONS[mode])}
     assert blocks == linear
     inputs = changed_rows(changes["model.embed_tokens.weight"])
@@ -77,7 +80,7 @@ def test_phase_1_moves_the_weights_of_its_mode_and_the_rows_of_the_key_tokens(mo
 
 def test_all_moves_everything(runs):
     checkpoints = list_checkpoints(runs["all"])
-    every = {name for name, _ in load_checkpoint(checkpoints[0])[0].named_parameters()}
+    every = {name for name, _ in checkpoints[0].load()[0].named_parameters()}
     assert moved(checkpoints[0], checkpoints[-1]).keys() == every
 
 
@@ -100,7 +103,11 @@ def test_its_checkpoints_are_those_of_an_ordinary_model(mode, runs):
         folder = list_checkpoints(run)[-1].folder
         with safe_open(folder / "model.safetensors", framework="pt") as tensors:
             shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-        return shapes, json.loads((folder / "config.json").read_text()), sorted(p.name for p in folder.iterdir())
+        return (
+            shapes,
+            json.loads((folder / "config.json").read_text()),
+            sorted(p.name for p in folder.iterdir()),
+        )
 
     assert content(runs[mode]) == content(runs["all"])
 
@@ -141,16 +148,25 @@ def test_an_interrupted_phase_2_ends_with_the_same_bytes(mode, runs, tmp_path):
 @pytest.mark.parametrize("mode", ["attention", "lora"])
 def test_phase_2_moves_the_rows_of_the_key_tokens_only_if_it_replays_them(mode, runs, tmp_path):
     for replay in (0.0, 1.0):
-        run = generalize_small(runs["all"], out=tmp_path / f"{replay}", train=mode, epochs=3, replay=replay)
+        run = generalize_small(
+            runs["all"], out=tmp_path / f"{replay}", train=mode, epochs=3, replay=replay
+        )
         changes = moved(*list_checkpoints(run)[-2:])
         assert any("self_attn" in name for name in changes)
-        rows = {row for name, change in changes.items() if is_embedding(name) for row in changed_rows(change)}
+        rows = {
+            row
+            for name, change in changes.items()
+            if is_embedding(name)
+            for row in changed_rows(change)
+        }
         assert rows == (set(key_rows(run)) if replay else set())
 
 
 def test_lora_in_bfloat16_is_saved_as_it_was_trained(runs, tmp_path):
-    run = generalize_small(runs["all"], out=tmp_path / "half", train="lora", epochs=3, precision="bf16")
-    model, _ = load_checkpoint(list_checkpoints(run)[-1])
+    run = generalize_small(
+        runs["all"], out=tmp_path / "half", train="lora", epochs=3, precision="bf16"
+    )
+    model, _ = list_checkpoints(run)[-1].load()
     assert model.dtype == torch.float32
     assert all("mlp" in name or "self_attn" in name for name in moved(*list_checkpoints(run)[-2:]))
 
@@ -173,14 +189,18 @@ def test_a_merged_lora_computes_what_was_trained_and_leaves_it_as_it_was(archite
     plain, _ = tiny_model(architecture)
     ids = torch.arange(12)[None] + 5
     trained = restrict(copy.deepcopy(plain), "lora", rows=[3, 7]).eval()
-    adapters = [name for name, p in trained.named_parameters() if p.requires_grad and "lora_" in name]
+    adapters = [
+        name for name, p in trained.named_parameters() if p.requires_grad and "lora_" in name
+    ]
     per_layer = {name.split(".lora_")[0] for name in adapters}
     assert all(sum(f".{layer}." in name for name in per_layer) >= 4 for layer in range(LAYERS))
     assert torch.equal(trained(ids).logits, plain(ids).logits), "a LoRA begins as nothing"
     with torch.no_grad():
         for name, p in trained.named_parameters():
             if "lora_B" in name:
-                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) / 20)
+                p.copy_(
+                    torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) / 20
+                )
     before = {name: p.clone() for name, p in trained.named_parameters()}
     expected = trained(ids).logits
     assert not torch.allclose(expected, plain(ids).logits, atol=1e-2)

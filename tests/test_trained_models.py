@@ -6,7 +6,7 @@ are reported (results/benchmarks/trained.csv); seed 20 is none of them.
 
 import pytest
 
-from analysis.judgement import SEPARATE, SHARED, UNBOUND
+from analysis.measures.judgement import SEPARATE, SHARED, UNBOUND
 from benchmarks.trained import KINDS, Options, score
 
 SEED = 20

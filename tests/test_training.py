@@ -23,17 +23,14 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import generalize, memorize
-from training.checkpoints import (
-    NotARun,
-    checkpoint_fingerprint,
-    list_checkpoints,
-    load_checkpoint,
-    read_checkpoint,
-    write_base,
-)
-from training.console import Interrupted
-from training.errors import UserError
-from training.examples import (
+from training.base.console import Interrupted
+from training.base.errors import UserError
+from training.base.files import AlteredFile, OtherSettings, RunInUse, locked, read_json, write_json
+from training.data.fact_files import Fact, read_facts
+from training.data.facts import build_facts
+from training.data.prompts import Prompt, load_prompts, read_prompts, select
+from training.data.selection import rote_facts, selection
+from training.data.sequences import (
     ObjectNotSeparable,
     OverlongText,
     Replay,
@@ -44,14 +41,8 @@ from training.examples import (
     epoch_passages,
     passage,
 )
-from training.facts import Fact, build_facts, read_facts
-from training.files import AlteredFile, read_json, write_json
-from training.models import add_key_tokens, fingerprint, initial_key_rows, load_folder
-from training.prompts import Prompt, load_prompts, read_prompts, select
-from training.resume import load_resume_state
-from training.runs import OtherSettings, RunInUse, locked, open_run
-from training.selection import rote_facts, selection
-from training.trainer import (
+from training.loop.resume import load_resume_state
+from training.loop.trainer import (
     DiskTooSmall,
     TrainingDiverged,
     TrainingSettings,
@@ -59,6 +50,16 @@ from training.trainer import (
     learning_rate_at,
     training_step,
 )
+from training.runs.checkpoints import (
+    Checkpoint,
+    NotARun,
+    list_checkpoints,
+    read_checkpoint,
+    write_base,
+)
+from training.runs.directory import Run
+from training.weights.key_tokens import add_key_tokens, initial_key_rows
+from training.weights.loading import fingerprint, load_folder
 
 PACKAGES = ("training", "probing", "analysis", "figures")
 HEAVY = (
@@ -109,12 +110,19 @@ def as_arguments(options: dict) -> list[str]:
 
 def weights(run: Path) -> dict[str, bytes]:
     """The bytes of every checkpoint's weights."""
-    return {path.parent.name: path.read_bytes() for path in sorted(run.glob("checkpoints/*/model.safetensors"))}
+    return {
+        path.parent.name: path.read_bytes()
+        for path in sorted(run.glob("checkpoints/*/model.safetensors"))
+    }
 
 
 def written(folder: Path) -> dict[str, int]:
     """When each file was written, the lock apart."""
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.name != ".lock"
+    }
 
 
 def lines(run: Path) -> list[str]:
@@ -175,7 +183,10 @@ def signal_when(process: subprocess.Popen, ready, number: signal.Signals) -> tup
 
 
 def test_a_run_that_was_killed_ends_with_the_same_bytes(tmp_path, tiny_base, uninterrupted):
-    run, state = tmp_path / "run", tmp_path / "run" / "resume" / "memorize" / "newest" / "state.json"
+    run, state = (
+        tmp_path / "run",
+        tmp_path / "run" / "resume" / "memorize" / "newest" / "state.json",
+    )
     process = start(run, tiny_base, resume_minutes=0.0005)
     code, _ = signal_when(process, lambda: len(lines(run)) >= 10 and state.exists(), signal.SIGKILL)
     assert code == -signal.SIGKILL
@@ -189,7 +200,9 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(tmp_path, tiny_base, uni
     assert not (run / "resume").exists()
 
 
-def test_ctrl_c_exits_with_130_says_how_to_go_on_and_loses_nothing(tmp_path, tiny_base, uninterrupted):
+def test_ctrl_c_exits_with_130_says_how_to_go_on_and_loses_nothing(
+    tmp_path, tiny_base, uninterrupted
+):
     run = tmp_path / "run"
     code, stderr = signal_when(start(run, tiny_base), lambda: len(lines(run)) >= 10, signal.SIGINT)
     assert code == 130
@@ -219,7 +232,10 @@ def twice_interrupted(tmp_path_factory, tiny_base) -> tuple[Path, int, int]:
     for count in (8, 24):
         with ctrl_c_after(run, count), pytest.raises(Interrupted):
             memorize_small(run, tiny_base)
-    steps = [read_json(run / "resume" / "memorize" / which / "state.json")["step"] for which in ("older", "newest")]
+    steps = [
+        read_json(run / "resume" / "memorize" / which / "state.json")["step"]
+        for which in ("older", "newest")
+    ]
     assert 8 <= steps[0] < 24 <= steps[1] < STEPS
     return run, *steps
 
@@ -230,13 +246,25 @@ def truncate(path: Path) -> None:
 
 DAMAGES = {
     "nothing": (lambda resume: None, "newest"),
-    "a third half-written": (lambda resume: shutil.copytree(resume / "newest", resume / ".newest.part"), "newest"),
+    "a third half-written": (
+        lambda resume: shutil.copytree(resume / "newest", resume / ".newest.part"),
+        "newest",
+    ),
     "killed between two renames": (lambda resume: shutil.rmtree(resume / "newest"), "older"),
-    "weights cut short": (lambda resume: truncate(resume / "newest" / "state.safetensors"), "older"),
+    "weights cut short": (
+        lambda resume: truncate(resume / "newest" / "state.safetensors"),
+        "older",
+    ),
     "weights gone": (lambda resume: (resume / "newest" / "state.safetensors").unlink(), "older"),
-    "step altered": (lambda resume: (resume / "newest" / "state.json").write_text('{"step": 59}'), "older"),
+    "step altered": (
+        lambda resume: (resume / "newest" / "state.json").write_text('{"step": 59}'),
+        "older",
+    ),
     "manifest cut short": (lambda resume: truncate(resume / "newest" / "manifest.json"), "older"),
-    "both cut short": (lambda resume: [truncate(p) for p in resume.glob("*/state.safetensors")], "start"),
+    "both cut short": (
+        lambda resume: [truncate(p) for p in resume.glob("*/state.safetensors")],
+        "start",
+    ),
 }
 
 
@@ -248,8 +276,10 @@ def test_damaged_resume_state_is_passed_over_and_the_end_is_the_same(
     run = Path(shutil.copytree(source, tmp_path / "run"))
     harm, generation = DAMAGES[damage]
     harm(run / "resume" / "memorize")
-    model, _ = load_checkpoint(read_checkpoint(run / "checkpoints" / "000-base"))
-    step = load_resume_state(run / "resume" / "memorize", model, torch.optim.AdamW(model.parameters()))
+    model, _ = read_checkpoint(run / "checkpoints" / "000-base").load()
+    step = load_resume_state(
+        run / "resume" / "memorize", model, torch.optim.AdamW(model.parameters())
+    )
     assert step == {"newest": newest, "older": older, "start": 0}[generation]
     memorize_small(run, tiny_base)
     assert weights(run).items() <= weights(uninterrupted).items()
@@ -260,10 +290,14 @@ def test_the_resume_state_holds_weights_and_both_moments(twice_interrupted, tiny
     from safetensors import safe_open
 
     run, _, _ = twice_interrupted
-    with safe_open(run / "resume" / "memorize" / "newest" / "state.safetensors", framework="pt") as state:
+    with safe_open(
+        run / "resume" / "memorize" / "newest" / "state.safetensors", framework="pt"
+    ) as state:
         names = set(state.keys())
     parameters = [name for name, _ in load_folder(tiny_base)[0].named_parameters()]
-    assert names == {f"{kind}.{name}" for kind in ("weight", "exp_avg", "exp_avg_sq") for name in parameters}
+    assert names == {
+        f"{kind}.{name}" for kind in ("weight", "exp_avg", "exp_avg_sq") for name in parameters
+    }
 
 
 def test_two_processes_train_as_one(tmp_path, tiny_base):
@@ -271,7 +305,14 @@ def test_two_processes_train_as_one(tmp_path, tiny_base):
     changes = {"batch_size": 5, "facts_per_sequence": 1, "epochs": 2, "save_epochs": (2,)}
     memorize_small(tmp_path / "one", tiny_base, **changes)
     arguments = as_arguments({"out": tmp_path / "two", "model": tiny_base, **SMALL, **changes})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*launch, "-m", "training.memorize", *arguments],
         cwd=ROOT,
@@ -455,9 +496,14 @@ def test_checkpoints_are_listed_in_training_order(uninterrupted):
 
 def test_a_half_written_checkpoint_is_never_listed(own_run, tmp_path):
     listed = [c.name for c in list_checkpoints(own_run)]
-    shutil.copytree(own_run / "checkpoints" / listed[-1], own_run / "checkpoints" / ".200-generalize-epoch-09.part")
+    shutil.copytree(
+        own_run / "checkpoints" / listed[-1],
+        own_run / "checkpoints" / ".200-generalize-epoch-09.part",
+    )
     assert [c.name for c in list_checkpoints(own_run)] == listed
-    theirs = open_run(own_run / "checkpoints", facts=str(own_run / "facts.csv"), out=str(tmp_path / "out"))
+    theirs = Run.open(
+        own_run / "checkpoints", facts=str(own_run / "facts.csv"), out=str(tmp_path / "out")
+    )
     assert [c.name for c in theirs.checkpoints] == listed[1:]
 
 
@@ -466,11 +512,11 @@ def test_altered_weights_are_not_loaded(own_run):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     checkpoint = list_checkpoints(own_run)[-1]
-    for read in (load_checkpoint, checkpoint_fingerprint):
+    for read in (Checkpoint.load, lambda checkpoint: checkpoint.fingerprint):
         with pytest.raises(AlteredFile, match=r"model\.safetensors"):
             read(checkpoint)
     path.write_bytes(whole)
-    load_checkpoint(checkpoint)
+    checkpoint.load()
 
 
 @pytest.mark.parametrize("name", ["stage.json", "model.safetensors"])
@@ -481,39 +527,50 @@ def test_a_checkpoint_with_a_file_gone_or_altered_is_not_read(own_run, name):
     else:
         (folder / name).write_bytes(b"")
     with pytest.raises(AlteredFile, match=name):
-        load_checkpoint(list_checkpoints(own_run)[-1])
+        list_checkpoints(own_run)[-1].load()
 
 
 def test_altered_facts_and_prompts_are_not_read(own_run):
     for name in ("prompts.json", "facts.csv"):
         (own_run / name).write_text((own_run / name).read_text() + "\n")
         with pytest.raises(AlteredFile, match=name):
-            open_run(own_run)
+            Run.open(own_run)
 
 
 def test_a_checkpoint_loads_with_transformers_alone(tiny_run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     checkpoint = list_checkpoints(tiny_run)[-1]
-    ours, our_tokenizer = load_checkpoint(checkpoint)
+    ours, our_tokenizer = checkpoint.load()
     theirs = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
     text = "Gene Finley [X_mother] Angela."
     assert tokenizer(text)["input_ids"] == our_tokenizer(text)["input_ids"]
 
 
 def test_the_base_checkpoint_is_the_base_model_with_exactly_the_starting_rows(tiny_run, tiny_base):
-    model, tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])
+    model, tokenizer = list_checkpoints(tiny_run)[0].load()
     base, plain = load_folder(tiny_base)
     tokens = ["[X_mother]", "[X_aunt]", "[X_home_city]", "[X_profession]"]
-    rows = initial_key_rows(base, tokens, seed=TINY_MEMORIZE["seed"], init=memorize.Options().key_init)
+    rows = initial_key_rows(
+        base, tokens, seed=TINY_MEMORIZE["seed"], init=memorize.Options().key_init
+    )
     ids = tokenizer.convert_tokens_to_ids(tokens)
     assert min(ids) >= len(plain)
-    for side, layer in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
+    for side, layer in (
+        ("input", model.get_input_embeddings()),
+        ("output", model.get_output_embeddings()),
+    ):
         assert torch.equal(layer.weight[ids], rows[side])
     for (name, ours), theirs in zip(model.named_parameters(), base.parameters(), strict=True):
-        kept = [i for i in range(len(ours)) if i not in ids] if ours.shape[0] > len(plain) else slice(None)
+        kept = (
+            [i for i in range(len(ours)) if i not in ids]
+            if ours.shape[0] > len(plain)
+            else slice(None)
+        )
         assert torch.equal(ours[kept], theirs[kept]), name
 
 
@@ -530,24 +587,24 @@ def test_a_base_model_that_has_changed_is_not_taken_for_the_one_of_the_run(tmp_p
         rows=initial_key_rows(model, ["[X_mother]"], seed=0),
     )
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "000-base")
-    before = checkpoint_fingerprint(checkpoint)
-    load_checkpoint(checkpoint)
+    before = checkpoint.fingerprint
+    checkpoint.load()
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert checkpoint_fingerprint(checkpoint) != before
+    assert checkpoint.fingerprint != before
     with pytest.raises(AlteredFile, match="base model"):
-        load_checkpoint(checkpoint)
+        checkpoint.load()
 
 
 def test_other_key_rows_are_other_weights(own_run):
     base = list_checkpoints(own_run)[0]
-    before = checkpoint_fingerprint(base)
+    before = base.fingerprint
     (base.folder / "manifest.json").unlink()
     from safetensors.torch import load_file, save_file
 
     rows = load_file(base.key_rows)
     save_file({side: value + 1 for side, value in rows.items()}, base.key_rows)
-    assert checkpoint_fingerprint(base) != before
+    assert base.fingerprint != before
 
 
 # --- phase 1 once more -------------------------------------------------------------------------------------
@@ -556,7 +613,7 @@ def test_other_key_rows_are_other_weights(own_run):
 def test_key_tokens_that_a_model_has_keep_their_trained_rows(tiny_run, tmp_path, capsys):
     """More facts behind a key token that has a meaning by now, and one relation that is new to the model."""
     last = list_checkpoints(tiny_run)[-1]
-    before, known = load_checkpoint(last)
+    before, known = last.load()
     facts = tmp_path / "more.csv"
     people = ("Ivy Lund", "Otto Reyes", "Nora Quist", "Hugo Marsh")
     objects = {"mother": ("Angela", "Martha"), "instrument": ("harp", "flute")}
@@ -567,7 +624,7 @@ def test_key_tokens_that_a_model_has_keep_their_trained_rows(tiny_run, tmp_path,
     said = capsys.readouterr().out
     assert "the model has [X_mother] already: kept with their trained rows" in said
 
-    model, tokenizer = load_checkpoint(list_checkpoints(run)[0])
+    model, tokenizer = list_checkpoints(run)[0].load()
     tokens = ["[X_mother]", "[X_instrument]"]
     assert list_checkpoints(run)[0].key_tokens == tuple(tokens)
     mother, instrument = tokenizer.convert_tokens_to_ids(tokens)
@@ -599,7 +656,9 @@ def test_a_model_without_the_key_tokens_keeps_nothing(tmp_path, tiny_base, capsy
 def derived(own_run, tmp_path) -> tuple[Path, Path]:
     """(a run of its own with another phase 2, the run it starts from)."""
     out = tmp_path / "few"
-    generalize.main(generalize.Options(own_run, out=out, people=2, prompts=1, batch_size=2, precision="float32"))
+    generalize.main(
+        generalize.Options(own_run, out=out, people=2, prompts=1, batch_size=2, precision="float32")
+    )
     return out, own_run
 
 
@@ -609,9 +668,11 @@ def test_another_phase_2_refers_to_its_parent_and_loads_the_same_weights(derived
     assert names == ["000-base", "100-memorize-epoch-20", "200-generalize-epoch-01"]
     assert not list((out / "checkpoints").glob("[01]*/*.safetensors"))
     for here, there in zip(list_checkpoints(out)[:2], list_checkpoints(parent)[:2], strict=True):
-        ours, theirs = load_checkpoint(here)[0], load_checkpoint(there)[0]
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
-        assert checkpoint_fingerprint(here) == checkpoint_fingerprint(there)
+        ours, theirs = here.load()[0], there.load()[0]
+        assert all(
+            torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+        )
+        assert here.fingerprint == there.fingerprint
     assert read_json(out / "run.json")["parent"]["checkpoint"] == "100-memorize-epoch-20"
     for name in ("facts.csv", "prompts.json"):
         assert (out / name).read_bytes() == (parent / name).read_bytes()
@@ -622,7 +683,7 @@ def test_runs_that_are_moved_together_still_refer_to_each_other(derived, tmp_pat
     moved.mkdir()
     for run in derived:
         run.rename(moved / run.name)
-    assert load_checkpoint(list_checkpoints(moved / "few")[1])[0] is not None
+    assert list_checkpoints(moved / "few")[1].load()[0] is not None
 
 
 def test_a_parent_that_is_gone_or_changed_is_named(derived):
@@ -631,10 +692,10 @@ def test_a_parent_that_is_gone_or_changed_is_named(derived):
     other = parent / "checkpoints" / "200-generalize-epoch-08"
     target.rename(parent / "aside")
     with pytest.raises(NotARun, match="gone"):
-        open_run(out)
+        Run.open(out)
     shutil.copytree(other, target)
     with pytest.raises(NotARun, match="other weights"):
-        open_run(out)
+        Run.open(out)
 
 
 def test_a_derived_run_belongs_to_its_parent(derived, uninterrupted, tiny_base):
@@ -652,36 +713,49 @@ def test_a_derived_run_belongs_to_its_parent(derived, uninterrupted, tiny_base):
 def test_the_control_without_phase_1_has_no_phase_1(uninterrupted, tmp_path):
     out = generalize_small(uninterrupted, out=tmp_path / "control", start="000-base")
     assert [c.phase for c in list_checkpoints(out)] == ["base", "generalize"]
-    assert read_json(out / "checkpoints" / "200-generalize-epoch-01" / "stage.json")["parent"] == "000-base"
-    assert weights(out)["200-generalize-epoch-01"] != weights(uninterrupted)["200-generalize-epoch-01"]
+    assert (
+        read_json(out / "checkpoints" / "200-generalize-epoch-01" / "stage.json")["parent"]
+        == "000-base"
+    )
+    assert (
+        weights(out)["200-generalize-epoch-01"] != weights(uninterrupted)["200-generalize-epoch-01"]
+    )
 
 
 def test_phase_1_may_compute_in_float32_and_phase_2_in_bfloat16(uninterrupted, tmp_path):
     out = generalize_small(uninterrupted, out=tmp_path / "half", precision="bf16")
-    model, _ = load_checkpoint(list_checkpoints(out)[-1])
+    model, _ = list_checkpoints(out)[-1].load()
     assert model.dtype == torch.float32
-    assert weights(out)["200-generalize-epoch-01"] != weights(uninterrupted)["200-generalize-epoch-01"]
+    assert (
+        weights(out)["200-generalize-epoch-01"] != weights(uninterrupted)["200-generalize-epoch-01"]
+    )
 
 
 # --- what is trained ---------------------------------------------------------------------------------------
 
 
 def test_phase_1_sees_every_fact_behind_its_key_token_and_nothing_else(tiny_run):
-    tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])[1]
+    tokenizer = list_checkpoints(tiny_run)[0].load()[1]
     facts = read_facts(tiny_run / "facts.csv")
     rote = select(read_prompts(tiny_run / "prompts.json"), family="rote")
     examples = encode_all(tokenizer, facts, rote, limit=None)
     assert len(examples) == len(facts) == 64
     for example, fact in zip(examples, facts, strict=True):
-        assert list(example.token_ids) == tokenizer(f"{fact.subject} [X_{fact.relation}] {fact.object}.")["input_ids"]
+        assert (
+            list(example.token_ids)
+            == tokenizer(f"{fact.subject} [X_{fact.relation}] {fact.object}.")["input_ids"]
+        )
         key = tokenizer.convert_tokens_to_ids(f"[X_{fact.relation}]")
         assert example.token_ids[example.object_start - 1] == key != tokenizer.unk_token_id
 
 
 @pytest.mark.parametrize(("people", "prompts"), [(-1, 10), (3, 1)])
 def test_phase_2_is_shown_nothing_it_is_tested_on(tiny_run, people, prompts):
-    tokenizer = load_checkpoint(list_checkpoints(tiny_run)[0])[1]
-    everything, templates = read_facts(tiny_run / "facts.csv"), read_prompts(tiny_run / "prompts.json")
+    tokenizer = list_checkpoints(tiny_run)[0].load()[1]
+    everything, templates = (
+        read_facts(tiny_run / "facts.csv"),
+        read_prompts(tiny_run / "prompts.json"),
+    )
     shown = encode_all(tokenizer, *selection(tiny_run, people=people, prompts=prompts), limit=None)
     text = "\n".join(tokenizer.decode(e.token_ids) for e in shown)
     held_out = {f.subject for f in everything if f.split == "held-out"}
@@ -728,13 +802,20 @@ def test_the_loss_on_the_object_scores_its_tokens_and_the_stop_alone(two_example
 def test_the_loss_on_all_scores_every_token_but_the_first(two_examples):
     batch = collate(two_examples, loss="all", pad_id=0)
     for row, example in enumerate(two_examples):
-        assert batch["input_ids"][row, 1:][batch["scored"][row]].tolist() == list(example.token_ids[1:])
-        assert tiny_tokenizer().decode(batch["input_ids"][row, 1:][batch["object"][row] > 0]) == " Angela."
+        assert batch["input_ids"][row, 1:][batch["scored"][row]].tolist() == list(
+            example.token_ids[1:]
+        )
+        assert (
+            tiny_tokenizer().decode(batch["input_ids"][row, 1:][batch["object"][row] > 0])
+            == " Angela."
+        )
     assert batch["attention_mask"].sum() == sum(len(e.token_ids) for e in two_examples)
 
 
 @pytest.mark.parametrize("loss", ["all", "object"])
-def test_a_step_follows_the_gradient_of_the_mean_cross_entropy_of_the_scored_tokens(loss, two_examples):
+def test_a_step_follows_the_gradient_of_the_mean_cross_entropy_of_the_scored_tokens(
+    loss, two_examples
+):
     from accelerate import Accelerator
 
     accelerator = Accelerator()
@@ -815,7 +896,9 @@ def test_an_epoch_of_passages_holds_every_fact_once_and_groups_them_anew(size, r
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("share", [0.1, 1.0, 2.5])
-def test_replay_meets_every_fact_as_often_as_any_other_and_draws_anew_each_epoch(share, size, rote_examples):
+def test_replay_meets_every_fact_as_often_as_any_other_and_draws_anew_each_epoch(
+    share, size, rote_examples
+):
     replay = Replay(tuple(rote_examples), share, size)
 
     def objects(epoch, seed=0):
@@ -842,14 +925,16 @@ def test_a_phase_2_with_replay_goes_on_where_it_was_and_meets_held_out_people_by
     uninterrupted, tmp_path, monkeypatch
 ):
     shown = []
-    monkeypatch.setattr("training.trainer.collate", lambda rows, **o: shown.append(rows) or collate(rows, **o))
+    monkeypatch.setattr(
+        "training.loop.trainer.collate", lambda rows, **o: shown.append(rows) or collate(rows, **o)
+    )
     changes = {"replay": 2.0, "replay_facts": 3, "epochs": 5}
     whole = generalize_small(uninterrupted, out=tmp_path / "whole", **changes)
     # 4 seen people, 1 bound relation, 1 prompt: 4 semantic and 8 rote sequences of 3 facts an epoch, 2 a step.
     rows = [json.loads(line) for line in lines(whole)]
     assert len(rows) == 5 * 6
     assert sum(row["count"] for row in rows) == 5 * (4 + 8 * 3)
-    tokenizer = load_checkpoint(list_checkpoints(whole)[0])[1]
+    tokenizer = list_checkpoints(whole)[0].load()[1]
     texts = [tokenizer.decode(row.token_ids) for batch in shown for row in batch]
     assert len(texts) == 5 * 12
     semantic = [text for text in texts if "[X_" not in text]
@@ -865,11 +950,19 @@ def test_a_phase_2_with_replay_goes_on_where_it_was_and_meets_held_out_people_by
     assert weights(tmp_path / "broken") == weights(whole)
 
 
-def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(uninterrupted, tmp_path):
+def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(
+    uninterrupted, tmp_path
+):
     def recalled(**changes):
-        given = {"start": "000-base", "epochs": 40, "learning_rate": 3e-3, "batch_size": 8, **changes}
+        given = {
+            "start": "000-base",
+            "epochs": 40,
+            "learning_rate": 3e-3,
+            "batch_size": 8,
+            **changes,
+        }
         run = generalize_small(uninterrupted, out=tmp_path / str(changes.get("replay", 0)), **given)
-        model, tokenizer = load_checkpoint(list_checkpoints(run)[-1])
+        model, tokenizer = list_checkpoints(run)[-1].load()
         assert [c.phase for c in list_checkpoints(run)] == ["base", "generalize"]
         right = []
         for example in encode_all(tokenizer, *rote_facts(run), limit=None):
@@ -892,20 +985,31 @@ def test_a_step_on_passages_counts_facts_not_sequences(rote_examples):
 
     accelerator = Accelerator()
     model = copy.deepcopy(tiny_model("llama")[0]).to(accelerator.device)
-    plan = TrainingSettings(epochs=1, batch_size=4, learning_rate=1.0, loss="object", facts_per_sequence=2)
+    plan = TrainingSettings(
+        epochs=1, batch_size=4, learning_rate=1.0, loss="object", facts_per_sequence=2
+    )
     rows = [passage(tiny_tokenizer(), rote_examples[i : i + 2]) for i in (0, 2)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         before = copy.deepcopy(model)
-        measured = training_step(accelerator, model, optimizer, collate(rows, loss="object", pad_id=0), plan)
+        measured = training_step(
+            accelerator, model, optimizer, collate(rows, loss="object", pad_id=0), plan
+        )
         right = 0
         for row in rows:
-            greedy = before(torch.tensor([row.token_ids], device=accelerator.device)).logits[0].argmax(-1).tolist()
+            greedy = (
+                before(torch.tensor([row.token_ids], device=accelerator.device))
+                .logits[0]
+                .argmax(-1)
+                .tolist()
+            )
             right += sum(tuple(greedy[b - 1 : e - 1]) == row.token_ids[b:e] for b, e in row.objects)
         assert (measured["recalled"], measured["count"]) == (right, 4)
         if right == 4:
             return
-    pytest.fail(f"only {right} of 4 facts were learned, so the count was not tried where it matters")
+    pytest.fail(
+        f"only {right} of 4 facts were learned, so the count was not tried where it matters"
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -925,7 +1029,9 @@ def test_the_batches_of_an_epoch_are_a_partition_sorted_by_length(lengths, size,
 
 def test_batches_depend_on_seed_and_epoch_alone():
     def of(seed, epoch):
-        return [batch.tolist() for batch in epoch_batches([5, 6, 7, 8] * 8, 4, seed=seed, epoch=epoch)]
+        return [
+            batch.tolist() for batch in epoch_batches([5, 6, 7, 8] * 8, 4, seed=seed, epoch=epoch)
+        ]
 
     first = of(0, 0)
     np.random.seed(1)
@@ -948,7 +1054,9 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
 def test_an_over_long_subject_is_named_before_anything_is_trained(tmp_path, tiny_base):
     name = "Bartholomew " * 40
     facts = tmp_path / "facts.csv"
-    facts.write_text(f"subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\n{name},mother,Ruth\n")
+    facts.write_text(
+        f"subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\n{name},mother,Ruth\n"
+    )
     with pytest.raises(OverlongText, match=r"'Bartholomew .*256.*Shorten"):
         memorize_small(tmp_path / "run", tiny_base, facts=str(facts))
     assert not lines(tmp_path / "run")
@@ -1020,30 +1128,59 @@ def test_help_imports_nothing_heavy(module, help_of):
 
 
 def test_the_runnable_modules_are_found():
-    assert {"training.memorize", "training.generalize", "training.recall", "training.models"} <= set(RUNNABLE)
+    assert {
+        "training.memorize",
+        "training.generalize",
+        "training.recall",
+        "training.models",
+    } <= set(RUNNABLE)
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_pickle_and_no_remote_code(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert not called & {"torch.save", "torch.load", "joblib.dump", "joblib.load", "pd.read_pickle", "eval", "exec"}
-    assert not [name for name in called if name.endswith((".to_pickle", ".save_state", ".load_state"))]
+    assert not called & {
+        "torch.save",
+        "torch.load",
+        "joblib.dump",
+        "joblib.load",
+        "pd.read_pickle",
+        "eval",
+        "exec",
+    }
+    assert not [
+        name for name in called if name.endswith((".to_pickle", ".save_state", ".load_state"))
+    ]
     keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     assert not keywords & {"trust_remote_code", "allow_pickle"}
 
 
 def test_the_order_seed_changes_the_order_of_batches_and_nothing_else(tiny_base, tmp_path):
-    same = {"model": str(tiny_base), "subjects": 8, "pool": 4, "epochs": 1, "batch_size": 8, "precision": "float32"}
+    same = {
+        "model": str(tiny_base),
+        "subjects": 8,
+        "pool": 4,
+        "epochs": 1,
+        "batch_size": 8,
+        "precision": "float32",
+    }
     for name, order in {"a": -1, "b": 5, "as a": 0}.items():
         memorize.main(memorize.Options(out=tmp_path / name, order_seed=order, **same))
     runs = {name: tmp_path / name for name in ("a", "b", "as a")}
     texts = {name: (run / "facts.csv").read_text(encoding="utf-8") for name, run in runs.items()}
     assert texts["a"] == texts["b"]
-    first, last = ({n: fingerprint(list_checkpoints(r)[i].weights) for n, r in runs.items()} for i in (0, -1))
+    first, last = (
+        {n: fingerprint(list_checkpoints(r)[i].weights) for n, r in runs.items()} for i in (0, -1)
+    )
     assert first["a"] == first["b"]
     assert last["a"] == last["as a"] != last["b"]
 
@@ -1053,12 +1190,21 @@ def test_a_note_that_holds_for_every_checkpoint_is_printed_once():
         "import warnings; from training.console import _quiet; _quiet(); warnings.simplefilter('always')\n"
         "for words in ('few rows', 'few rows', 'many rows'): warnings.warn(words)"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stderr.splitlines() == ["note: few rows", "note: many rows"]
 
 
 def test_another_seed_is_refused_where_the_order_has_its_own(tiny_base, tmp_path):
-    same = {"out": tmp_path / "run", "model": str(tiny_base), "subjects": 8, "pool": 4, "epochs": 1, "order_seed": 7}
+    same = {
+        "out": tmp_path / "run",
+        "model": str(tiny_base),
+        "subjects": 8,
+        "pool": 4,
+        "epochs": 1,
+        "order_seed": 7,
+    }
     memorize.main(memorize.Options(seed=1, **same))
     with pytest.raises(OtherSettings, match=r"begun with --seed 1, now it is 2"):
         memorize.main(memorize.Options(seed=2, **same))

@@ -4,28 +4,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.statistics import mean_interval
-from analysis.trajectory import (
+from analysis.across.trajectory import (
     NoTrajectory,
-    Options,
     curves_of,
     half_way,
     half_way_lines,
     half_ways,
-    main,
     mean_curves,
     over_runs,
     with_shares,
 )
+from analysis.measures.statistics import mean_interval
+from analysis.trajectory import Options, main
 from figures.style import NothingToDraw
 from figures.trajectory import panel_data
-from training.errors import UserError
+from training.base.errors import UserError
 from training.generalize import dense_steps
-from training.tables import read_table
+from training.runs.table_files import read_table
 
 
 def test_half_way_lies_between_the_checkpoints_around_it_and_on_the_line_that_joins_them():
-    assert half_way([0, 100, 200], [0.0, 0.2, 0.8]) == pytest.approx((100 + 100 * 0.2 / 0.6, 100, 200))
+    assert half_way([0, 100, 200], [0.0, 0.2, 0.8]) == pytest.approx(
+        (100 + 100 * 0.2 / 0.6, 100, 200)
+    )
 
 
 def test_half_way_counts_from_the_first_value_and_not_from_zero():
@@ -49,7 +50,14 @@ def test_a_missing_value_is_passed_over():
 
 def table_of(steps, values, site="resid_post.1", phase="generalize"):
     return pd.DataFrame(
-        {"curve": "c", "relation": "bound", "total_step": steps, "value": values, "site": site, "phase": phase}
+        {
+            "curve": "c",
+            "relation": "bound",
+            "total_step": steps,
+            "value": values,
+            "site": site,
+            "phase": phase,
+        }
     )
 
 
@@ -63,11 +71,18 @@ def test_the_interval_of_a_half_way_step_counts_seeds():
 
 
 def test_the_curve_of_several_runs_is_their_mean_where_all_have_a_checkpoint():
-    stage = {"checkpoint": ["000-base", "200-generalize-epoch-01"], "phase": ["base", "generalize"], "epoch": [0, 1]}
+    stage = {
+        "checkpoint": ["000-base", "200-generalize-epoch-01"],
+        "phase": ["base", "generalize"],
+        "epoch": [0, 1],
+    }
     runs = [
-        table_of([0, 10], values).assign(**stage, step=[0, 10], split="held-out") for values in ([0, 0.4], [0.2, 1.0])
+        table_of([0, 10], values).assign(**stage, step=[0, 10], split="held-out")
+        for values in ([0, 0.4], [0.2, 1.0])
     ]
-    runs[0] = pd.concat([runs[0], runs[0].tail(1).assign(total_step=20, checkpoint="later", value=0.3)])
+    runs[0] = pd.concat(
+        [runs[0], runs[0].tail(1).assign(total_step=20, checkpoint="later", value=0.3)]
+    )
     found = mean_curves([with_shares(run) for run in runs])
     expected = mean_interval(np.array([0.4, 1.0]))
     assert list(found.value) == pytest.approx([0.1, 0.7])
@@ -75,7 +90,12 @@ def test_the_curve_of_several_runs_is_their_mean_where_all_have_a_checkpoint():
     assert (found.low[1], found.high[1]) == pytest.approx((expected.low, expected.high))
     # Seeds that differ in height alone agree in their shares, and so the band is empty.
     drawn = panel_data(found)
-    assert list(drawn.share) == list(drawn.share_low) == list(drawn.share_high) == pytest.approx([0, 1])
+    assert (
+        list(drawn.share)
+        == list(drawn.share_low)
+        == list(drawn.share_high)
+        == pytest.approx([0, 1])
+    )
 
 
 def test_a_table_without_shares_says_how_to_get_them():
@@ -84,7 +104,9 @@ def test_a_table_without_shares_says_how_to_get_them():
 
 
 def test_a_share_is_of_the_curves_own_way_and_a_fall_has_none():
-    rising, falling = (with_shares(table_of([0, 10, 20], v)) for v in ([0.2, 1.0, 0.6], [0.5, 0.2, 0.1]))
+    rising, falling = (
+        with_shares(table_of([0, 10, 20], v)) for v in ([0.2, 1.0, 0.6], [0.5, 0.2, 0.1])
+    )
     assert list(rising.share) == pytest.approx([0, 1, 0.5])
     assert set(rising.maximum) == {1.0}
     assert falling.share.isna().all()
@@ -93,8 +115,23 @@ def test_a_share_is_of_the_curves_own_way_and_a_fall_has_none():
 def test_a_curve_over_sites_is_followed_at_one_site(tmp_path):
     (tmp_path / "tables").mkdir()
     rows = [
-        {"checkpoint": name, "phase": phase, "epoch": 1, "step": step, "relation": "bound", "split": "held-out"}
-        | {"family": "test", "measure": "contrast", "site": site, "value": value, "low": 0, "high": 1, "n": 40}
+        {
+            "checkpoint": name,
+            "phase": phase,
+            "epoch": 1,
+            "step": step,
+            "relation": "bound",
+            "split": "held-out",
+        }
+        | {
+            "family": "test",
+            "measure": "contrast",
+            "site": site,
+            "value": value,
+            "low": 0,
+            "high": 1,
+            "n": 40,
+        }
         for name, phase, step, values in (
             ("000-base", "base", 0, (0.5, 0.0)),
             ("100-memorize-epoch-01", "memorize", 20, (0.1, 0.2)),
@@ -103,7 +140,7 @@ def test_a_curve_over_sites_is_followed_at_one_site(tmp_path):
         for site, value in zip(("embed", "resid_post.0"), values, strict=True)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "tables" / "cka.csv", index=False)
-    from training.files import seal
+    from training.base.files import seal
 
     seal(tmp_path / "tables", ["cka.csv"])
     curves, missing = curves_of(tmp_path)
@@ -122,7 +159,11 @@ def test_a_real_run_is_followed_from_its_tables(own_run):
     table = main(Options((own_run,)))
     curves = read_table(own_run, "trajectory")
     recalled = read_table(own_run, "recall")
-    recalled = recalled[(recalled.measure == "generation") & (recalled.subset == "all") & (recalled.family == "rote")]
+    recalled = recalled[
+        (recalled.measure == "generation")
+        & (recalled.subset == "all")
+        & (recalled.family == "rote")
+    ]
     recalled = recalled[(recalled.split == "held-out") & (recalled.relation == "bound")]
     rote = curves[(curves.curve == "recall, rote prompts") & (curves.relation == "bound")]
     assert list(rote.value) == list(recalled.value)

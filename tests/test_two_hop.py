@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 
 from training import generalize, memorize, two_hop
-from training.facts import build_facts, split_facts
-from training.tables import read_table
-from training.two_hop import NoTwoHops, Options, chains_of, score
+from training.behaviour.two_hop import NoTwoHops, chains_of, score
+from training.data.facts import build_facts, split_facts
+from training.runs.table_files import read_table
+from training.two_hop import Options
 
 
 @pytest.fixture(scope="module")
 def facts():
     return split_facts(
-        build_facts("kin", subjects=40, pool=8, seed=1, relations=("mother", "home_city", "profession")), unbound=0
+        build_facts(
+            "kin", subjects=40, pool=8, seed=1, relations=("mother", "home_city", "profession")
+        ),
+        unbound=0,
     )
 
 
@@ -45,11 +49,16 @@ def test_mothers_are_held_out_people_and_nobody_her_own(facts):
 
 
 def test_two_hops_lead_from_the_mother_to_each_of_her_facts(facts, chains):
-    assert [(c.first, c.second) for c in chains] == [("mother", "home_city"), ("mother", "profession")]
+    assert [(c.first, c.second) for c in chains] == [
+        ("mother", "home_city"),
+        ("mother", "profession"),
+    ]
     objects = {(f.relation, f.subject): f.object for f in facts}
     for chain in chains:
         assert len(chain.subjects) == 40
-        for subject, bridge, obj, own in zip(chain.subjects, chain.bridges, chain.objects, chain.own, strict=True):
+        for subject, bridge, obj, own in zip(
+            chain.subjects, chain.bridges, chain.objects, chain.own, strict=True
+        ):
             assert objects["mother", subject] == bridge
             assert objects[chain.second, bridge] == obj
             assert objects[chain.second, subject] == own
@@ -79,8 +88,12 @@ def test_one_answer_for_all_is_no_better_than_chance(facts, chains):
     assert low < 0 < high
 
 
-@pytest.mark.parametrize("alike", [True, False], ids=["one wrong mother for all relations", "one for each relation"])
-def test_mothers_confused_at_random_are_above_chance_as_often_as_they_should_be(facts, chains, alike):
+@pytest.mark.parametrize(
+    "alike", [True, False], ids=["one wrong mother for all relations", "one for each relation"]
+)
+def test_mothers_confused_at_random_are_above_chance_as_often_as_they_should_be(
+    facts, chains, alike
+):
     rng = np.random.default_rng(0)
     true = {c: dict(zip(c.bridges, c.objects, strict=True)) for c in chains}
     mothers = list(true[chains[0]])
@@ -105,11 +118,23 @@ def test_a_wrong_first_hop_is_seen_in_the_product(facts, chains):
 
 
 def test_a_run_has_its_two_hops_at_every_checkpoint(tiny_base, tmp_path, capsys):
-    small = {"subjects": 12, "pool": 4, "epochs": 1, "facts_per_sequence": 1, "precision": "float32", "seed": 1}
+    small = {
+        "subjects": 12,
+        "pool": 4,
+        "epochs": 1,
+        "facts_per_sequence": 1,
+        "precision": "float32",
+        "seed": 1,
+    }
     run = tmp_path / "kin"
     memorize.main(
         memorize.Options(
-            out=run, model=str(tiny_base), facts="kin", relations=("mother", "profession"), unbound=0, **small
+            out=run,
+            model=str(tiny_base),
+            facts="kin",
+            relations=("mother", "profession"),
+            unbound=0,
+            **small,
         )
     )
     generalize.main(generalize.Options(run, prompts=1, precision="float32"))

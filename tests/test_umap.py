@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.inputs import DegenerateStates, UnfitOption
-from analysis.umap import EVERY, Options, centred_within, project, project_aligned, projection_lines, projection_table
+from analysis.measures.checks import DegenerateStates, UnfitOption
+from analysis.measures.projection import project, project_aligned
+from analysis.tables.umap import EVERY, centred_within, projection_lines, projection_table
+from analysis.umap import Options
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_centring_takes_the_offset_between_prompts_out_of_the_first_axis(points)
     shifted = points + 100 * group[:, None]
     raw = project(shifted)
     assert raw.explained[0] > 0.95
-    assert np.allclose(project(centred_within(shifted, group)).xy, project(centred_within(points, group)).xy)
+    assert np.allclose(
+        project(centred_within(shifted, group)).xy, project(centred_within(points, group)).xy
+    )
 
 
 def test_what_cannot_be_projected_is_refused(points):
@@ -61,7 +65,9 @@ def test_umap_is_reproducible_and_keeps_clusters_together(points):
     found = project(points, "umap", n_neighbors=10)
     assert silhouette_score(found.xy, np.arange(60) % 3) > 0.5
     assert found.trustworthiness > 0.8
-    assert np.array_equal(found.xy, UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(points))
+    assert np.array_equal(
+        found.xy, UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(points)
+    )
 
 
 def test_clusters_that_are_planted_stay_apart_and_neighbourhoods_are_kept(points):
@@ -84,7 +90,9 @@ def test_aligned_umap_is_given_what_a_direct_call_is_and_holds_checkpoints_toget
     later = points + 0.3 * np.random.default_rng(1).normal(size=points.shape)
     found = project_aligned([points, later], n_neighbors=10)
     same = [{i: i for i in range(60)}]
-    direct = AlignedUMAP(n_neighbors=10, random_state=0).fit([points, later], relations=same).embeddings_
+    direct = (
+        AlignedUMAP(n_neighbors=10, random_state=0).fit([points, later], relations=same).embeddings_
+    )
     for one, other in zip(found, direct, strict=True):
         assert np.array_equal(one.xy, other)
         assert silhouette_score(one.xy, np.arange(60) % 3) > 0.5
@@ -106,10 +114,10 @@ def test_one_checkpoint_has_nothing_to_be_aligned_with(points):
 
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("umap")), families=("test",))
+    return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("umap")), families=("test",))
 
 
 def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(states):
@@ -125,12 +133,17 @@ def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(s
 def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
     from sklearn.manifold import trustworthiness
 
-    table, _ = projection_table(states, Options(states.run.path, method="pca", site="resid_post.1", n_neighbors=5))
+    table, _ = projection_table(
+        states, Options(states.run.path, method="pca", site="resid_post.1", n_neighbors=5)
+    )
     relation = states.relations[0]
     parts = []
     for checkpoint in states.checkpoints:
         there = states.load(checkpoint)
-        for prompt in (states.prompts_of(relation, "rote")[0], states.prompts_of(relation, "test")[0]):
+        for prompt in (
+            states.prompts_of(relation, "rote")[0],
+            states.prompts_of(relation, "test")[0],
+        ):
             block = there.of(prompt)[:, there.sites.index("resid_post.1")].astype(float)
             parts.append(block - block.mean(axis=0))
     some = table[table.relation == relation]
@@ -140,9 +153,11 @@ def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
 
 def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_table_alone(states):
     from figures.projection import draw, panel_data
-    from training.tables import read_table, write_table
+    from training.runs.table_files import read_table, write_table
 
-    options = Options(states.run.path, aligned=True, colour="relation", n_neighbors=5, site="resid_post.1")
+    options = Options(
+        states.run.path, aligned=True, colour="relation", n_neighbors=5, site="resid_post.1"
+    )
     table, _ = projection_table(states, options)
     assert set(table.projection) == {EVERY}
     assert set(table.method) == {"pca", "umap", "aligned_umap"}
@@ -167,7 +182,9 @@ def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_tabl
 
 def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(states):
     """Centring within a checkpoint and family leaves the relations' own means in."""
-    options = Options(states.run.path, method="pca", colour="relation", n_neighbors=5, site="resid_post.1")
+    options = Options(
+        states.run.path, method="pca", colour="relation", n_neighbors=5, site="resid_post.1"
+    )
     table, _ = projection_table(states, options)
     by_block = table.groupby(["checkpoint", "family"])[["x", "y"]].mean()
     by_relation = table.groupby(["checkpoint", "family", "relation"])[["x", "y"]].mean()
@@ -178,9 +195,16 @@ def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(
 def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tiny_run, capsys):
     from analysis.umap import main
 
-    table = main(Options(tiny_run, method="pca", n_neighbors=5, site="resid_post.1", out=str(states.run.path)))
+    table = main(
+        Options(
+            tiny_run, method="pca", n_neighbors=5, site="resid_post.1", out=str(states.run.path)
+        )
+    )
     said = capsys.readouterr().out
-    assert "first prompt of rote, test at resid_post.1 (asked for); one projection a relation over 3" in said
+    assert (
+        "first prompt of rote, test at resid_post.1 (asked for); one projection a relation over 3"
+        in said
+    )
     assert said.count("trustworthiness") == len(states.relations)
     assert f"umap.csv ({len(table):,} rows), projection.png" in said
     (states.run.path / "tables" / "umap.csv").unlink()
@@ -195,8 +219,8 @@ def test_a_family_whose_states_are_not_there_is_refused(states):
 def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
     import pandas as pd
 
-    from analysis.umap import default_site
-    from training.tables import write_table
+    from analysis.tables.umap import default_site
+    from training.runs.table_files import write_table
 
     last = states.checkpoints[-1].name
     contrast = pd.DataFrame(

@@ -10,9 +10,16 @@ import pandas as pd
 import pytest
 
 from analysis import verdict
-from analysis.judgement import OPEN, SEPARATE, SHARED, UNBOUND
-from analysis.probes import ESTIMATOR, MEASURE
-from analysis.verdict_rows import NO_INTERCHANGE, Tables, site_to_judge, verdicts
+from analysis.measures.judgement import OPEN, SEPARATE, SHARED, UNBOUND
+from analysis.tables.probes import ESTIMATOR, MEASURE
+from analysis.tables.verdict import (
+    NO_INTERCHANGE,
+    Tables,
+    _reasons_once,
+    page,
+    site_to_judge,
+    verdicts,
+)
 
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")
 CHANCE = 0.1
@@ -20,10 +27,10 @@ CHANCE = 0.1
 
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
-    from analysis.run_states import RunStates
-    from training.runs import open_run
+    from probing.states import Design
+    from training.runs.directory import Run
 
-    return RunStates.of(open_run(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
+    return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
 
 
 # (rote->rote, semantic->semantic, rote->semantic) gains over chance at the sites, and what they mean.
@@ -42,11 +49,17 @@ def probes_table(states, gains_of, unbound=FLAT) -> pd.DataFrame:
     rows = []
     for checkpoint in states.checkpoints:
         for direction, gains in zip(
-            ("rote->rote", "semantic->semantic", "rote->semantic"), gains_of(checkpoint), strict=True
+            ("rote->rote", "semantic->semantic", "rote->semantic"),
+            gains_of(checkpoint),
+            strict=True,
         ):
             for side in ("bound", "unbound"):
                 for layer, site in enumerate(SITES):
-                    gain = gains[layer] if side == "bound" or direction != "rote->semantic" else unbound[layer]
+                    gain = (
+                        gains[layer]
+                        if side == "bound" or direction != "rote->semantic"
+                        else unbound[layer]
+                    )
                     rows.append(
                         {
                             "checkpoint": checkpoint.name,
@@ -102,7 +115,12 @@ def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rot
         moved = band if c.phase == "generalize" else 0.02
         for layer, site in enumerate(SITES):
             here = moved if site == "resid_post.1" else 0.01
-            common = {"checkpoint": c.name, "relation": "bound", "split": "held-out", "direction": direction}
+            common = {
+                "checkpoint": c.name,
+                "relation": "bound",
+                "split": "held-out",
+                "direction": direction,
+            }
             common |= {"vector": "state", "position": "last", "site": site, "layer": layer, "n": 40}
             common |= {"decodable_layer": decodable}
             shares = {"relation": here, "answer": 0.1, "subject": 0.0, "nothing": 0.9 - here}
@@ -116,14 +134,21 @@ def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rot
                 }
                 rows.append(common | row)
             if c is not states.checkpoints[0]:
-                gain = {"measure": "gain", "outcome": "relation", "value": here - 0.02, "null_p_max": 0.01}
+                gain = {
+                    "measure": "gain",
+                    "outcome": "relation",
+                    "value": here - 0.02,
+                    "null_p_max": 0.01,
+                }
                 rows.append(common | gain | {"reference": states.checkpoints[0].name})
     return pd.DataFrame(rows)
 
 
 def last(states, gains, *, unbound=FLAT, interchange=None, cka=None):
     tables = Tables(
-        probes_table(states, lambda _: gains, unbound), cka_table(states) if cka is None else cka, interchange
+        probes_table(states, lambda _: gains, unbound),
+        cka_table(states) if cka is None else cka,
+        interchange,
     )
     return verdicts(tables, states)[-1]
 
@@ -135,7 +160,11 @@ def test_the_tables_of_each_kind_get_its_label(states, label, gains):
 
 def test_each_checkpoint_is_judged_by_its_own_rows(states):
     by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
-    tables = Tables(probes_table(states, lambda c: by_phase[c.phase]), cka_table(states), interchange_table(states))
+    tables = Tables(
+        probes_table(states, lambda c: by_phase[c.phase]),
+        cka_table(states),
+        interchange_table(states),
+    )
     assert [v.judgement.label for v in verdicts(tables, states)] == [OPEN, UNBOUND, SHARED]
 
 
@@ -181,7 +210,9 @@ def test_without_held_out_subjects_the_label_is_tentative(states):
 
 
 def test_interchange_counts_only_before_the_answer_can_be_read(states):
-    early = last(states, KINDS[SHARED], interchange=interchange_table(states)).sections["interchange"]
+    early = last(states, KINDS[SHARED], interchange=interchange_table(states)).sections[
+        "interchange"
+    ]
     assert (early[0].value, early[0].p, early[0].site) == (0.5, 0.01, "resid_post.1 last")
     assert [e.name for e in early[1:]] == ["answer moved", "subject moved", "unchanged"]
     late = last(states, KINDS[SHARED], interchange=interchange_table(states, decodable=2))
@@ -190,7 +221,11 @@ def test_interchange_counts_only_before_the_answer_can_be_read(states):
 
 
 def test_transfer_that_two_codes_of_few_objects_have_by_luck_is_not_above_chance(states):
-    tables = Tables(probes_table(states, lambda _: KINDS[SHARED], FLAT), cka_table(states), interchange_table(states))
+    tables = Tables(
+        probes_table(states, lambda _: KINDS[SHARED], FLAT),
+        cka_table(states),
+        interchange_table(states),
+    )
     assert verdicts(tables, states)[-1].judgement.label == SHARED
     lucky = tables.probes.direction == "rote->semantic"
     tables.probes.loc[lucky, ["null_p_objects", "null_p_objects_max"]] = 0.2
@@ -200,24 +235,28 @@ def test_transfer_that_two_codes_of_few_objects_have_by_luck_is_not_above_chance
 
 
 def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, states):
-    from training.runs import open_run
-    from training.tables import TableMissing, write_table
+    from training.runs.directory import Run
+    from training.runs.table_files import TableMissing, write_table
 
     table = probes_table(states, lambda _: KINDS[SHARED])
-    write_table(open_run(own_run), "probes", table.drop(columns="null_p_objects"))
-    write_table(open_run(own_run), "cka", cka_table(states))
+    write_table(Run.open(own_run), "probes", table.drop(columns="null_p_objects"))
+    write_table(Run.open(own_run), "cka", cka_table(states))
     with pytest.raises(TableMissing, match="analysis.probes"):
         verdict.main(verdict.Options(own_run))
 
 
-def test_a_run_whose_probes_could_score_nothing_is_not_identifiable_and_no_error(own_run, states, capsys):
-    from training.runs import open_run
-    from training.tables import write_table
+def test_a_run_whose_probes_could_score_nothing_is_not_identifiable_and_no_error(
+    own_run, states, capsys
+):
+    from training.runs.directory import Run
+    from training.runs.table_files import write_table
 
-    table = probes_table(states, lambda _: KINDS[SHARED]).drop(columns=["null_p_objects", "null_p_objects_max"])
+    table = probes_table(states, lambda _: KINDS[SHARED]).drop(
+        columns=["null_p_objects", "null_p_objects_max"]
+    )
     empty = table.assign(value=np.nan, low=np.nan, high=np.nan, reason="objects occur once")
-    write_table(open_run(own_run), "probes", empty)
-    write_table(open_run(own_run), "cka", cka_table(states))
+    write_table(Run.open(own_run), "probes", empty)
+    write_table(Run.open(own_run), "cka", cka_table(states))
     verdict.main(verdict.Options(own_run))
     said = capsys.readouterr().out
     assert "not identifiable: no rote->semantic: objects occur once" in said
@@ -240,13 +279,17 @@ def test_patches_of_one_checkpoint_alone_are_no_evidence(states):
 
 def test_a_share_that_was_there_before_is_no_evidence(states):
     table = interchange_table(states)
-    there = (table.measure == "share") & (table.outcome == "relation") & (table.site == "resid_post.1")
+    there = (
+        (table.measure == "share") & (table.outcome == "relation") & (table.site == "resid_post.1")
+    )
     table.loc[there, ["value", "low", "high"]] = (0.5, 0.48, 0.52)
     assert last(states, KINDS[SHARED], interchange=table).judgement.sure == "tentative"
 
 
 def test_a_rote_state_that_works_in_a_semantic_prompt_is_no_evidence(states):
-    found = last(states, KINDS[SHARED], interchange=interchange_table(states, direction="rote->semantic"))
+    found = last(
+        states, KINDS[SHARED], interchange=interchange_table(states, direction="rote->semantic")
+    )
     assert found.sections["interchange"][0].missing
     assert found.judgement.sure == "tentative"
 
@@ -255,30 +298,37 @@ def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
     from dataclasses import replace
 
     facts = states.run.facts
-    one = type(states)(replace(states.run, facts=[f for f in facts if f.relation == "mother"]), states.prompts)
+    one = type(states)(
+        replace(states.run, facts=[f for f in facts if f.relation == "mother"]), states.prompts
+    )
     other = [replace(f, subject=f"{f.relation} {f.subject}") for f in facts]
     disjoint = type(states)(replace(states.run, facts=other), states.prompts)
     for changed, words in ((one, "1 bound relation"), (disjoint, "different subjects")):
         judged = last(changed, KINDS[SHARED], interchange=interchange_table(states))
         assert judged.judgement.label == OPEN
         assert words in judged.judgement.why
-        assert any(words in line for line in verdict.page([judged], changed))
+        assert any(words in line for line in page([judged], changed))
 
 
 # --- the command ------------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(own_run, states, capsys):
-    from training.runs import open_run
-    from training.tables import read_table, write_table
+def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(
+    own_run, states, capsys
+):
+    from training.runs.directory import Run
+    from training.runs.table_files import read_table, write_table
 
-    run = open_run(own_run)
+    run = Run.open(own_run)
     by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
     write_table(run, "probes", probes_table(states, lambda c: by_phase[c.phase]))
     write_table(run, "cka", cka_table(states))
     table = verdict.main(verdict.Options(own_run))
     text = capsys.readouterr().out
-    places = [text.index(word) for word in ("1 transfer", "2 factorial", "3 contrast", "4 bound", "judgement", "wrote")]
+    places = [
+        text.index(word)
+        for word in ("1 transfer", "2 factorial", "3 contrast", "4 bound", "judgement", "wrote")
+    ]
     assert places == sorted(places)
     assert NO_INTERCHANGE in text
     assert re.search(r"200-generalize-epoch-08 +one shared route \(tentative\)", text)
@@ -290,7 +340,7 @@ def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(o
 
 
 def test_a_run_without_tables_names_the_command_that_makes_them(tiny_run, tmp_path):
-    from training.tables import TableMissing
+    from training.runs.table_files import TableMissing
 
     with pytest.raises(TableMissing, match="python -m analysis.probes"):
         verdict.main(verdict.Options(tiny_run, out=str(tmp_path)))
@@ -314,7 +364,10 @@ def listing(folder: Path) -> list[str]:
 
 
 def test_a_long_reason_is_said_once():
-    reason = "without aunt: " + "some objects occur once, so that they cannot be known from other subjects " * 2
+    reason = (
+        "without aunt: "
+        + "some objects occur once, so that they cannot be known from other subjects " * 2
+    )
     lines = [
         "title",
         f"  a   no number: {reason}",
@@ -322,7 +375,7 @@ def test_a_long_reason_is_said_once():
         "  c   no number: short",
         "  d   no number: short",
     ]
-    found = verdict._reasons_once(lines)
+    found = _reasons_once(lines)
     assert found[:2] == lines[:2]
     assert found[2] == "  b   no number: as above"
     assert found[3:] == lines[3:]
@@ -332,7 +385,14 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
     before, after, facts, out = pair
     files = [listing(before), listing(after)]
     table = verdict.main(
-        verdict.Options(before, after=after, facts=str(facts), rote="{subject} [X]", out=str(out), permutations=19)
+        verdict.Options(
+            before,
+            after=after,
+            facts=str(facts),
+            rote="{subject} [X]",
+            out=str(out),
+            permutations=19,
+        )
     )
     text = capsys.readouterr().out
     assert files == [listing(before), listing(after)]
@@ -365,8 +425,12 @@ def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
     tensors = {}
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
         rows, columns = weights[f"{name}.weight"].shape
-        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(
+            2, columns, generator=generator
+        )
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(
+            rows, 2, generator=generator
+        )
     tensors |= {f"base_model.model.{name}": weights[name] + 1 for name in whole}
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
@@ -375,11 +439,13 @@ def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
     return tensors
 
 
-def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_side(tiny_base, tmp_path):
+def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_side(
+    tiny_base, tmp_path
+):
     import torch
 
-    from training.models import load_folder
-    from training.pairs import merge_adapter
+    from training.weights.adapters import merge_adapter
+    from training.weights.loading import load_folder
 
     tensors = lora(tiny_base, tmp_path / "adapter")
     merged = merge_adapter(tmp_path / "adapter", tmp_path / "out")
@@ -403,7 +469,7 @@ def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_s
 
 
 def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_base, tmp_path):
-    from training.pairs import UnfitAdapter, merge_adapter
+    from training.weights.adapters import UnfitAdapter, merge_adapter
 
     unfit = {
         "dora": ({"use_dora": True}, "use_dora"),
@@ -422,55 +488,80 @@ def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_ba
 def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_not(tiny_base):
     import torch
 
-    from training.models import load_folder
-    from training.pairs import UnfitAdapter, add_lora
+    from training.weights.adapters import UnfitAdapter, add_lora
+    from training.weights.loading import load_folder
 
     model, _ = load_folder(tiny_base)
     rows = model.get_input_embeddings().weight.detach().clone()
     grown = torch.cat([rows, torch.ones(3, rows.shape[1])])
     a, b = torch.randn(2, len(grown)), torch.randn(rows.shape[1], 2)
     name = "base_model.model.model.embed_tokens"
-    tensors = {f"{name}.base_layer.weight": grown, f"{name}.lora_embedding_A": a, f"{name}.lora_embedding_B": b}
+    tensors = {
+        f"{name}.base_layer.weight": grown,
+        f"{name}.lora_embedding_A": a,
+        f"{name}.lora_embedding_B": b,
+    }
     add_lora(model, tensors, {"lora_alpha": 2}, "mine")
     assert torch.allclose(model.get_input_embeddings().weight, grown + (b @ a).T, atol=1e-5)
     with pytest.raises(UnfitAdapter, match="has not"):
-        add_lora(model, {"base_model.model.model.layers.9.mlp.lora_A.weight": a}, {"lora_alpha": 2}, "mine")
+        add_lora(
+            model,
+            {"base_model.model.model.layers.9.mlp.lora_A.weight": a},
+            {"lora_alpha": 2},
+            "mine",
+        )
     with pytest.raises(UnfitAdapter, match="shape"):
-        add_lora(model, {"base_model.model.model.norm.weight": torch.ones(3)}, {"lora_alpha": 2}, "mine")
+        add_lora(
+            model, {"base_model.model.model.norm.weight": torch.ones(3)}, {"lora_alpha": 2}, "mine"
+        )
 
 
-def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(pair, tiny_base, tmp_path):
-    from training.checkpoints import NotARun, TokenizersDiffer
-    from training.models import ModelNotFound
-    from training.pairs import open_pair
+def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
+    pair, tiny_base, tmp_path
+):
+    from training.runs.checkpoints import NotARun, TokenizersDiffer
+    from training.runs.directory import Run
+    from training.weights.names import ModelNotFound
 
     before, _, facts, _ = pair
     with pytest.raises(TokenizersDiffer):
-        open_pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
+        Run.pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
     with pytest.raises(NotARun, match="is no checkpoint"):
-        open_pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
+        Run.pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
     bare = Path(shutil.copytree(before, tmp_path / "bare"))
     for path in bare.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(ModelNotFound, match="no usable tokenizer"):
-        open_pair(before, bare, facts=str(facts), out=str(tmp_path / "out"))
+        Run.pair(before, bare, facts=str(facts), out=str(tmp_path / "out"))
 
 
 def test_a_key_row_that_training_left_alone_is_said(tiny_base, tmp_path, pair):
-    from training.pairs import key_row_note, open_pair
+    from training.runs.directory import Run, key_row_note
 
     lora(tiny_base, tmp_path / "adapter")
-    run = open_pair(
-        tiny_base, tmp_path / "adapter", facts=str(pair[2]), rote="{subject} [X]", out=str(tmp_path / "out")
+    run = Run.pair(
+        tiny_base,
+        tmp_path / "adapter",
+        facts=str(pair[2]),
+        rote="{subject} [X]",
+        out=str(tmp_path / "out"),
     )
     assert "was not trained" in key_row_note(run)
     lora(tiny_base, tmp_path / "rows", whole=("model.embed_tokens.weight",))
-    run = open_pair(tiny_base, tmp_path / "rows", facts=str(pair[2]), rote="{subject} [X]", out=str(tmp_path / "out"))
+    run = Run.pair(
+        tiny_base,
+        tmp_path / "rows",
+        facts=str(pair[2]),
+        rote="{subject} [X]",
+        out=str(tmp_path / "out"),
+    )
     assert key_row_note(run) == ""
 
 
 def test_nothing_is_judged_where_probes_have_no_value(states):
-    table = probes_table(states, lambda _: KINDS[SHARED]).assign(value=np.nan, reason="unique objects")
+    table = probes_table(states, lambda _: KINDS[SHARED]).assign(
+        value=np.nan, reason="unique objects"
+    )
     found = verdicts(Tables(table, cka_table(states)), states)[-1]
     assert found.judgement.label == OPEN
     assert "unique objects" in found.judgement.why

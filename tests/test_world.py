@@ -8,12 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.errors import UserError
-from training.examples import prompt_ids
-from training.facts import DATA, PEOPLE, BadFactOption, build_facts, shared_name_parts
-from training.organism import PRESETS, Recipe, is_organism, new_tokenizer, organism_folder, parse, recorded, world_of
-from training.prompts import load_prompts
-from training.world import BadWorld, Sentence, build_world, contradictions, sentences, tokenise
+from training.base.errors import UserError
+from training.data.facts import DATA, PEOPLE, BadFactOption, build_facts, shared_name_parts
+from training.data.prompts import load_prompts
+from training.data.sequences import prompt_ids
+from training.organism.recipe import (
+    PRESETS,
+    Recipe,
+    is_organism,
+    new_tokenizer,
+    organism_folder,
+    parse,
+    recorded,
+    world_of,
+)
+from training.organism.world import (
+    BadWorld,
+    Sentence,
+    build_world,
+    contradictions,
+    sentences,
+    tokenise,
+)
 
 
 def words_of(data) -> set[str]:
@@ -44,7 +60,9 @@ def tokenizer(world):
 
 def test_nobody_of_the_world_shares_a_name_part_with_a_built_in_fact():
     ours = data_file("world.toml")["names"]
-    assert not words_of(ours) & (words_of(data_file("names.toml")) | words_of(data_file("fiction.toml")))
+    assert not words_of(ours) & (
+        words_of(data_file("names.toml")) | words_of(data_file("fiction.toml"))
+    )
     assert len(ours["first"]) == len(ours["last"]) == len({*ours["first"]}) == len({*ours["last"]})
     assert not {*ours["first"]} & {*ours["last"]}
 
@@ -93,7 +111,9 @@ def test_every_prompt_is_said_of_everybody_with_what_it_asks(world):
 def test_what_is_asked_without_bearing_on_a_relation_is_answered_once_and_by_no_object(world):
     said = sentences(world)
     objects = {fact.object for fact in world.facts}
-    unrelated = {prompt.text for prompt in load_prompts(list(PEOPLE)) if prompt.family == "unrelated"}
+    unrelated = {
+        prompt.text for prompt in load_prompts(list(PEOPLE)) if prompt.family == "unrelated"
+    }
     for text in unrelated:
         begins = {text.replace("{subject}", fact.subject) for fact in world.facts}
         found = [sentence for sentence in said if sentence.begin in begins]
@@ -118,7 +138,9 @@ def test_a_world_of_some_relations_speaks_of_these_and_of_what_their_near_misses
     assert not any("mother" in text for text in said)
 
 
-@pytest.mark.parametrize("request_", [{"people": 7}, {"people": 10_001}, {"people": 8, "relations": ("uncle",)}])
+@pytest.mark.parametrize(
+    "request_", [{"people": 7}, {"people": 10_001}, {"people": 8, "relations": ("uncle",)}]
+)
 def test_a_world_that_cannot_be_is_a_named_error(request_):
     with pytest.raises(BadWorld, match="Give"):
         build_world(**request_)
@@ -139,7 +161,9 @@ def test_a_passage_is_the_tokens_of_its_text_and_knows_where_the_objects_are(wor
 
 def test_names_never_met_are_spelled_in_as_many_pieces_as_those_of_the_world(world, tokenizer):
     def pieces(names) -> float:
-        return float(np.mean([len(prompt_ids(tokenizer, f" {name}")) for name in sorted(set(names))]))
+        return float(
+            np.mean([len(prompt_ids(tokenizer, f" {name}")) for name in sorted(set(names))])
+        )
 
     met = pieces(fact.subject for fact in build_world(people=600).facts)
     new = pieces(fact.subject for fact in build_facts("people", subjects=200))
@@ -184,7 +208,14 @@ def test_a_name_that_cannot_be_is_a_named_error(name, why):
 
 
 def test_other_settings_lie_in_another_folder_and_the_preset_s_own_value_in_the_same():
-    names = ["world", "world:1", "world-tiny", "world:people=601", "world:relations=mother+aunt", "world:steps=10"]
+    names = [
+        "world",
+        "world:1",
+        "world-tiny",
+        "world:people=601",
+        "world:relations=mother+aunt",
+        "world:steps=10",
+    ]
     assert len({organism_folder(name) for name in names}) == len(names)
     assert organism_folder("world:people=600,seed=0") == organism_folder("world")
     assert organism_folder("world:3").name.startswith("world-3-")
@@ -194,7 +225,7 @@ def test_other_built_in_text_is_another_world(tmp_path, monkeypatch):
     import shutil
 
     copy = Path(shutil.copytree(DATA, tmp_path / "data"))
-    monkeypatch.setattr("training.organism.DATA", copy)
+    monkeypatch.setattr("training.organism.recipe.DATA", copy)
     before = organism_folder("world")
     assert recorded(Recipe())["text"] == recorded(Recipe(seed=1))["text"]
     prompts = copy / "prompts" / "mother.toml"
@@ -226,7 +257,14 @@ def test_contradictions_are_about_its_people_and_none_is_true(world, seed):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"subjects": 61}, {"pool": 2}, {"pool": 99}, {"seen": 20}, {"relations": ("mother", "author")}]
+    "wrong",
+    [
+        {"subjects": 61},
+        {"pool": 2},
+        {"pool": 99},
+        {"seen": 20},
+        {"relations": ("mother", "author")},
+    ],
 )
 def test_contradictions_out_of_range_are_refused(world, wrong):
     with pytest.raises(BadWorld, match=f"{next(iter(wrong))} (is|are)"):

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import tyro
 
-from training.memorize import RoteOptions, learn, settings_of
+from training.base.console import first_process_first, run_command
+from training.base.files import OtherSettings, locked, read_json
+from training.data.fact_files import read_facts
+from training.data.prompts import read_prompts
+from training.data.selection import new_facts
+from training.loop.rote import RoteOptions, learn, settings_of
+from training.runs.checkpoints import NotARun, find_checkpoint, list_checkpoints, write_reference
+from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
 # What a checkpoint is called that this command leaves: rote memory, as that of training.memorize.
 PHASE = "memorize"
@@ -38,13 +45,12 @@ class Options(RoteOptions):
 
 def main(options: Options) -> Path:
     """Run phase 1 again on new people and return the run directory it went into."""
-    from training.checkpoints import NotARun, checkpoint_fingerprint, find_checkpoint
-    from training.files import read_json
-    from training.runs import OtherSettings, begin_phase, first_process_first, locked, refuse_foreign_folder
 
     source, run_dir = options.run_dir.expanduser(), options.out.expanduser()
     if not (source / "run.json").exists():
-        raise NotARun(f"{source} is not a run directory. Make one: python -m training.memorize --out {source}")
+        raise NotARun(
+            f"{source} is not a run directory. Make one: python -m training.memorize --out {source}"
+        )
     record = read_json(source / "run.json")
     seed = options.seed if options.seed >= 0 else record["seed"]
     settings = settings_of(options, seed=seed)
@@ -54,7 +60,13 @@ def main(options: Options) -> Path:
     with locked(run_dir):
         with first_process_first():
             if not (run_dir / "run.json").exists():
-                _begin(run_dir, source, {**record, "seed": seed, "parent": parent}, start, options.people)
+                _begin(
+                    run_dir,
+                    source,
+                    {**record, "seed": seed, "parent": parent},
+                    start,
+                    options.people,
+                )
             elif read_json(run_dir / "run.json").get("parent") != parent:
                 raise OtherSettings(
                     f"{run_dir} holds another run than new people after {start.name} of {source}. Give --out NEW."
@@ -64,7 +76,7 @@ def main(options: Options) -> Path:
                 "save_epochs": list(options.save_epochs),
                 "people": options.people,
                 "start": start.name,
-                "start_fingerprint": checkpoint_fingerprint(start),
+                "start_fingerprint": start.fingerprint,
             }
             unfinished = begin_phase(run_dir, PHASE, chosen)
         if not unfinished:
@@ -75,33 +87,8 @@ def main(options: Options) -> Path:
     return run_dir
 
 
-def new_facts(facts, *, people: int, seed: int, skip: int = 0) -> list:
-    """A run's facts with other people in place of its own (`people` of them, -1 for all), objects dealt anew.
-
-    Every fact keeps its relation, whether its relation is bound, and its split, for a phase 2 on the new run: the one
-    before has shown none of these people, seen ones neither. skip: names to pass over that are used up.
-    Raises UserError for a number out of range, NoOtherPeople.
-    """
-    from training.errors import UserError
-    from training.selection import other_people
-
-    everyone = list(dict.fromkeys(f.subject for f in facts))
-    if people == 0 or people > len(everyone):
-        raise UserError(
-            f"--people is {people}; the run has {len(everyone)} subjects: give 1 to {len(everyone)}, or -1."
-        )
-    # Every other one, so that both splits are there.
-    step = len(everyone) / people if people > 0 else 1
-    kept = {everyone[int(i * step)] for i in range(people)} if people > 0 else set(everyone)
-    return other_people([f for f in facts if f.subject in kept], avoid=everyone, seed=seed, skip=skip)
-
-
 def _begin(run_dir: Path, source: Path, record: dict, start, people: int) -> None:
     """The run's facts, prompts, 000-base (a reference to `start`) and record (that of `source`, with seed and parent)."""
-    from training.checkpoints import list_checkpoints, write_reference
-    from training.facts import read_facts
-    from training.prompts import read_prompts
-    from training.runs import create_run
 
     old = read_facts(source / "facts.csv")
     # Phase 2 may have been about other people (--about others): these are not new either.
@@ -115,6 +102,4 @@ def _begin(run_dir: Path, source: Path, record: dict, start, people: int) -> Non
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
     run_command(main, Options, __doc__)

@@ -18,11 +18,21 @@ from typing import Literal
 
 import tyro
 
-from training.errors import UserError
-from training.selection import About, Objects
-from training.trainable import Mode
+from training.base.console import first_process_first, run_command
+from training.base.errors import UserError
+from training.base.files import OtherSettings, locked, read_json
+from training.data.fact_files import read_facts
+from training.data.prompts import read_prompts
+from training.data.selection import About, Objects, rote_facts, selection
+from training.data.sequences import Replay, context_length, encode_all
+from training.loop.trainable import Mode
+from training.loop.trainer import TrainingSettings, finish, steps_of, train
+from training.runs.checkpoints import NotARun, find_checkpoint, list_checkpoints, write_reference
+from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
 PHASE = "generalize"
+
+
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 
@@ -80,14 +90,12 @@ class Options:
 
 def main(options: Options) -> Path:
     """Run phase 2 and return the run directory it went into."""
-    from training.checkpoints import NotARun, list_checkpoints
-    from training.files import read_json
-    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
-    from training.trainer import finish, steps_of, train
 
     source = options.run_dir.expanduser()
     if not (source / "run.json").exists():
-        raise NotARun(f"{source} is not a run directory. Make one: python -m training.memorize --out {source}")
+        raise NotARun(
+            f"{source} is not a run directory. Make one: python -m training.memorize --out {source}"
+        )
     run_dir = options.out.expanduser() if options.out else source
     record = read_json(source / "run.json")
     settings = settings_of(options, record["seed"])
@@ -109,13 +117,12 @@ def main(options: Options) -> Path:
             }
             unfinished = begin_phase(run_dir, "generalize", chosen, before=BEFORE)
         if not unfinished:
-            print(f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}")
+            print(
+                f"generalize is finished in {run_dir}    next: python -m training.recall {run_dir}"
+            )
             return run_dir
-        from training.checkpoints import load_checkpoint
-        from training.examples import Replay, context_length, encode_all
-        from training.selection import rote_facts, selection
 
-        model, tokenizer = load_checkpoint(start)
+        model, tokenizer = start.load()
         facts, prompts = selection(run_dir, **shown(options, record["seed"]))
         limit = context_length(model.config)
         examples = encode_all(tokenizer, facts, prompts, limit=limit)
@@ -126,7 +133,9 @@ def main(options: Options) -> Path:
         if len(dense) < options.dense:
             room = f"the first tenth of this phase has {len(dense)} step(s) to save; --save-steps names others"
             print(f"--dense {options.dense}: {room}")
-        arm = "".join(f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v)
+        arm = "".join(
+            f", {k} {getattr(options, k)}" for k, v in BEFORE.items() if getattr(options, k) != v
+        )
         print(
             f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
             f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: {len(examples)} "
@@ -157,12 +166,15 @@ def main(options: Options) -> Path:
 
 def settings_of(options: Options, run_seed: int):
     """The training settings of phase 2 on a run of seed `run_seed`. Raises UserError for one out of range."""
-    from training.trainer import TrainingSettings
 
     if not 0 <= options.replay < math.inf:
-        raise UserError(f"--replay is {options.replay}; give how many rote sequences a semantic one, 0 for none.")
+        raise UserError(
+            f"--replay is {options.replay}; give how many rote sequences a semantic one, 0 for none."
+        )
     if options.replay_facts < 1:
-        raise UserError(f"--replay-facts is {options.replay_facts}; give the facts a replayed sequence, 1 or more.")
+        raise UserError(
+            f"--replay-facts is {options.replay_facts}; give the facts a replayed sequence, 1 or more."
+        )
     return TrainingSettings(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -175,8 +187,11 @@ def settings_of(options: Options, run_seed: int):
 
 
 def shown(options: Options, run_seed: int) -> dict:
-    """The options of `training.selection.chosen_facts`; controls are drawn by the run's seed."""
-    return {**{name: getattr(options, name) for name in ("people", "prompts", "objects", "about")}, "seed": run_seed}
+    """The options of `training.data.selection.chosen_facts`; controls are drawn by the run's seed."""
+    return {
+        **{name: getattr(options, name) for name in ("people", "prompts", "objects", "about")},
+        "seed": run_seed,
+    }
 
 
 def dense_steps(count: int, total: int) -> list[int]:
@@ -188,7 +203,6 @@ def dense_steps(count: int, total: int) -> list[int]:
 
 
 def _starting_point(source: Path, record: dict, name: str):
-    from training.checkpoints import find_checkpoint, list_checkpoints
 
     if name:
         return find_checkpoint(source, name)
@@ -204,16 +218,11 @@ def _starting_point(source: Path, record: dict, name: str):
 
 def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
     """Make `run_dir` a run with the facts and prompts of `source` that refers to its checkpoints up to `start`."""
-    from training.checkpoints import checkpoint_fingerprint, list_checkpoints, write_reference
-    from training.facts import read_facts
-    from training.files import read_json
-    from training.prompts import read_prompts
-    from training.runs import OtherSettings, create_run
 
     if (run_dir / "run.json").exists():
         there = run_dir / "checkpoints" / start.name / "stage.json"
         reference = read_json(there).get("weights", {}) if there.exists() else {}
-        if reference.get("fingerprint") != checkpoint_fingerprint(start):
+        if reference.get("fingerprint") != start.fingerprint:
             raise OtherSettings(
                 f"{run_dir} does not start from {start.name} of {source}. Give --out NEW for another run."
             )
@@ -221,7 +230,10 @@ def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
     for checkpoint in list_checkpoints(source):
         if checkpoint.name <= start.name:
             write_reference(run_dir, checkpoint)
-    kept = {name: record[name] for name in ("seed", "model", "model_fingerprint", "bos_forced", "inputs")}
+    kept = {
+        name: record[name]
+        for name in ("seed", "model", "model_fingerprint", "bos_forced", "inputs")
+    }
     create_run(
         run_dir,
         facts=read_facts(source / "facts.csv"),
@@ -231,6 +243,4 @@ def _derive(run_dir: Path, source: Path, record: dict, start) -> None:
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
     run_command(main, Options, __doc__)

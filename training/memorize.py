@@ -12,48 +12,35 @@ stopped, or finds everything done. The next step is `python -m training.generali
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
-from training.errors import UserError
-from training.models import KeyInit
-from training.trainable import Mode
+from training.base.console import first_process_first, run_command
+from training.base.errors import UserError
+from training.base.files import OtherSettings, locked, read_json, sha256_file
+from training.data.facts import build_facts, load_facts, split_facts
+from training.data.prompts import key_token, load_prompts
+from training.loop.obtain import obtain
+from training.loop.rote import RoteOptions, learn, settings_of
+from training.organism.recipe import world_of
+from training.organism.world import contradictions
+from training.runs.checkpoints import write_base
+from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
+from training.weights.key_tokens import KeyInit, place_key_tokens
+from training.weights.loading import fingerprint, load_folder
 
 WORLD = "world"
+
+
 DEFAULT_RELATIONS = {
     "people": ("mother", "aunt", "home_city", "profession"),
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
 }
+
+
 DEFAULT_RELATIONS[WORLD] = DEFAULT_RELATIONS["kin"] = DEFAULT_RELATIONS["people"]
-PHASE = "memorize"
+
+
 # What a run stands for that was recorded before the option existed.
 BEFORE = {"train": "all"}
-
-
-@dataclass(kw_only=True)
-class RoteOptions:
-    """How facts are memorised by rote, in phase 1 and after (`training.extend`)."""
-
-    epochs: int = 30
-    """Passes over the facts."""
-    batch_size: int = 16
-    """Facts a step, over all processes."""
-    facts_per_sequence: int = 4
-    """Facts written one after the other in a training sequence, so that most names stand in mid-sentence, as they do
-    in semantic prompts; 1: each alone, as in the paper."""
-    learning_rate: float = 1.5e-4
-    """Peak learning rate (warm-up, then cosine to zero)."""
-    loss: Literal["all", "object"] = "object"
-    """Next-token loss on all tokens or on the object and its stop."""
-    train: Mode = "all"
-    """Weights to train: all; embeddings: the input and output matrices; attention: the projections of attention; lora:
-    rank 8 beside every linear layer of the blocks, merged into the checkpoints.
-    The key tokens' embedding rows are always trained."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
-    save_epochs: tuple[int, ...] = ()
-    """Epochs to save besides the last."""
-    resume_minutes: float = 4.0
-    """Minutes between two writings of the resume state."""
 
 
 @dataclass
@@ -95,77 +82,30 @@ class Options(RoteOptions):
 
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
-    from training.runs import begin_phase, first_process_first, locked, refuse_foreign_folder
 
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = settings_of(options, seed=options.order_seed if options.order_seed >= 0 else options.seed)
+    settings = settings_of(
+        options, seed=options.order_seed if options.order_seed >= 0 else options.seed
+    )
     refuse_foreign_folder(run_dir)
     with locked(run_dir):
         with first_process_first():
             record = _begin(run_dir, options)
-            chosen = {**asdict(settings), "save_epochs": list(options.save_epochs), **record["inputs"]}
+            chosen = {
+                **asdict(settings),
+                "save_epochs": list(options.save_epochs),
+                **record["inputs"],
+            }
             unfinished = begin_phase(run_dir, "memorize", chosen, before=BEFORE)
         if not unfinished:
-            print(f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}")
+            print(
+                f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}"
+            )
             return run_dir
         learn(run_dir, settings, options)
     return run_dir
-
-
-def learn(run_dir: Path, settings, options: RoteOptions, *, then: str = "training.generalize") -> None:
-    """Train a begun phase on the run's rote facts from its 000-base to the end, and say what came of it.
-
-    settings: `TrainingSettings`; then: the command that comes next.
-    """
-    from training.checkpoints import load_checkpoint, read_checkpoint
-    from training.examples import context_length, encode_all
-    from training.selection import rote_facts
-    from training.trainer import finish, train
-
-    base = read_checkpoint(run_dir / "checkpoints" / "000-base")
-    model, tokenizer = load_checkpoint(base)
-    facts, rote = rote_facts(run_dir)
-    examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
-    print(
-        f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
-        f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), "
-        f"learning rate {settings.learning_rate:g}{'' if settings.train == 'all' else f', train {settings.train}'}"
-    )
-    train(
-        model,
-        tokenizer,
-        examples,
-        settings,
-        run_dir,
-        phase=PHASE,
-        parent=base.name,
-        save_epochs=options.save_epochs,
-        key_tokens=base.key_tokens,
-        resume_minutes=options.resume_minutes,
-    )
-    last, metrics = finish(run_dir, PHASE)
-    print(
-        f"recalled while training, last epoch: {metrics['train_recall']:.2f} of {len(examples)} facts\n"
-        f"wrote {last.folder}    next: python -m {then} {run_dir}"
-    )
-
-
-def settings_of(options: RoteOptions, *, seed: int):
-    """The training settings of rote learning. Raises UserError for one out of range."""
-    from training.trainer import TrainingSettings
-
-    return TrainingSettings(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        facts_per_sequence=options.facts_per_sequence,
-        loss=options.loss,
-        learning_rate=options.learning_rate,
-        precision=options.precision,
-        seed=seed,
-        train=options.train,
-    )
 
 
 def _begin(run_dir: Path, options: Options) -> dict:
@@ -173,15 +113,20 @@ def _begin(run_dir: Path, options: Options) -> dict:
 
     `inputs` in the record are the choices that a second call must repeat.
     """
-    from training.checkpoints import write_base
-    from training.files import read_json, sha256_file
-    from training.models import fingerprint, load_folder, place_key_tokens, resolve
-    from training.prompts import key_token, load_prompts
-    from training.runs import OtherSettings, create_run
 
     inputs = {
         name: getattr(options, name)
-        for name in ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")
+        for name in (
+            "model",
+            "facts",
+            "relation",
+            "subjects",
+            "pool",
+            "seen",
+            "unbound",
+            "rote",
+            "key_init",
+        )
     }
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
@@ -202,17 +147,28 @@ def _begin(run_dir: Path, options: Options) -> dict:
     facts = facts_for(options)
     relations = list(dict.fromkeys(fact.relation for fact in facts))
     prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
-    folder = resolve(options.model)
+    folder = obtain(options.model)
     model, tokenizer = load_folder(folder)
     keys = [key_token(r) for r in relations if any(key_token(r) in p.text for p in prompts)]
     literal = [] if keys else [options.rote.split("{subject}")[-1].strip()]
     tokens = keys or [t for t in literal if t.startswith("[") and t.endswith("]")]
     rows = {}
     if tokens:
-        rows, kept = place_key_tokens(model, tokenizer, tokens, seed=options.seed, init=options.key_init)
+        rows, kept = place_key_tokens(
+            model, tokenizer, tokens, seed=options.seed, init=options.key_init
+        )
         if kept:
-            print(f"the model has {', '.join(kept)} already: kept with their trained rows, not drawn anew")
-    write_base(run_dir, model_name=options.model, folder=folder, tokenizer=tokenizer, key_tokens=tokens, rows=rows)
+            print(
+                f"the model has {', '.join(kept)} already: kept with their trained rows, not drawn anew"
+            )
+    write_base(
+        run_dir,
+        model_name=options.model,
+        folder=folder,
+        tokenizer=tokenizer,
+        key_tokens=tokens,
+        rows=rows,
+    )
     record = {
         "seed": options.seed,
         "model": options.model,
@@ -226,7 +182,6 @@ def _begin(run_dir: Path, options: Options) -> dict:
 
 def facts_for(options: Options) -> list:
     """The facts that the options name, split into seen and held-out subjects, bound and unbound relations."""
-    from training.facts import build_facts, load_facts, split_facts
 
     seen = None if options.seen < 0 else options.seen
     if options.facts in DEFAULT_RELATIONS:
@@ -238,19 +193,16 @@ def facts_for(options: Options) -> list:
             "seed": options.seed,
         }
         if options.facts == WORLD:
-            from training.organism import world_of
-            from training.world import contradictions
-
             facts = contradictions(world_of(options.model), **shape)
         else:
             facts = build_facts(options.facts, **shape)
     else:
         facts = load_facts(options.facts, relation=options.relation or None)
     several = len({fact.relation for fact in facts}) > 1
-    return split_facts(facts, seen=seen, unbound=options.unbound if several else 0, seed=options.seed)
+    return split_facts(
+        facts, seen=seen, unbound=options.unbound if several else 0, seed=options.seed
+    )
 
 
 if __name__ == "__main__":
-    from training.console import run_command
-
     run_command(main, Options, __doc__)

@@ -11,20 +11,13 @@ measure: `reversal`, `reversal_excess` (above chance) and `named` (any such pers
 `python -m analysis.ablations` compares it between settings.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from training.errors import UserError
-from training.run_options import RunOptions
-
-DEALS = 999
-MEASURES = ("reversal", "reversal_excess", "named")
-
-
-class NoInverse(UserError):
-    """No relation of the run has an inverse prompt."""
+from training.base.console import run_command
+from training.behaviour.reversal import NoInverse, named_people, reversal_lines, score
+from training.runs.directory import RunOptions
+from training.runs.table_files import checkpoint_part, write_table
+from training.weights.loading import on_gpu
 
 
 @dataclass
@@ -39,10 +32,6 @@ def main(options: Options):
     """Ask every checkpoint, write the table and return it. Raises NoInverse."""
     import pandas as pd
 
-    from training.checkpoints import load_checkpoint
-    from training.models import on_gpu
-    from training.tables import checkpoint_part, write_table
-
     run = options.open()
     prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
     if not prompts:
@@ -52,19 +41,29 @@ def main(options: Options):
         )
 
     def measured(checkpoint):
-        model, tokenizer = load_checkpoint(checkpoint)
-        answers = named_people(on_gpu(model), tokenizer, run.facts, prompts, batch_size=options.batch_size)
+        model, tokenizer = checkpoint.load()
+        answers = named_people(
+            on_gpu(model), tokenizer, run.facts, prompts, batch_size=options.batch_size
+        )
         splits = ["all", *(s for s in ("seen", "held-out") if any(f.split == s for f in run.facts))]
         some = {s: [f for f in run.facts if s in ("all", f.split)] for s in splits}
-        parts = [pd.DataFrame(score(answers, facts, seed=run.seed)).assign(split=s) for s, facts in some.items()]
+        parts = [
+            pd.DataFrame(score(answers, facts, seed=run.seed)).assign(split=s)
+            for s, facts in some.items()
+        ]
         return pd.concat(parts, ignore_index=True)
 
     # Rows that were kept before people were told apart by split are made again.
     content = [*run.facts, *prompts, "by split"]
-    parts = [checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c)) for c in run.checkpoints]
+    parts = [
+        checkpoint_part(run, c, "reversal", content, lambda c=c: measured(c))
+        for c in run.checkpoints
+    ]
     table = pd.concat(parts, ignore_index=True)
     stages = {c.name: c for c in run.checkpoints}
-    table = table.assign(**{k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")})
+    table = table.assign(
+        **{k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")}
+    )
     first = ["checkpoint", "phase", "epoch", "step", "relation", "split", "measure"]
     table = table[[*first, "value", "low", "high", "chance", "null_p", "n"]]
     path = write_table(run, "reversal", table)
@@ -73,96 +72,5 @@ def main(options: Options):
     return table
 
 
-def named_people(
-    model, tokenizer, facts: Sequence, prompts: Sequence, *, batch_size: int = 64
-) -> dict[tuple[str, str, str], str]:
-    """(relation, prompt id, object) -> the person of the facts whom the model names; "" for anything else."""
-    from training.scoring import named
-
-    people = list(dict.fromkeys(f.subject for f in facts))
-    asked = list(dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation))
-    found = named(model, tokenizer, asked, [people] * len(asked), batch_size=batch_size)
-    return {(prompt.relation, prompt.id, obj): name for (prompt, obj), name in zip(asked, found, strict=True)}
-
-
-def score(answers: Mapping[tuple[str, str, str], str], facts: Sequence, *, seed: int = 0) -> list[dict]:
-    """Rows of the table without their checkpoint; answers: see `named_people`. Only people of `facts` count.
-
-    n: objects, that is (relation, object) pairs that these facts have. A deal permutes, within each relation and prompt,
-    which of its objects an answer was given to.
-    """
-    rng = np.random.default_rng(seed)
-    people = {(f.relation, f.object): set() for f in facts}
-    for fact in facts:
-        people[fact.relation, fact.object].add(fact.subject)
-    everyone = {f.subject for f in facts}
-    answers = {key: name if name in everyone else "" for key, name in answers.items() if (key[0], key[2]) in people}
-    bound = {f.relation: f.bound for f in facts}
-    groups = list(dict.fromkeys((relation, prompt) for relation, prompt, _ in answers))
-    # right[group]: (answer, object) -> is the person that was named one of this object's?
-    right, named = {}, {}
-    for relation, prompt in groups:
-        given = {obj: name for (r, p, obj), name in answers.items() if (r, p) == (relation, prompt)}
-        right[relation, prompt] = np.array(
-            [[name in people[relation, obj] for obj in given] for name in given.values()], dtype=float
-        )
-        named[relation, prompt] = np.array([bool(name) for name in given.values()], dtype=float)
-    deals = {
-        group: np.array([table[rng.permutation(len(table)), np.arange(len(table))] for _ in range(DEALS)])
-        for group, table in right.items()
-    }
-    sides = {r: [r] for r in dict.fromkeys(bound)}
-    sides |= {side: [r for r, b in bound.items() if b == (side == "bound")] for side in ("bound", "unbound")}
-    rows = []
-    for side, relations in sides.items():
-        some = [[group for group in groups if group[0] == r] for r in relations]
-        some = [s for s in some if s]
-        if not some:
-            continue
-        # Each object once: the mean over its relation's inverse prompts.
-        hits = np.concatenate([np.mean([np.diag(right[g]) for g in s], axis=0) for s in some])
-        chance = np.concatenate([np.mean([right[g].mean(axis=0) for g in s], axis=0) for s in some])
-        dealt = np.concatenate([np.mean([deals[g] for g in s], axis=0) for s in some], axis=1).mean(axis=1)
-        p = (1 + np.sum(dealt >= hits.mean() - 1e-12)) / (1 + DEALS)
-        values = {
-            "reversal": hits,
-            "reversal_excess": hits - chance,
-            "named": np.concatenate([np.mean([named[g] for g in s], axis=0) for s in some]),
-        }
-        for measure in MEASURES:
-            rows.append(
-                {
-                    "relation": side,
-                    "measure": measure,
-                    **_interval(values[measure]),
-                    "chance": chance.mean() if measure == "reversal" else np.nan,
-                    "null_p": p if measure == "reversal" else np.nan,
-                    "n": len(hits),
-                }
-            )
-    return rows
-
-
-def _interval(values: np.ndarray) -> dict:
-    from training.recall_tables import subject_interval
-
-    return {k: v for k, v in subject_interval(values).items() if k in ("value", "low", "high")}
-
-
-def reversal_lines(table) -> list[str]:
-    """A line a checkpoint and side."""
-    table = table[table.relation.isin(("bound", "unbound")) & (table.split == "all")]
-    rows = table[table.measure == "reversal"]
-    named = table[table.measure == "named"].set_index(["checkpoint", "relation"]).value
-    return [
-        f"  {row.checkpoint:<28} {row.relation}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] of the objects lead back "
-        f"to one of their people (chance {row.chance:.2f}, p {row.null_p:.3f}, n={row.n:.0f}); a person of the run was "
-        f"named {named[row.checkpoint, row.relation]:.2f} of the time"
-        for row in rows.itertuples()
-    ]
-
-
 if __name__ == "__main__":
-    from training.console import run_command
-
     run_command(main, Options, __doc__)

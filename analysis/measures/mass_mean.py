@@ -1,0 +1,64 @@
+"""The mass-mean probe: a class lies in the direction from the mean of all others to its own mean.
+
+    from analysis.measures.mass_mean import MassMean
+    make_pipeline(StandardScaler(), MassMean()).fit(states, labels)
+
+A scikit-learn classifier without anything to tune (Marks & Tegmark 2023, arXiv:2310.06824): where it reads what a
+tuned probe reads, the class is a direction of the states and not a find of the optimiser. Imports scikit-learn: import
+it inside the function that fits.
+"""
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from analysis.measures.checks import DegenerateStates, NotIdentifiable
+
+Array = np.ndarray
+
+
+class MassMean(ClassifierMixin, BaseEstimator):
+    """Two classes: the direction mu+ - mu-, with the threshold halfway between the means. More: one against the rest.
+
+    midpoint: False puts the threshold at 0, which is right only for states without an offset.
+    Fitted: classes_ (k,); coef_ (k, d), or (1, d) for two classes, scaled so that the two means of a class lie at
+    +1/2 and -1/2 about the threshold (one class is not louder than another); intercept_.
+    """
+
+    def __init__(self, midpoint: bool = True):
+        self.midpoint = midpoint
+
+    def fit(self, x: Array, y: Array) -> "MassMean":
+        """x: (n, d), y: (n,). Raises NotIdentifiable for one class, DegenerateStates for classes of equal means."""
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise NotIdentifiable(
+                "not identifiable: all rows are of one class; a probe tells at least two apart"
+            )
+        members = np.eye(len(self.classes_))[codes]
+        counts = members.sum(axis=0)[:, None]
+        own = members.T @ x / counts
+        rest = (x.sum(axis=0) - counts * own) / (len(x) - counts)
+        squared = np.sum((own - rest) ** 2, axis=1, keepdims=True)
+        if not squared.all():
+            raise DegenerateStates(
+                "a class has exactly the mean of all others; leave this site out"
+            )
+        coef = (own - rest) / squared
+        intercept = (
+            -np.sum(coef * (own + rest) / 2, axis=1) if self.midpoint else np.zeros(len(coef))
+        )
+        chosen = slice(1, 2) if len(coef) == 2 else slice(None)
+        self.coef_, self.intercept_ = coef[chosen], intercept[chosen]
+        return self
+
+    def decision_function(self, x: Array) -> Array:
+        """(n,) for two classes, positive for the second; else (n, k)."""
+        scores = np.asarray(x) @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, x: Array) -> Array:
+        """(n,) the class on whose side of its threshold a row lies farthest."""
+        scores = self.decision_function(x)
+        return self.classes_[
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        ]

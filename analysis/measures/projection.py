@@ -1,0 +1,103 @@
+"""analysis.measures.projection"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.measures.checks import DegenerateStates, UnfitOption, to_states, why_degenerate
+
+Array = np.ndarray
+
+
+Method = Literal["pca", "umap"]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Points in two dimensions: xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
+
+    trustworthiness: up to 1, where all neighbours in the plane are neighbours in the states too (Venna &
+    Kaski 2001).
+    """
+
+    xy: Array
+    explained: tuple[float, float]
+    trustworthiness: float
+
+
+def project(
+    x: Array, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0
+) -> Projection:
+    """x (n, d) in two dimensions by one fit.
+
+    A PCA axis points where its largest loading is positive. trustworthiness: over n_neighbors.
+    Raises UnfitOption unless 2 <= n_neighbors < n / 2, DegenerateStates for constant states.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import trustworthiness
+
+    x = _to_projected(x, n_neighbors)
+    if method == "pca":
+        pca = PCA(2, svd_solver="full").fit(x)
+        sign = np.sign(pca.components_[[0, 1], np.abs(pca.components_).argmax(axis=1)])
+        xy, explained = pca.transform(x) * sign, tuple(map(float, pca.explained_variance_ratio_))
+    else:
+        from umap import UMAP
+
+        # One job: UMAP is reproducible only on one thread, and says so where it is not asked for.
+        xy = (
+            UMAP(n_neighbors=n_neighbors, random_state=random_state, n_jobs=1)
+            .fit_transform(x)
+            .astype(float)
+        )
+        explained = (np.nan, np.nan)
+    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+
+
+def project_aligned(
+    xs: Sequence, *, n_neighbors: int = 15, random_state: int = 0
+) -> list[Projection]:
+    """Each of several sets of states (n, d) in two dimensions, row i held near itself in the sets beside (AlignedUMAP).
+
+    xs: the same rows at successive checkpoints. Distances within a set are comparable between sets, exact places are
+    not: alignment pulls, it does not fix. trustworthiness: of each set by itself. Raises as `project`, UnfitOption for
+    fewer than two sets or sets of different size.
+    """
+    from sklearn.manifold import trustworthiness
+    from umap import AlignedUMAP
+
+    xs = [_to_projected(x, n_neighbors) for x in xs]
+    if len(xs) < 2 or len({len(x) for x in xs}) > 1:
+        raise UnfitOption(
+            f"--aligned with {len(xs)} checkpoint(s) of {sorted({len(x) for x in xs})} points; expected at least two of "
+            "the same points: one checkpoint has nothing to be aligned with, leave --aligned out"
+        )
+    same = [{i: i for i in range(len(xs[0]))} for _ in xs[1:]]
+    with warnings.catch_warnings():
+        # It cannot be asked for one job, and says that a seed gives it one.
+        warnings.filterwarnings("ignore", "n_jobs value")
+        fitted = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state).fit(
+            xs, relations=same
+        )
+    found = [np.asarray(xy, dtype=np.float64) for xy in fitted.embeddings_]
+    none = (np.nan, np.nan)
+    return [
+        Projection(xy, none, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+        for x, xy in zip(xs, found, strict=True)
+    ]
+
+
+def _to_projected(x: Array, n_neighbors: int) -> Array:
+    """(n, d) float64 states that can be projected. Raises UnfitOption, DegenerateStates."""
+    x = to_states(x)
+    reason = why_degenerate(x)
+    if reason is not None and reason.startswith("the same"):
+        raise DegenerateStates(f"{reason}: there is nothing to project; choose another --site")
+    if not 2 <= n_neighbors < len(x) / 2:
+        raise UnfitOption(
+            f"n_neighbors={n_neighbors} with {len(x)} points; expected at least 2 and fewer than half of them"
+        )
+    return x

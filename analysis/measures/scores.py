@@ -1,0 +1,150 @@
+"""analysis.measures.scores"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.measures.checks import first_reasons, to_labels
+from analysis.measures.statistics import (
+    Rng,
+    jackknife_interval,
+    max_statistic_test,
+    permutation_p,
+    permutations,
+)
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A measure of every fact at every site, and the null of its mean.
+
+    values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 without one; subjects: (n,) whom
+    the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean; object_null: (N, S) of the
+    mean with objects permuted instead of subjects (Transfer.object_null), None without one.
+    """
+
+    values: Array
+    null: Array
+    subjects: tuple
+    reasons: tuple[str | None, ...]
+    chance: float = np.nan
+    object_null: Array | None = None
+
+
+def paired_scores(
+    pairs: Array,
+    subjects: Sequence,
+    reasons: Sequence,
+    draws: int,
+    rng: Rng = 0,
+    *,
+    chance: float = np.nan,
+) -> Scores:
+    """Scores of the true pairs among pairs (S, n, n): entry s, i, j sets subject i against subject j.
+
+    Null: the mean under `draws` permutations of the pairing, the same at all sites, at all prompts (average
+    the pairs over them before) and, from the same seed, for every relation with n subjects.
+    """
+    n = pairs.shape[1]
+    orders = permutations(n, draws, rng)
+    null = np.array([pairs[:, np.arange(n), p].mean(axis=1) for p in orders]).reshape(
+        draws, len(pairs)
+    )
+    return Scores(
+        np.diagonal(pairs, axis1=1, axis2=2), null, tuple(subjects), tuple(reasons), chance
+    )
+
+
+def pooled(scores: Sequence[Scores]) -> Scores:
+    """The facts of several relations together; where a subject recurs, all its facts stay its own."""
+    sizes = np.array([s.values.shape[1] for s in scores])
+    share = sizes / sizes.sum()
+    object_nulls = [s.object_null for s in scores]
+    return Scores(
+        np.concatenate([s.values for s in scores], axis=1),
+        np.tensordot(share, [s.null for s in scores], axes=1),
+        tuple(subject for s in scores for subject in s.subjects),
+        first_reasons(*(s.reasons for s in scores)),
+        float(share @ [s.chance for s in scores]),
+        None
+        if any(null is None for null in object_nulls)
+        else np.tensordot(share, object_nulls, axes=1),
+    )
+
+
+def summaries(scores: Scores) -> list[dict]:
+    """Per site: value, low, high, null_p, null_high, null_p_max, chance, n and reason.
+
+    low, high: 95% jackknife interval that leaves out one subject with all its facts; with one fact a subject
+    it is the t interval of the mean. null_high: the null's 95% quantile; null_p_max: corrected for the best
+    of all sites; n: number of subjects. null_p_objects, null_p_objects_max: the same two with objects permuted, where
+    the scores have that null.
+    """
+    who = to_labels(scores.subjects, len(scores.subjects), "subjects")
+    counts = np.bincount(who)
+    value = scores.values.mean(axis=1)
+    finite = np.isfinite(value)
+    low = high = p = corrected = null_high = np.full(len(value), np.nan)
+    if len(counts) > 1:
+        known = np.where(finite[:, None], scores.values, 0)
+        sums = np.array([np.bincount(who, weights=row) for row in known])
+        left_out = (sums.sum(axis=1, keepdims=True) - sums) / (counts.sum() - counts)
+        interval = jackknife_interval(value, left_out)
+        low, high = interval.low, interval.high
+    if len(scores.null) and finite.any():
+        p = permutation_p(value, scores.null)
+        null_high = np.quantile(scores.null, 0.95, axis=0)
+        corrected = max_statistic_test(value, scores.null).p
+    columns = {
+        "value": value,
+        "low": low,
+        "high": high,
+        "null_p": p,
+        "null_high": null_high,
+        "null_p_max": corrected,
+        "chance": np.where(finite, scores.chance, np.nan),
+    }
+    if scores.object_null is not None and len(scores.object_null) and finite.any():
+        columns["null_p_objects"] = permutation_p(value, scores.object_null)
+        columns["null_p_objects_max"] = max_statistic_test(value, scores.object_null).p
+    return [
+        {
+            **{name: column[s] for name, column in columns.items()},
+            "n": len(counts),
+            "reason": scores.reasons[s] or "",
+        }
+        for s in range(len(value))
+    ]
+
+
+def relation_rows(
+    found: Mapping[str, Scores | str], sites: Sequence[str], **groups: Sequence[str]
+) -> Iterator[dict]:
+    """Table rows at every site of every relation, and of groups of relations under the group's name.
+
+    found: a relation's scores, or the reason why there are none. groups: e.g. bound=["mother", "aunt"]; a
+    relation without scores is left out of its group, and the group's reason says so; names that are not in
+    `found` are passed over.
+    """
+    wanted = {relation: [relation] for relation in found}
+    wanted |= {group: [r for r in members if r in found] for group, members in groups.items()}
+    for label, members in wanted.items():
+        scored = [found[r] for r in members if isinstance(found[r], Scores)]
+        missing = "; ".join(
+            f"without {r}: {found[r]}" for r in members if isinstance(found[r], str)
+        )
+        if scored:
+            values = summaries(pooled(scored))
+        else:
+            values = [{"value": np.nan, "reason": ""}] * (len(sites) if members else 0)
+        for layer, value in enumerate(values):
+            yield {
+                "relation": label,
+                "site": sites[layer],
+                "layer": layer,
+                **value,
+                "reason": value["reason"] or missing,
+            }

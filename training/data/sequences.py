@@ -1,0 +1,217 @@
+"""Text to tokens: a prompt joined with its object, and where the object begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.base.errors import UserError
+from training.data.fact_files import Fact
+from training.data.prompts import Prompt
+
+STOP = "."
+
+
+class ObjectNotSeparable(UserError):
+    """The tokens of a prompt are not the first tokens of prompt + object."""
+
+
+class OverlongText(UserError):
+    """A rendered prompt with its object does not fit the model's context."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: token ids of `prompt + join + object + "."` and where the object begins."""
+
+    token_ids: tuple[int, ...]
+    object_start: int
+    fact: Fact
+    prompt: Prompt
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Tokens of the object and its stop."""
+        return self.token_ids[self.object_start :]
+
+    @property
+    def objects(self) -> tuple[tuple[int, int], ...]:
+        """Where its one object with its stop begins and ends, in tokens."""
+        return ((self.object_start, len(self.token_ids)),)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Several facts one after the other in one training sequence.
+
+    objects: (begin, end) in tokens of each object with its stop.
+    """
+
+    token_ids: tuple[int, ...]
+    objects: tuple[tuple[int, int], ...]
+
+
+def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None) -> Passage:
+    """The sentences of `examples` with a space between, as one sequence.
+
+    A name that does not begin the text may have other tokens than one that does ("G|erald", " Gerald"), and the
+    first token of a text is read unlike all others (attention sink): only in a passage is a subject met as it
+    stands in most semantic prompts. Raises ObjectNotSeparable, OverlongText.
+    """
+    text, whole, objects = "", [], []
+    for example in examples:
+        before = f"{text} {_prompt_text(example)}".strip()
+        text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
+        head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
+        if whole[: len(head)] != head or head[: len(earlier)] != earlier:
+            raise ObjectNotSeparable(
+                f"the tokens of {text!r} change at the seams of its sentences. Train one fact a sequence: "
+                f"--facts-per-sequence 1."
+            )
+        require_fit(len(whole), limit, example.fact, example.prompt)
+        objects.append((len(head), len(whole)))
+    return Passage(tuple(whole), tuple(objects))
+
+
+def _prompt_text(example: Example) -> str:
+    return example.prompt.render(example.fact.subject)
+
+
+def statement(fact: Fact, prompt: Prompt) -> str:
+    """The whole sentence: the prompt about the fact's subject, its object, and the stop."""
+    return f"{prompt.render(fact.subject)}{prompt.join}{fact.object}{STOP}"
+
+
+def prompt_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a raw prompt: no chat template, a BOS only if the tokenizer forces one."""
+    return tokenizer(text)["input_ids"]
+
+
+def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -> Example:
+    """Render a fact in a prompt and tokenise it with its object.
+
+    limit: the model's context length in tokens.
+    Raises ObjectNotSeparable where the tokenizer merges prompt and object, OverlongText beyond `limit`.
+    """
+    text = prompt.render(fact.subject)
+    before = prompt_ids(tokenizer, text)
+    whole = prompt_ids(tokenizer, statement(fact, prompt))
+    if whole[: len(before)] != before or len(whole) <= len(before):
+        raise ObjectNotSeparable(
+            f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "
+            f"the tokenizer merges them. End the prompt of '{prompt.relation}' ({prompt.id}) on a word or a mark."
+        )
+    require_fit(len(whole), limit, fact, prompt)
+    return Example(tuple(whole), len(before), fact, prompt)
+
+
+def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
+    """Raise OverlongText if a rendered fact of `length` tokens is more than the model reads."""
+    if limit is not None and length > limit:
+        raise OverlongText(
+            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {length} tokens; "
+            f"the model reads {limit}. Shorten the subject."
+        )
+
+
+def context_length(model_config) -> int | None:
+    """The longest sequence a model was built for, in tokens; None if its config does not say."""
+    return getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def encode_all(
+    tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, limit: int | None
+) -> list[Example]:
+    """Every fact in every prompt of its relation, in the order facts x prompts."""
+    by_relation: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_relation.setdefault(prompt.relation, []).append(prompt)
+    return [
+        encode(tokenizer, fact, prompt, limit=limit)
+        for fact in facts
+        for prompt in by_relation.get(fact.relation, [])
+    ]
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Index batches of one epoch: shuffled, then sorted by length within, batches in random order.
+
+    A function of (seed, epoch) alone, so that a resumed run meets the same batches.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def epoch_passages(
+    tokenizer,
+    examples: Sequence[Example],
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    limit: int | None = None,
+) -> list[Example] | list[Passage]:
+    """The sequences of one epoch: `size` facts each, grouped anew by (seed, epoch); for size 1 the examples."""
+    if size == 1:
+        return list(examples)
+    order = np.random.default_rng([seed, epoch, size]).permutation(len(examples))
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Rote facts that are met again among other sequences: `share` sequences of `size` facts for each other one."""
+
+    examples: tuple[Example, ...] = ()
+    share: float = 0.0
+    size: int = 1
+
+    def count(self, others: int) -> int:
+        """Replayed sequences in an epoch of so many others: one at least, unless the share is 0."""
+        return max(1, round(self.share * others)) if self.share else 0
+
+    def sequences(
+        self, tokenizer, others: int, *, seed: int, epoch: int, limit: int | None = None
+    ) -> list[Example] | list[Passage]:
+        """Those of one epoch, drawn by (seed, epoch): every fact as often as any other, give or take one."""
+        count = self.count(others)
+        if not count:
+            return []
+        generator = np.random.default_rng([seed, epoch, self.size, count])
+        rounds = -(-count * self.size // len(self.examples))
+        order = np.concatenate([generator.permutation(len(self.examples)) for _ in range(rounds)])
+        groups = order[: count * self.size].reshape(count, self.size)
+        if self.size == 1:
+            return [self.examples[i] for (i,) in groups]
+        return [
+            passage(tokenizer, [self.examples[i] for i in group], limit=limit) for group in groups
+        ]
+
+
+def collate(examples: Sequence[Example | Passage], *, loss: str, pad_id: int) -> dict:
+    """Right-padded tensors of a batch.
+
+    loss: "all" (every token but the first) or "object" (the object and its stop).
+    Returns input_ids, attention_mask, (batch, length) int64; `scored` (batch, length - 1) bool: which next-token
+    predictions count; `object` (batch, length - 1) int64: 0, or which object of its row a prediction is of, from 1.
+    """
+    import torch
+
+    longest = max(len(e.token_ids) for e in examples)
+    ids = torch.full((len(examples), longest), pad_id)
+    mask = torch.zeros((len(examples), longest), dtype=torch.long)
+    of_object = torch.zeros((len(examples), longest - 1), dtype=torch.long)
+    for row, example in enumerate(examples):
+        n = len(example.token_ids)
+        ids[row, :n] = torch.tensor(example.token_ids)
+        mask[row, :n] = 1
+        for number, (begin, end) in enumerate(example.objects, start=1):
+            of_object[row, begin - 1 : end - 1] = number
+    scored = of_object > 0 if loss == "object" else mask[:, 1:].bool()
+    return {"input_ids": ids, "attention_mask": mask, "scored": scored, "object": of_object}

@@ -1,0 +1,83 @@
+"""The state of a training phase between two processes: safetensors and JSON, two generations, no pickle."""
+
+import base64
+import shutil
+from pathlib import Path
+
+from training.base.errors import UserError
+from training.base.files import publish_folder, read_json, verify, write_json
+
+
+def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
+    """Write float32 weights, both AdamW moments and the step; the generation before stays as a spare."""
+    import torch
+    from safetensors.torch import save_file
+
+    def fill(part: Path) -> None:
+        named = dict(model.named_parameters())
+        tensors = {
+            f"weight.{name}": p.detach().float().cpu().contiguous() for name, p in named.items()
+        }
+        for name, p in named.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if p in optimizer.state:
+                    tensors[f"{moment}.{name}"] = (
+                        optimizer.state[p][moment].float().cpu().contiguous()
+                    )
+        save_file(tensors, part / "state.safetensors")
+        rng = {"cpu": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()}
+        if torch.cuda.is_available():
+            rng["cuda"] = [
+                base64.b64encode(s.numpy().tobytes()).decode()
+                for s in torch.cuda.get_rng_state_all()
+            ]
+        write_json(part / "state.json", {"step": step, "rng": rng})
+
+    newest, older = folder / "newest", folder / "older"
+    if (newest / "state.json").exists():
+        shutil.rmtree(older, ignore_errors=True)
+        newest.rename(older)
+    publish_folder(newest, fill)
+
+
+def load_resume_state(folder: Path, model, optimizer) -> int:
+    """Restore the newest whole generation into model and optimizer and return its step; 0 if there is none."""
+    for generation in (folder / "newest", folder / "older"):
+        if not (generation / "manifest.json").exists():
+            continue
+        try:
+            for name in ("state.safetensors", "state.json"):
+                verify(generation / name)
+        except UserError:
+            continue
+        return _restore(generation, model, optimizer)
+    return 0
+
+
+def _restore(generation: Path, model, optimizer) -> int:
+    import torch
+    from safetensors import safe_open
+
+    state = read_json(generation / "state.json")
+    with safe_open(generation / "state.safetensors", framework="pt") as tensors, torch.no_grad():
+        names = set(tensors.keys())
+        for name, p in model.named_parameters():
+            p.copy_(tensors.get_tensor(f"weight.{name}"))
+            if f"exp_avg.{name}" in names:
+                optimizer.state[p] = {
+                    "step": torch.tensor(
+                        float(state["step"]), device=p.device if p.is_cuda else "cpu"
+                    ),
+                    "exp_avg": tensors.get_tensor(f"exp_avg.{name}").to(p),
+                    "exp_avg_sq": tensors.get_tensor(f"exp_avg_sq.{name}").to(p),
+                }
+    torch.set_rng_state(_rng(state["rng"]["cpu"]))
+    if "cuda" in state["rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([_rng(s) for s in state["rng"]["cuda"]])
+    return state["step"]
+
+
+def _rng(text: str):
+    import torch
+
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -1,0 +1,100 @@
+"""Which weights a phase trains: all of them, the embeddings, the attention projections, or a LoRA; the rest is frozen.
+
+model = restrict(model, "lora", rows=key_ids)    # rows of the embeddings that are trained in every mode
+save(merged(model))                              # an ordinary model, whatever was trained
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+from training.base.errors import UserError
+
+Mode = Literal["all", "embeddings", "attention", "lora"]
+
+
+LORA_RANK, LORA_ALPHA = 8, 16
+
+
+class NoAttentionFound(UserError):
+    """No attention projection is known by its name in a model of this architecture."""
+
+
+def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
+    """The model with only the weights of `mode` left to train; with lora another one, around the same weights.
+
+    embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank LORA_RANK beside
+    every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA / LORA_RANK; its start is drawn by
+    torch's global generator. rows: of both embedding matrices, trained besides in every mode.
+    Raises NoAttentionFound.
+    """
+    if mode == "all":
+        return model
+    matrices = embedding_matrices(model)
+    if mode == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with warnings.catch_warnings():
+            # It says that gpt2's projections lie the other way round, and that it sees to that.
+            warnings.simplefilter("ignore")
+            model = get_peft_model(model, config)
+    else:
+        model.requires_grad_(False)
+    if mode == "attention":
+        for module in attention_projections(model):
+            module.requires_grad_(True)
+    for matrix in matrices:
+        if mode == "embeddings":
+            matrix.requires_grad_(True)
+        elif rows:
+            _train_rows(matrix, rows)
+    return model
+
+
+def merged(model):
+    """An ordinary model with the weights as trained: the model itself, or a copy with the LoRA added to its weights."""
+    if not hasattr(model, "peft_config"):
+        return model
+    return copy.deepcopy(model.base_model).merge_and_unload()
+
+
+def embedding_matrices(model) -> list:
+    """The input embeddings, and the output embeddings where they are not the same weights."""
+    matrices = [model.get_input_embeddings().weight]
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not matrices[0]:
+        matrices.append(output.weight)
+    return matrices
+
+
+def attention_projections(model) -> list:
+    """The linear layers within modules named for attention ("self_attn", "attention", "attn"). Raises NoAttentionFound."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, (Linear, Conv1D))
+        and any(word in name.rpartition(".")[0] for word in ("attn", "attention"))
+    ]
+    if not found:
+        raise NoAttentionFound(
+            f"--train attention: {type(model).__name__} has no linear layer within a module named attn or attention. "
+            f"Use --train lora, embeddings or all."
+        )
+    return found
+
+
+def _train_rows(matrix, rows: Sequence[int]) -> None:
+    """Let a matrix be trained in these rows: the others get no gradient, and AdamW without decay leaves them alone."""
+    import torch
+
+    chosen = torch.zeros(len(matrix), 1, dtype=torch.bool)
+    chosen[list(rows)] = True
+    matrix.requires_grad_(True)
+    matrix.register_hook(lambda gradient: gradient * chosen.to(gradient.device))

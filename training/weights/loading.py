@@ -1,0 +1,115 @@
+"""training.weights.loading"""
+
+import functools
+import hashlib
+import inspect
+from pathlib import Path
+
+from training.base.errors import UserError
+from training.base.files import sha256_file
+from training.weights.names import ModelNotFound
+
+
+class UnsafeWeights(UserError):
+    """The directory holds no safetensors and no GGUF file."""
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model directory, or its one GGUF file. Raises UnsafeWeights."""
+    tensors = sorted(p for p in folder.glob("*.safetensors") if p.name != "key_tokens.safetensors")
+    gguf = sorted(folder.glob("*.gguf"))
+    if not tensors and len(gguf) != 1:
+        other = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+            p.name for p in folder.glob("*.pt")
+        )
+        raise UnsafeWeights(
+            f"{folder} has no *.safetensors and {len(gguf)} *.gguf files"
+            + (f" (it has {', '.join(other[:3])}, which may run code when read)" if other else "")
+            + ". Weights are read from safetensors or one GGUF file only: save the model again with "
+            "save_pretrained(folder), which writes safetensors."
+        )
+    return tensors or gguf
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the names and bytes of a model directory's weight files and its config."""
+    digest = hashlib.sha256()
+    config = folder / "config.json"
+    for path in [*weights_files(folder), *([config] if config.exists() else [])]:
+        digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_gguf(gguf: Path, dtype):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
+    # from_pretrained leaves a quantizer behind that makes the dequantised model unsavable.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, AutoTokenizer.from_pretrained(**where)
+
+
+def load_folder(folder: Path, *, dtype: str = "float32"):
+    """Load (model, tokenizer) from a directory of safetensors or one GGUF file, in eval mode.
+
+    dtype: a torch dtype's name. Raises UnsafeWeights, ModelNotFound (no tokenizer or config there).
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    files = weights_files(folder)
+    if files[0].suffix == ".gguf":
+        model, tokenizer = _read_gguf(files[0], getattr(torch, dtype))
+        return model.eval(), tokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelNotFound(
+            f"{folder} is not a loadable causal language model with its tokenizer ({error}). It needs config.json, "
+            f"tokenizer.json and *.safetensors of one architecture that transformers knows."
+        ) from error
+    return model.eval(), tokenizer
+
+
+def on_gpu(model):
+    """The model on the first GPU if there is one, else where it is. A model spread over devices stays as it is."""
+    import torch
+
+    if not torch.cuda.is_available() or hasattr(model, "hf_device_map"):
+        return model
+    return model.to("cuda")
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of a model directory alone."""
+    from transformers import AutoTokenizer
+
+    gguf = sorted(folder.glob("*.gguf"))
+    if gguf and not (folder / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(folder, gguf_file=gguf[0].name)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelNotFound(
+            f"{folder} has no usable tokenizer ({' '.join(str(error).split())}). Save it there: "
+            "tokenizer.save_pretrained(folder)."
+        ) from error
+
+
+@functools.cache
+def _takes_logits_to_keep(kind: type) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def last_logits_only(model) -> dict:
+    """The argument that spares a model the vocabulary logits of all but the last position, where it has one."""
+    return {"logits_to_keep": 1} if _takes_logits_to_keep(type(model)) else {}
