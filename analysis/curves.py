@@ -14,16 +14,10 @@ from pathlib import Path
 import tyro
 
 from analysis.across.conditions import labelled_table
-from analysis.across.curves import (
-    LEAST_POINTS,
-    NoCurves,
-    _curves,
-    _endpoints,
-    curve_lines,
-    tokens_at,
-)
+from analysis.across.curves import LEAST_POINTS, _curves, _endpoints, curve_lines, tokens_at
 from figures.curves import draw
 from training.base.console import run_command
+from training.base.errors import NotFound
 from training.base.files import commit, seal, write_text
 
 
@@ -36,7 +30,7 @@ class Options:
 
 
 def main(options: Options):
-    """Write the table, print where each curve ends, draw; return the table. Raises NoConditions, NoCurves."""
+    """Write the table, print where each curve ends, draw; return the table. Raises NoConditions, NotFound."""
     import pandas as pd
 
     table, _, unit, _ = labelled_table(options.results)
@@ -48,7 +42,7 @@ def main(options: Options):
         for curve in _curves(table, endpoint, unit, tokens)
     ]
     if not found:
-        raise NoCurves(
+        raise NotFound(
             f"no endpoint of {options.results} has {LEAST_POINTS} checkpoints. Save more of them (save_epochs, "
             'save_steps) and keep their rows: [rows.recall] with checkpoint = ["all"]'
         )

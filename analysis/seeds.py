@@ -17,8 +17,6 @@ import tyro
 from analysis.across.seeds import (
     RECALL_KEY,
     SITE_KEY,
-    SameSeedTwice,
-    TooFewSeeds,
     _recall,
     _record,
     _sites,
@@ -27,6 +25,7 @@ from analysis.across.seeds import (
     over_seeds,
 )
 from training.base.console import run_command
+from training.base.errors import BadInput
 from training.base.files import commit, seal, write_json, write_text
 from training.runs.table_files import optional_table
 
@@ -52,7 +51,7 @@ def main(options: Options):
             table[["condition", "seed"]].drop_duplicates().itertuples(index=False, name=None)
         ):
             if which in known:
-                raise SameSeedTwice(
+                raise BadInput(
                     f"{known[which]} and {run} both hold seed {which[1]} of the condition {which[0]!r}. Give one of "
                     f"them; folders with tables alone (no run.json) say nothing of a control without phase 1."
                 )
@@ -60,7 +59,7 @@ def main(options: Options):
     recall = pd.concat(each.values(), ignore_index=True)
     sites = [_with_condition(run, table) for run in options.runs for table in _sites(run)]
     if recall.groupby("condition").seed.nunique().min() < 2:
-        raise TooFewSeeds(
+        raise BadInput(
             f"{len(options.runs)} run(s) were given; give at least two seeds of each condition."
         )
     tables = {"recall": over_seeds(recall, RECALL_KEY)}

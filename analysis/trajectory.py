@@ -15,16 +15,10 @@ from pathlib import Path
 
 import tyro
 
-from analysis.across.trajectory import (
-    NoTrajectory,
-    curves_of,
-    half_way_lines,
-    half_ways,
-    mean_curves,
-    over_runs,
-)
+from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mean_curves, over_runs
 from figures.trajectory import draw
 from training.base.console import run_command
+from training.base.errors import NotFound
 from training.base.files import commit, seal, write_json, write_text
 from training.runs.directory import Run
 from training.runs.table_files import write_table
@@ -45,7 +39,7 @@ def main(options: Options):
     import pandas as pd
 
     if len(options.runs) > 1 and options.out is None:
-        raise NoTrajectory(
+        raise NotFound(
             f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME"
         )
     halves, all_curves = [], []

@@ -22,14 +22,10 @@ from figures.style import NothingToDraw
 from figures.verdict import draw
 from probing.states import Design
 from training.base.console import run_command
-from training.base.errors import UserError
+from training.base.errors import NotFound
 from training.data.prompts import Preset
 from training.runs.directory import Run, RunOptions, key_row_note
 from training.runs.table_files import TableMissing, optional_table, read_table, write_table
-
-
-class NoSecondCheckpoint(UserError):
-    """Two checkpoints were given without what a comparison of them needs."""
 
 
 @dataclass
@@ -86,7 +82,7 @@ def _of_run(options: Options) -> tuple[Tables, Design]:
 def _of_pair(options: Options) -> tuple[Tables, Design]:
 
     if not options.facts or not options.out:
-        raise NoSecondCheckpoint(
+        raise NotFound(
             f"{options.run_dir} and {options.after} are to be compared: say which facts to ask for and where results go, "
             "e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR (nothing is written into your folders)."
         )

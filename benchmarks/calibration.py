@@ -30,6 +30,7 @@ from analysis.measures.statistics import (
     permutation_p,
 )
 from analysis.measures.transfer import fit_probes
+from training.base.errors import BadInput
 
 Array = np.ndarray
 LEVEL = 0.05
@@ -61,12 +62,12 @@ def main(options: Options):
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
-    from analysis.measures.checks import SmallSample, UnfitOption
+    from analysis.measures.checks import SmallSample
     from training.base.files import commit, write_text
 
     unknown = set(options.only) - set(CHECKS)
     if unknown:
-        raise UnfitOption(f"--only {', '.join(sorted(unknown))}: there are {', '.join(CHECKS)}")
+        raise BadInput(f"--only {', '.join(sorted(unknown))}: there are {', '.join(CHECKS)}")
     rows = []
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallSample)

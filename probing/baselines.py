@@ -12,7 +12,8 @@ import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from probing.extraction import BadPrompts, encode
+from probing.extraction import encode
+from training.base.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import FloatTensor, nn
@@ -26,7 +27,7 @@ def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]
     """Mean input embedding of each subject's tokens, (n_subjects, d) float32 on the CPU.
 
     Tokenised as at the head of a prompt; special tokens that the tokenizer adds by itself are left out. Raises what
-    `probing.states.encode` raises, and BadPrompts for a subject without a token of its own.
+    `probing.states.encode` raises, and BadInput for a subject without a token of its own.
     """
     import torch
 
@@ -36,7 +37,7 @@ def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]
     for subject, ids in zip(subjects, encode(tokenizer, subjects).token_ids, strict=True):
         own = [i for i in ids if i not in tokenizer.all_special_ids]
         if not own:
-            raise BadPrompts(
+            raise BadInput(
                 f"subject {subject!r} has special tokens only; give the name as running text"
             )
         rows.append(weights[own].float().mean(dim=0))

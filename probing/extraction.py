@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from probing.sites import choose_sites, site_names
 from probing.tracing import read_sites, tokenizer_left_as_found, traced
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 
 if TYPE_CHECKING:
     from torch import FloatTensor, nn
@@ -27,34 +27,6 @@ NAMED_POSITIONS = ("last", "subject_last", "key")
 
 
 KEY_TOKEN = re.compile(r"\[X[^\]]*\]")
-
-
-class BadPrompts(UserError):
-    """Prompts that are no list of non-empty strings."""
-
-
-class PromptTooLong(UserError):
-    """A prompt with more tokens than the model or its tokenizer takes; it is never cut."""
-
-
-class BadPosition(UserError):
-    """A position that is none of the named kinds, or a token index outside its prompt."""
-
-
-class SubjectNotFound(UserError):
-    """A subject that is missing, or does not occur in its prompt."""
-
-
-class KeyTokenNotFound(UserError):
-    """A key token that the tokenizer or the prompt does not have."""
-
-
-class SlowTokenizer(UserError):
-    """A tokenizer without offsets, asked where in a prompt the subject ends."""
-
-
-class TokenizerMismatch(UserError):
-    """Token ids that the model has no embedding for."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +65,8 @@ def hidden_states(
 
     Runs in eval mode without gradients; modes, padding, truncation and pad token are left as found. The same
     tokens at the same position are computed once.
-    Raises BadPrompts, PromptTooLong, BadPosition, SubjectNotFound, KeyTokenNotFound, SlowTokenizer,
-    TokenizerMismatch, and UnsupportedModel or UnknownSite from `probing.sites`.
+    Raises BadInput, BadInput, BadInput, BadInput, BadInput, BadInput,
+    BadInput, and UnsupportedModel or BadInput from `probing.sites`.
     """
     encoded = encode(
         tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
@@ -122,7 +94,7 @@ def encode(
     token_ids = [list(ids) for ids in encoding["input_ids"]]
     for index, ids in enumerate(token_ids):
         if not ids:
-            raise BadPrompts(
+            raise BadInput(
                 f"prompt {index} ({texts[index]!r}) has no tokens; remove it or give it text"
             )
     _check_lengths(token_ids, tokenizer.model_max_length, "its tokenizer's model_max_length")
@@ -147,7 +119,7 @@ def extract(
     from tqdm import tqdm
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadPrompts(
+        raise BadInput(
             f"batch_size must be a whole number of prompts, at least 1, got {batch_size!r}"
         )
     names = choose_sites(site_names(model), sites)
@@ -187,7 +159,7 @@ def extract(
 def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
     """Index of the last token over character `characters[i]` of `texts[i]`, as a position for `encode`.
 
-    Raises SlowTokenizer, BadPosition where no token covers the character.
+    Raises BadInput, BadInput where no token covers the character.
     """
     _require_offsets(tokenizer, "a character's token")
     with tokenizer_left_as_found(tokenizer):
@@ -198,7 +170,7 @@ def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -
     for text, character, spans in zip(texts, characters, offsets["offset_mapping"], strict=True):
         inside = _tokens_over(spans, character)
         if not inside:
-            raise BadPosition(
+            raise BadInput(
                 f"no token of {text!r} covers its character {character}; give one inside the text"
             )
         found.append(inside[-1])
@@ -206,7 +178,7 @@ def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -
 
 
 def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
-    """Raises PromptTooLong or TokenizerMismatch where the model cannot read these token ids."""
+    """Raises BadInput or BadInput where the model cannot read these token ids."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     _check_lengths(token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
     _check_vocabulary(model, token_ids)
@@ -214,25 +186,25 @@ def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None
 
 def _checked(prompts: Iterable[str]) -> list[str]:
     if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        raise BadPrompts(
+        raise BadInput(
             f"prompts must be a list of strings, got {type(prompts).__name__}; give [text, ...]"
         )
     texts = list(prompts)
     if not texts:
-        raise BadPrompts("prompts is empty; give at least one")
+        raise BadInput("prompts is empty; give at least one")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise BadPrompts(f"prompt {index} is {text!r} ({kind}); every prompt must be a string")
+            raise BadInput(f"prompt {index} is {text!r} ({kind}); every prompt must be a string")
         if not text.strip():
-            raise BadPrompts(f"prompt {index} is empty ({text!r}); remove it or give it text")
+            raise BadInput(f"prompt {index} is empty ({text!r}); remove it or give it text")
     return [str(text) for text in texts]
 
 
 def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: str) -> None:
     longest = max(range(len(token_ids)), key=lambda index: len(token_ids[index]))
     if limit is not None and len(token_ids[longest]) > limit:
-        raise PromptTooLong(
+        raise BadInput(
             f"prompt {longest} has {len(token_ids[longest])} tokens, {what} is {limit}; shorten it: "
             "prompts are never truncated"
         )
@@ -241,7 +213,7 @@ def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: 
 def _check_vocabulary(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
     largest, n_rows = max(map(max, token_ids)), model.get_input_embeddings().num_embeddings
     if largest >= n_rows:
-        raise TokenizerMismatch(
+        raise BadInput(
             f"token id {largest} is outside the {n_rows} embeddings of this {type(model).__name__}; give the "
             "tokenizer that belongs to it, or resize the embeddings for the tokens that were added"
         )
@@ -257,7 +229,7 @@ def _one_each(values: Any, n: int, what: str, error: type[UserError]) -> list[An
 def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
     if isinstance(positions, str):
         if positions != "last":
-            raise BadPosition(
+            raise BadInput(
                 f"position {positions!r} is none of {', '.join(map(repr, NAMED_POSITIONS))}, "
                 "a token index, or one token index a prompt"
             )
@@ -265,18 +237,18 @@ def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
     if hasattr(positions, "tolist"):
         positions = positions.tolist()
     if isinstance(positions, Iterable):
-        indices = _one_each(positions, len(lengths), "positions", BadPosition)
+        indices = _one_each(positions, len(lengths), "positions", BadInput)
     else:
         indices = [positions] * len(lengths)
     found = []
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise BadPosition(
+            raise BadInput(
                 f"position {index!r} of prompt {row} is no whole number; give a token index"
             )
         index = operator.index(index)
         if not -length <= index < length:
-            raise BadPosition(
+            raise BadInput(
                 f"position {index} is outside prompt {row}, which has {length} tokens; give {-length} to {length - 1}"
             )
         found.append(index % length)
@@ -289,18 +261,16 @@ def _subject_ends(
     offsets: Sequence[Sequence[tuple[int, int]]],
 ) -> list[int]:
     if subjects is None or isinstance(subjects, str):
-        raise SubjectNotFound(
-            f"'subject_last' needs subjects, a list with one a prompt, got {subjects!r}"
-        )
+        raise BadInput(f"'subject_last' needs subjects, a list with one a prompt, got {subjects!r}")
     ends = []
-    wanted = _one_each(subjects, len(texts), "subjects", SubjectNotFound)
+    wanted = _one_each(subjects, len(texts), "subjects", BadInput)
     for row, (text, subject, spans) in enumerate(zip(texts, wanted, offsets, strict=True)):
         if not isinstance(subject, str) or not subject.strip():
-            raise SubjectNotFound(f"the subject of prompt {row} is {subject!r}; give a name")
+            raise BadInput(f"the subject of prompt {row} is {subject!r}; give a name")
         last = _last_character(text, subject.strip())
         inside = _tokens_over(spans, last)
         if last < 0 or not inside:
-            raise SubjectNotFound(
+            raise BadInput(
                 f"subject {subject!r} does not occur in prompt {row} ({text!r}); give it as written there"
             )
         ends.append(inside[-1])
@@ -309,7 +279,7 @@ def _subject_ends(
 
 def _require_offsets(tokenizer: Any, what: str) -> None:
     if not tokenizer.is_fast:
-        raise SlowTokenizer(
+        raise BadInput(
             f"{type(tokenizer).__name__} gives no character offsets, which {what} needs; "
             "load a fast tokenizer (use_fast=True) or give token indices as positions"
         )
@@ -342,13 +312,13 @@ def _key_positions(
             if token.special and KEY_TOKEN.fullmatch(token.content)
         }
         if not default:
-            raise KeyTokenNotFound(
+            raise BadInput(
                 "the tokenizer has no special token like '[X...]'; add the key tokens, or give key_tokens"
             )
         wanted = [default] * len(texts)
     else:
         named = [key_tokens] * len(texts) if isinstance(key_tokens, str) else key_tokens
-        named = _one_each(named, len(texts), "key tokens", KeyTokenNotFound)
+        named = _one_each(named, len(texts), "key tokens", BadInput)
         ids = {token: _token_id(token, tokenizer) for token in set(named)}
         wanted = [{ids[token]} for token in named]
     found = []
@@ -356,7 +326,7 @@ def _key_positions(
         here = [index for index, token_id in enumerate(prompt_ids) if token_id in keys]
         if not here:
             names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(keys)))
-            raise KeyTokenNotFound(
+            raise BadInput(
                 f"prompt {row} ({texts[row]!r}) has no key token ({names}); write it into the prompt"
             )
         found.append(here[-1])
@@ -366,7 +336,7 @@ def _key_positions(
 def _token_id(token: Any, tokenizer: Any) -> int:
     index = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
     if index is None or tokenizer.convert_ids_to_tokens(index) != token:
-        raise KeyTokenNotFound(
+        raise BadInput(
             f"key token {token!r} is no token of the tokenizer; add it as a special token"
         )
     return index

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probing.extraction import BadPrompts, check_readable, encode, extract
+from probing.extraction import check_readable, encode, extract
 from probing.sites import (
     FINAL_NORM,
     UnsupportedModel,
@@ -23,15 +23,11 @@ from probing.sites import (
     site_names,
 )
 from probing.tracing import run_changed, traced
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.weights.loading import last_logits_only
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
-
-
-class BadPairs(UserError):
-    """Sources and targets, or prompts and vectors, that do not belong together one by one."""
 
 
 def patch(
@@ -58,7 +54,7 @@ def patch(
     source_position: the token of the source whose state is taken, in the same words; by default that of
     `position`, for which "subject_last" needs `source_subjects`. batch_size: rows (pairs x sites) in one forward.
 
-    Returns float32 on the CPU: (n, vocabulary) for one site name, else (n, n_sites, vocabulary). Raises BadPairs
+    Returns float32 on the CPU: (n, vocabulary) for one site name, else (n, n_sites, vocabulary). Raises BadInput
     and what `hidden_states` raises.
     """
     import torch
@@ -76,7 +72,7 @@ def patch(
     into = encode(tokenizer, targets, positions=position, subjects=subjects, key_tokens=key_tokens)
     n = len(into.token_ids)
     if len(taken.token_ids) != n:
-        raise BadPairs(
+        raise BadInput(
             f"got {len(taken.token_ids)} sources for {n} targets; give one source a target"
         )
     states = extract(model, tokenizer, taken, sites=sites, batch_size=batch_size, progress=progress)
@@ -157,7 +153,7 @@ def changed_logits(
 
     Row i: the prompt `token_ids[i]`, whose state at `sites[i]` and token `positions[i]` (an index from 0) becomes
     `vectors[i]`, or has it added. What stands before the changed token is read once for all rows that share it
-    and kept as keys and values; recurrent models, which keep none, read it again. Raises BadPairs.
+    and kept as keys and values; recurrent models, which keep none, read it again. Raises BadInput.
     """
     import torch
     from tqdm import tqdm
@@ -165,14 +161,12 @@ def changed_logits(
     n = len(token_ids)
     width = model.get_input_embeddings().weight.shape[-1]
     if not (len(positions) == len(sites) == n) or vectors.shape[0] != n or vectors.dim() != 2:
-        raise BadPairs(
+        raise BadInput(
             f"got {n} prompts, {len(positions)} positions, {len(sites)} sites and vectors of shape "
             f"{tuple(vectors.shape)}; give one of each a row, vectors ({n}, {width})"
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadPrompts(
-            f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}"
-        )
+        raise BadInput(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}")
     check_readable(model, token_ids)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(token_ids, positions, strict=True)):
@@ -222,7 +216,7 @@ def logit_lens(
     nostalgebraist 2020, "interpreting GPT: the logit lens". sites: names of the second axis; at `final_norm` the
     norm has been applied already. token_ids: only the logits of these tokens, in this order.
     Returns float32 on the CPU, (n, n_sites, vocabulary or n_tokens). A scale or soft cap that some models put
-    behind the unembedding is left out; it changes no order. Raises UnknownSite, UnsupportedModel.
+    behind the unembedding is left out; it changes no order. Raises BadInput, UnsupportedModel.
     """
     import torch
     from torch.nn import Linear, functional

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,12 +29,8 @@ FINAL_NORM = "final_norm"
 _LAYER = "resid_post."
 
 
-class UnsupportedModel(UserError):
+class UnsupportedModel(BadInput):
     """The sites of this model cannot be found: it is no Hugging Face causal decoder of the usual shape."""
-
-
-class UnknownSite(UserError):
-    """A site name that the model does not have."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,17 @@ def site_names(model: nn.Module) -> list[str]:
 
 
 def choose_sites(names: Sequence[str], sites: Sequence[str] | None) -> list[str]:
-    """`sites` as a list, all of `names` for None. Raises UnknownSite for none, or one outside `names`."""
+    """`sites` as a list, all of `names` for None. Raises BadInput for none, or one outside `names`."""
     if sites is None:
         return list(names)
     if isinstance(sites, str):
-        raise UnknownSite(
-            f"sites must be a list of names, got the string {sites!r}; give [{sites!r}]"
-        )
+        raise BadInput(f"sites must be a list of names, got the string {sites!r}; give [{sites!r}]")
     chosen = list(sites)
     if not chosen:
-        raise UnknownSite("sites is empty; give at least one name, or None for all")
+        raise BadInput("sites is empty; give at least one name, or None for all")
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        raise UnknownSite(
+        raise BadInput(
             f"no site is named {', '.join(map(repr, unknown))}; this model has {EMBED!r}, "
             f"'{_LAYER}0' to '{_LAYER}{len(names) - 3}' and {FINAL_NORM!r}"
         )

@@ -19,7 +19,7 @@ from probing.baselines import untrained
 from probing.sites import names_of
 from probing.store import StateStore, states_for
 from training.base.console import minutes
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.data.prompts import Prompt, preset_prompts, select
 from training.runs.checkpoints import Checkpoint
 from training.runs.directory import Run
@@ -30,10 +30,6 @@ Array = np.ndarray
 
 # Its prompts are those of the other relations' test family: the crossed table holds their states already.
 NOT_EXTRACTED = "other-relation"
-
-
-class NoRoteStates(UserError):
-    """A run without rote prompts has nothing to compare with."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Design:
     def of(
         cls, run: Run, *, preset: str = "demo", families: Sequence[str] = (), position: str = "last"
     ) -> "Design":
-        """The states of a preset's prompts, or of some families and rote. Raises NoRoteStates."""
+        """The states of a preset's prompts, or of some families and rote. Raises BadInput."""
         wanted = ("rote", *(f for f in families if f != "rote")) if families else ()
         prompts = [
             p
@@ -79,7 +75,7 @@ class Design:
             if p.family != NOT_EXTRACTED
         ]
         if not any(p.family == "rote" for p in prompts):
-            raise NoRoteStates(
+            raise BadInput(
                 f"{run.path} has no rote prompts. Say what was memorised: --rote '{{subject}} [X]'."
             )
         return cls(run, tuple(prompts), position)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from probing.extraction import Encoded, encode, extract
 from probing.sites import choose_sites, names_of
-from training.base.errors import UserError
+from training.base.errors import BadInput, Damaged, NotFound
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
@@ -33,20 +33,8 @@ STORED_DTYPES = ("float32", "bfloat16")
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
-class BadStore(UserError):
-    """What was given cannot be stored: a dtype, a key or a tensor of the wrong kind."""
-
-
-class MissingWeights(UserError):
-    """A file of weights that cannot be read."""
-
-
-class WrongDtype(UserError):
-    """A model loaded in another dtype than its states are to be filed under."""
-
-
 class DamagedStates(UserWarning):
-    """A stored file is not as it was written; its states are read from the model again."""
+    """Stored states were damaged and will be read from the model again."""
 
 
 class StateStore:
@@ -54,7 +42,7 @@ class StateStore:
 
     def __init__(self, folder: str | Path, *, dtype: str = "float32") -> None:
         if dtype not in STORED_DTYPES:
-            raise BadStore(
+            raise Damaged(
                 f"states cannot be stored as {dtype!r}; give one of {', '.join(STORED_DTYPES)} "
                 "(float16 cannot hold the outliers of a residual stream)"
             )
@@ -107,14 +95,14 @@ class StateStore:
     def put(self, key: str, tensor: Tensor, description: Mapping[str, Any]) -> FloatTensor:
         """Stores `tensor` (n, n_sites, d) under `key`; returns it as `get` will (bfloat16 has rounded it).
 
-        description: JSON values that tell a reader what this is. Raises BadStore for a bad key or tensor.
+        description: JSON values that tell a reader what this is. Raises Damaged for a bad key or tensor.
         """
         import torch
         from safetensors.torch import save_file
 
         path, description_path = self._paths(key)
         if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise BadStore(
+            raise Damaged(
                 f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}"
             )
         stored = tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
@@ -144,7 +132,7 @@ class StateStore:
     ) -> FloatTensor | None:
         """`get` of the key of these; some of the sites are also found where all of them are stored.
 
-        Raises UnknownSite for a name that the stored model does not have.
+        Raises BadInput for a name that the stored model does not have.
         """
         states = self.get(self.key(fingerprint, token_ids, positions, sites, dtype))
         if states is not None or sites is None:
@@ -157,7 +145,7 @@ class StateStore:
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         if not _KEY.fullmatch(key):
-            raise BadStore(f"{key!r} is no key; take one from StateStore.key")
+            raise Damaged(f"{key!r} is no key; take one from StateStore.key")
         return self.folder / f"{key}.safetensors", self.folder / f"{key}.json"
 
 
@@ -182,7 +170,7 @@ def states_for(
     fingerprint: of the weights, from `weights_fingerprint` or `file_fingerprint`. dtype: what `load_model`
     loads the weights in, part of the key. description: JSON values to keep beside the states (checkpoint,
     family).
-    Returns float32 (n_prompts, n_sites, d). Raises what `hidden_states` raises, and WrongDtype.
+    Returns float32 (n_prompts, n_sites, d). Raises what `hidden_states` raises, and BadInput.
     """
     encoded = encode(
         tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
@@ -193,7 +181,7 @@ def states_for(
         return found
     model = load_model()
     if _dtype_of(model) != dtype:
-        raise WrongDtype(
+        raise BadInput(
             f"the model computes in {_dtype_of(model)}, its states were to be filed under {dtype}; "
             f"load it with dtype={dtype!r} or give states_for dtype={_dtype_of(model)!r}"
         )
@@ -255,15 +243,15 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def file_fingerprint(paths: Iterable[str | Path]) -> str:
     """sha256 over the names and the sha256 of files, in any order: of the safetensors files of a checkpoint,
-    and of whatever else determines the model (its config.json). Raises MissingWeights."""
+    and of whatever else determines the model (its config.json). Raises NotFound."""
     try:
         files = sorted((Path(path).name, _sha256(Path(path))) for path in paths)
     except OSError as problem:
-        raise MissingWeights(
+        raise NotFound(
             f"cannot read {problem.filename}: {problem.strerror}; give existing files"
         ) from None
     if not files:
-        raise MissingWeights("no files were given; give the safetensors files of a checkpoint")
+        raise NotFound("no files were given; give the safetensors files of a checkpoint")
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

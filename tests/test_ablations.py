@@ -18,13 +18,13 @@ from analysis.across.conditions import (
     labels_of,
     values_of,
 )
-from analysis.across.curves import NoCurves, tokens_at
+from analysis.across.curves import tokens_at
 from analysis.across.endpoints import ENDPOINTS, GAP, RECALL, Endpoint
 from analysis.curves import Options as CurveOptions
 from analysis.curves import main as draw_curves
 from analysis.measures.statistics import holm, mean_interval, paired_difference, share_interval
 from figures.ablations import panel_data
-from training.base.errors import UserError
+from training.base.errors import NotFound, UserError
 from training.runs.table_files import read_table
 
 TEST = Endpoint("recall, test prompts", {**RECALL, "family": "test"})
@@ -375,5 +375,5 @@ def test_curves_go_through_the_checkpoints_that_the_last_one_rests_on(along_the_
 
 
 def test_a_sweep_without_checkpoints_on_the_way_says_how_to_keep_them(results):
-    with pytest.raises(NoCurves, match=r"checkpoint = \[\"all\"\]"):
+    with pytest.raises(NotFound, match=r"checkpoint = \[\"all\"\]"):
         draw_curves(CurveOptions(results))

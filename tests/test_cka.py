@@ -13,6 +13,7 @@ from analysis.measures.similarity import linear_cka, linear_cka_grid
 from analysis.measures.statistics import max_statistic_test, permutation_p
 from analysis.tables import cka, cka_checkpoints, cka_measures, stack
 from probing.states import Design
+from training.base.errors import BadInput
 from training.runs.directory import Run
 from training.runs.table_files import read_table
 
@@ -281,11 +282,11 @@ def test_a_distance_keeps_its_sign_in_the_table_and_in_words(states, there):
 
 
 def test_an_unknown_measure_is_refused_with_the_names_there_are():
-    from analysis.measures.checks import UnfitOption
+
     from analysis.tables.cka_measures import choose
 
     with pytest.raises(
-        UnfitOption, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"
+        BadInput, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"
     ):
         choose(["cca"])
 
@@ -326,25 +327,19 @@ def test_the_float32_grid_is_that_of_float64_to_four_digits(rng, massive, monkey
 
 
 def test_the_float32_grid_refuses_what_the_other_does(rng):
-    from analysis.measures.checks import (
-        DegenerateStates,
-        NonFinite,
-        TooFewRows,
-        UnfitOption,
-        UnpairedRows,
-    )
+    from analysis.measures.checks import DegenerateStates, TooFewRows
 
     good = rng.normal(size=(2, 12, 5))
     for bad, error in (
         (np.ones((2, 12, 5)), DegenerateStates),
-        (good[:, :3], UnpairedRows),
-        (np.full((2, 12, 5), np.nan), NonFinite),
+        (good[:, :3], BadInput),
+        (np.full((2, 12, 5), np.nan), BadInput),
     ):
         with pytest.raises(error):
             linear_cka_grid(bad, good, precision="float32")
     with pytest.raises(TooFewRows):
         linear_cka_grid(good[:, :3], good[:, :3], precision="float32")
-    with pytest.raises(UnfitOption):
+    with pytest.raises(BadInput):
         linear_cka_grid(good, good, precision="float16")
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from training import extend, generalize, recall
-from training.base.errors import UserError
-from training.base.files import OtherSettings, read_json, write_json
+from training.base.errors import OtherSettings, UserError
+from training.base.files import read_json, write_json
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
 from training.data.selection import chosen_facts, new_facts

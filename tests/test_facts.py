@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.fact_files import BadFacts, Fact, read_facts, write_facts
+from training.base.errors import BadInput
+from training.data.fact_files import Fact, read_facts, write_facts
 from training.data.facts import (
     PEOPLE,
-    BadFactOption,
     _data,
     build_facts,
     draw_names,
@@ -263,21 +263,21 @@ def test_relations_that_are_unbound_already_stay_so():
     ],
 )
 def test_a_split_that_cannot_be_is_refused(options, named):
-    with pytest.raises(BadFactOption, match=named):
+    with pytest.raises(BadInput, match=named):
         split_facts(build_facts(), **options)
 
 
 @pytest.mark.parametrize("seen", [0, 500, 501, True])
 def test_some_subjects_are_seen_and_some_held_out(seen):
-    with pytest.raises(BadFactOption, match="seen is"):
+    with pytest.raises(BadInput, match="seen is"):
         split_facts(build_facts("fiction"), seen=seen)
 
 
 def test_facts_that_are_split_in_part_are_refused():
     facts = [Fact("A B", "p", "x", ("x", "y"), "seen"), Fact("C D", "p", "y", ("x", "y"))]
-    with pytest.raises(BadFactOption, match="1 of 2 subjects have no split"):
+    with pytest.raises(BadInput, match="1 of 2 subjects have no split"):
         split_facts(facts, unbound=0)
-    with pytest.raises(BadFactOption, match="no facts"):
+    with pytest.raises(BadInput, match="no facts"):
         split_facts([])
 
 
@@ -297,7 +297,7 @@ def test_facts_that_are_split_in_part_are_refused():
     ],
 )
 def test_a_request_out_of_range_names_what_would_do(options, named):
-    with pytest.raises(BadFactOption, match=named):
+    with pytest.raises(BadInput, match=named):
         build_facts(**options)
 
 
@@ -392,22 +392,22 @@ BAD_ROWS = {
 @pytest.mark.parametrize("row", BAD_ROWS)
 def test_a_bad_row_is_named_with_its_number_and_nothing_is_loaded(tmp_path, row):
     path = write(tmp_path, HEADER + ROW + "\n" + row + "Max,mother,May,\n")
-    with pytest.raises(BadFacts) as error:
+    with pytest.raises(BadInput) as error:
         read_facts(path)
     message = str(error.value)
-    assert error.value.row == 4 and f"{path}, row 4: " in message and "(1 bad row in all" in message
+    assert f"{path}, row 4: " in message and "(1 bad row in all" in message
     assert BAD_ROWS[row] in message
 
 
 def test_the_first_bad_row_is_shown_and_all_are_counted(tmp_path):
     path = write(tmp_path, HEADER + ROW + ",mother,Ann,\n" + ",aunt,Ann,\n" + "Lou,mother,,\n")
-    with pytest.raises(BadFacts, match="row 3: subject is empty.*3 bad rows in all"):
+    with pytest.raises(BadInput, match="row 3: subject is empty.*3 bad rows in all"):
         read_facts(path)
 
 
 def test_subjects_are_compared_after_unicode_normalisation(tmp_path):
     path = write(tmp_path, HEADER + "Zo\u00eb,mother,Ann,\nZoe\u0308,mother,May,\n")
-    with pytest.raises(BadFacts, match="row 3: two objects"):
+    with pytest.raises(BadInput, match="row 3: two objects"):
         read_facts(path)
 
 
@@ -428,7 +428,7 @@ def test_one_subject_may_occur_in_two_relations(tmp_path):
 )
 def test_split_and_bound_are_checked_and_so_are_lone_objects(tmp_path, rows, named):
     path = write(tmp_path, "subject,relation,object,split,bound\n" + rows)
-    with pytest.raises(BadFacts, match=named):
+    with pytest.raises(BadInput, match=named):
         read_facts(path)
 
 
@@ -445,20 +445,20 @@ def test_split_and_bound_are_checked_and_so_are_lone_objects(tmp_path, rows, nam
     ],
 )
 def test_a_file_of_the_wrong_shape_is_refused(tmp_path, content, named):
-    with pytest.raises(BadFacts, match=named):
+    with pytest.raises(BadInput, match=named):
         read_facts(write(tmp_path, content))
 
 
 def test_another_encoding_is_named_with_the_row_it_shows_in(tmp_path):
     path = write(tmp_path, HEADER + ROW + "Zo\u00eb,mother,Ann,\n", encoding="latin-1")
-    with pytest.raises(BadFacts, match="row 3: not UTF-8.*Save the file as UTF-8"):
+    with pytest.raises(BadInput, match="row 3: not UTF-8.*Save the file as UTF-8"):
         read_facts(path)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
-    with pytest.raises(BadFactOption, match="neither a built-in set .people, kin, fiction."):
+    with pytest.raises(BadInput, match="neither a built-in set .people, kin, fiction."):
         load_facts(tmp_path / "absent.csv")
-    with pytest.raises(BadFacts, match="cannot be read"):
+    with pytest.raises(BadInput, match="cannot be read"):
         load_facts(tmp_path)
 
 
@@ -490,7 +490,7 @@ def test_a_trex_file_gives_its_relation_by_its_name_and_its_candidates_once_each
 def test_the_relation_of_a_trex_file_can_be_given(tmp_path):
     path = trex(tmp_path, '["May"]', "71.csv")
     assert load_facts(path, relation="writer")[0].relation == "writer"
-    with pytest.raises(BadFacts, match="from the file name: relation is empty.*Give relation=NAME"):
+    with pytest.raises(BadInput, match="from the file name: relation is empty.*Give relation=NAME"):
         load_facts(path)
 
 
@@ -498,12 +498,12 @@ def test_the_relation_of_a_trex_file_can_be_given(tmp_path):
     "literal", ["May; Sue", "", "('May', 'Sue')", "[May]", "[]", "['Ann Lee']"]
 )
 def test_alternate_facts_that_are_no_list_of_others_are_refused(tmp_path, literal):
-    with pytest.raises(BadFacts, match="row 2: .*(Write a JSON list|at least 2)"):
+    with pytest.raises(BadInput, match="row 2: .*(Write a JSON list|at least 2)"):
         load_facts(trex(tmp_path, literal))
 
 
 def test_a_relation_is_only_taken_where_the_file_has_none(tmp_path):
-    with pytest.raises(BadFacts, match="has a relation column of its own"):
+    with pytest.raises(BadInput, match="has a relation column of its own"):
         load_facts(write(tmp_path, HEADER + ROW), relation="mother")
-    with pytest.raises(BadFactOption, match="built-in set 'people'"):
+    with pytest.raises(BadInput, match="built-in set 'people'"):
         load_facts("people", relation="mother")

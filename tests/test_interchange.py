@@ -30,8 +30,8 @@ from analysis.patching.trials import (
 from analysis.tables.interchange import bands, verdict_lines
 from probing.extraction import hidden_states
 from probing.sites import site_names
+from training.base.errors import BadInput
 from training.data.prompts import Prompt
-from training.data.sequences import ObjectNotSeparable
 from training.runs.table_files import read_table
 
 OBJECTS = planted_objects()
@@ -179,7 +179,7 @@ def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
     assert free == [False, False]
     after[()] = {1: 2.0}
     assert constrained_answers(forward, [options])[1] == [True]
-    with pytest.raises(ObjectNotSeparable, match="same tokens"):
+    with pytest.raises(BadInput, match="same tokens"):
         constrained_answers(forward, [[(1, 0), (1, 0)]])
 
 

@@ -10,7 +10,7 @@ from analysis.measures.contrast import crossed_contrast
 from analysis.measures.similarity import linear_cka, linear_cka_grid, minibatch_cka
 from analysis.measures.statistics import leave_one_out_cka, permutation_null_cka
 from analysis.measures.transfer import fit_probes
-from training.base.errors import UserError
+from training.base.errors import Damaged, NotFound, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 GOOD = np.random.default_rng(0).normal(size=(3, 24, 5))
@@ -43,8 +43,8 @@ STACKED = {
     "fit_probes": lambda xs: fit_probes(np.swapaxes(xs, 0, 1), LABELS),
 }
 UNFIT = {
-    "NaN": (changed(np.nan), inputs.NonFinite, ("1", "row 7")),
-    "infinity": (changed(np.inf), inputs.NonFinite, ("1", "row 7")),
+    "NaN": (changed(np.nan), inputs.BadInput, ("1", "row 7")),
+    "infinity": (changed(np.inf), inputs.BadInput, ("1", "row 7")),
     "one state for all": (constant(), inputs.DegenerateStates, ("1", "same state")),
     "mostly copies": (
         repeated(),
@@ -77,26 +77,18 @@ SMALL = {
     ),
     "other numbers of rows": (
         lambda: linear_cka_grid(GOOD, GOOD[:, :20]),
-        inputs.UnpairedRows,
+        inputs.BadInput,
         "24 rows and y 20",
     ),
-    "labels for other rows": (
-        lambda: fit_probes(GOOD, LABELS),
-        inputs.UnpairedRows,
-        "24 rows and y 3",
-    ),
-    "one site for a stack": (
-        lambda: linear_cka_grid(GOOD[0], GOOD),
-        inputs.WrongShape,
-        r"\(24, 5\)",
-    ),
-    "one dimension": (lambda: linear_cka(GOOD[0, :, 0], GOOD[1]), inputs.WrongShape, r"\(24,\)"),
+    "labels for other rows": (lambda: fit_probes(GOOD, LABELS), inputs.BadInput, "24 rows and y 3"),
+    "one site for a stack": (lambda: linear_cka_grid(GOOD[0], GOOD), inputs.BadInput, r"\(24, 5\)"),
+    "one dimension": (lambda: linear_cka(GOOD[0, :, 0], GOOD[1]), inputs.BadInput, r"\(24,\)"),
     "sites of different widths": (
         lambda: linear_cka_grid([GOOD[0], GOOD[1, :, :3]], GOOD),
-        inputs.WrongShape,
+        inputs.BadInput,
         "mixes",
     ),
-    "no site": (lambda: linear_cka_grid([], GOOD), inputs.WrongShape, r"\(0,\)"),
+    "no site": (lambda: linear_cka_grid([], GOOD), inputs.BadInput, r"\(0,\)"),
     "a constant relation": (
         lambda: crossed_contrast(constant(), GOOD),
         inputs.DegenerateStates,
@@ -104,7 +96,7 @@ SMALL = {
     ),
     "NaN in a prompt": (
         lambda: crossed_contrast(GOOD, changed(np.nan)),
-        inputs.NonFinite,
+        inputs.BadInput,
         r"ys\[1\] prompt 0 .* row 7",
     ),
 }
@@ -120,13 +112,13 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
-    from training.runs.checkpoints import NotARun
+
     from training.runs.directory import Run
 
-    with pytest.raises(NotARun, match=r"no run\.json and no checkpoint"):
+    with pytest.raises(NotFound, match=r"no run\.json and no checkpoint"):
         Run.open(tmp_path)
     (tmp_path / "notes").mkdir()
-    with pytest.raises(NotARun, match=r"config\.json"):
+    with pytest.raises(NotFound, match=r"config\.json"):
         Run.open(tmp_path, facts="people", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -146,7 +138,7 @@ def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
 def test_a_table_of_other_checkpoints_of_the_same_names_and_seed_is_refused(own_run, tiny_run):
     from training.base.files import read_json, seal, write_json
     from training.runs.directory import Run
-    from training.runs.table_files import TableOfAnotherRun, read_table, write_table
+    from training.runs.table_files import read_table, write_table
 
     table = read_table(tiny_run, "recall")
     write_table(Run.open(own_run), "recall", table.drop(columns=["seed", "commit"]))
@@ -156,5 +148,5 @@ def test_a_table_of_other_checkpoints_of_the_same_names_and_seed_is_refused(own_
     stage = read_json(last / "stage.json")
     write_json(last / "stage.json", {**stage, "metrics": {**stage["metrics"], "loss": -1.0}})
     seal(last, ["stage.json"])
-    with pytest.raises(TableOfAnotherRun, match="other checkpoints of the same names"):
+    with pytest.raises(Damaged, match="other checkpoints of the same names"):
         read_table(own_run, "recall")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, LAYERS, WIDTH, tiny_model
 
-from probing.extraction import BadPosition, SubjectNotFound, hidden_states, tokens_at
-from probing.patching import BadPairs, changed_logits, logit_lens, patch, steer
-from probing.sites import UnknownSite, find_decoder, first, names_of
+from probing.extraction import hidden_states, tokens_at
+from probing.patching import changed_logits, logit_lens, patch, steer
+from probing.sites import find_decoder, first, names_of
+from training.base.errors import BadInput
 
 SITES = names_of(LAYERS)
 SOURCES = ["The mother of Tessa Marlow is", "Gene Finley was born in", "Wo wohnt Jörg Müller?"]
@@ -213,15 +214,15 @@ def test_model_and_tokenizer_are_left_as_found(llama):
 
 def test_what_cannot_be_patched_is_refused(llama):
     model, tokenizer = llama
-    with pytest.raises(UnknownSite, match="resid_post.9"):
+    with pytest.raises(BadInput, match="resid_post.9"):
         patch(model, tokenizer, SOURCES, TARGETS, site="resid_post.9")
-    with pytest.raises(BadPairs, match="2 sources for 3 targets"):
+    with pytest.raises(BadInput, match="2 sources for 3 targets"):
         patch(model, tokenizer, SOURCES[:2], TARGETS, site="embed")
-    with pytest.raises(BadPosition, match="position 99"):
+    with pytest.raises(BadInput, match="position 99"):
         patch(model, tokenizer, SOURCES, TARGETS, site="embed", position=99)
-    with pytest.raises(SubjectNotFound):
+    with pytest.raises(BadInput):
         patch(model, tokenizer, SOURCES, TARGETS, site="embed", position="subject_last")
-    with pytest.raises(BadPairs, match=r"vectors \(1, 32\)"):
+    with pytest.raises(BadInput, match=r"vectors \(1, 32\)"):
         list(changed_logits(model, tokenizer, [[1, 2]], [0], ["embed"], torch.zeros(2, WIDTH)))
-    with pytest.raises(BadPosition, match="character 99"):
+    with pytest.raises(BadInput, match="character 99"):
         tokens_at(tokenizer, ["Tessa"], [99])

@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT
 
 from training import generalize, memorize, pretrain
-from training.base.errors import UserError
-from training.base.files import AlteredFile, OtherSettings, read_json
+from training.base.errors import Damaged, OtherSettings, UserError
+from training.base.files import read_json
 from training.behaviour.damage import known_facts
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
@@ -158,7 +158,7 @@ def test_a_name_pretrains_once_and_then_is_found_whole(tmp_path, monkeypatch, ca
     weights = folder / "model.safetensors"
     last = weights.read_bytes()[-1]
     weights.write_bytes(weights.read_bytes()[:-1] + bytes([last ^ 1]))
-    with pytest.raises(AlteredFile):
+    with pytest.raises(Damaged):
         obtain(name)
 
 

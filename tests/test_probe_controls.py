@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.measures.checks import (
-    DegenerateStates,
-    NotIdentifiable,
-    RepeatedEntity,
-    TooFewRows,
-    UnfitOption,
-)
+from analysis.measures.checks import DegenerateStates, NotIdentifiable, RepeatedEntity, TooFewRows
 from analysis.measures.controls import (
     control_labels,
     linear_probe,
@@ -21,6 +15,7 @@ from analysis.measures.controls import (
 )
 from analysis.measures.mass_mean import MassMean
 from analysis.measures.transfer import subject_folds
+from training.base.errors import BadInput
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 
@@ -150,7 +145,7 @@ def test_a_code_of_one_block_costs_its_uniform_bits_and_each_label_its_own():
     code = online_code(rng.normal(size=(200, 3)), label, penalties=[1e-9])
     assert code.uniform_bits == pytest.approx(600)
     assert 600 < code.bits < 630
-    with pytest.raises(UnfitOption, match="blocks"):
+    with pytest.raises(BadInput, match="blocks"):
         online_code(rng.normal(size=(200, 3)), label, blocks=(0.5, 0.4, 1.0))
 
 

@@ -17,30 +17,17 @@ from transformers import AddedToken
 
 import probing
 from probing import extraction as states_module
-from probing.extraction import (
-    BadPosition,
-    BadPrompts,
-    KeyTokenNotFound,
-    PromptTooLong,
-    SlowTokenizer,
-    SubjectNotFound,
-    TokenizerMismatch,
-    encode,
-    hidden_states,
-)
-from probing.sites import UnknownSite, UnsupportedModel, names_of, site_names
+from probing.extraction import encode, hidden_states
+from probing.sites import UnsupportedModel, names_of, site_names
 from probing.store import (
-    BadStore,
     DamagedStates,
-    MissingWeights,
     StateStore,
-    WrongDtype,
     cached_hidden_states,
     file_fingerprint,
     states_for,
     weights_fingerprint,
 )
-from training.base.errors import UserError
+from training.base.errors import BadInput, Damaged, NotFound, UserError
 
 PROMPTS = [
     "Gene Finley was born in",
@@ -436,7 +423,7 @@ def test_key_is_the_last_key_token(llama, key_tokenizer):
     ],
 )
 def test_prompts_that_are_no_texts_are_refused(llama, prompts, says):
-    with pytest.raises(BadPrompts, match=says):
+    with pytest.raises(BadInput, match=says):
         hidden_states(*llama, prompts)
 
 
@@ -454,11 +441,11 @@ def test_arrays_and_series_are_lists_of_prompts(llama):
 def test_a_prompt_is_never_truncated(llama):
     model, tokenizer = llama
     for architecture in ("llama", "gpt2"):
-        with pytest.raises(PromptTooLong, match=f"prompt 1 has .* is {MAX_POSITIONS}"):
+        with pytest.raises(BadInput, match=f"prompt 1 has .* is {MAX_POSITIONS}"):
             hidden_states(tiny_model(architecture)[0], tokenizer, ["Gene", "Gene " * MAX_POSITIONS])
     shorter = copy.deepcopy(tokenizer)
     shorter.model_max_length = 4
-    with pytest.raises(PromptTooLong, match="model_max_length is 4"):
+    with pytest.raises(BadInput, match="model_max_length is 4"):
         hidden_states(model, shorter, PROMPTS)
 
 
@@ -473,7 +460,7 @@ def test_a_prompt_of_exactly_the_allowed_length_is_read(llama):
     ["first", 99, -99, True, 1.5, None, [0], [0, 99], ["last", "last"], np.array([0.0, 1.0])],
 )
 def test_positions_that_are_nowhere_are_refused(llama, positions):
-    with pytest.raises(BadPosition):
+    with pytest.raises(BadInput):
         hidden_states(*llama, PROMPTS[:2], positions=positions)
 
 
@@ -481,7 +468,7 @@ def test_positions_that_are_nowhere_are_refused(llama, positions):
     "subjects", [None, "Gene Finley", ["Gene Finley"], ["Gene Finley", "Ann"], ["", None]]
 )
 def test_subjects_that_are_not_there_are_refused(llama, subjects):
-    with pytest.raises(SubjectNotFound):
+    with pytest.raises(BadInput):
         hidden_states(*llama, PROMPTS[:2], positions="subject_last", subjects=subjects)
 
 
@@ -493,7 +480,7 @@ def test_subject_last_needs_offsets(llama):
 
     slow = copy.deepcopy(tokenizer)
     slow.__class__ = Slow
-    with pytest.raises(SlowTokenizer, match="Slow gives no character offsets"):
+    with pytest.raises(BadInput, match="Slow gives no character offsets"):
         hidden_states(
             model, slow, ["Gene Finley"], positions="subject_last", subjects=["Gene Finley"]
         )
@@ -508,27 +495,27 @@ def test_key_tokens_that_are_not_there_are_refused(llama, key_tokenizer):
         (key_tokenizer, ["Gene [X_city]"], "[X_aunt]", "no token of the tokenizer"),
         (key_tokenizer, ["Gene [X_city]"], ["[X_city]"] * 2, "2 key tokens for 1 prompts"),
     ):
-        with pytest.raises(KeyTokenNotFound, match=says):
+        with pytest.raises(BadInput, match=says):
             hidden_states(model, tokenizer, prompts, positions="key", key_tokens=key_tokens)
 
 
 def test_tokens_without_an_embedding_are_refused(llama, key_tokenizer):
     key_tokenizer.add_tokens([f"<{i}>" for i in range(40)])
-    with pytest.raises(TokenizerMismatch, match="resize the embeddings"):
+    with pytest.raises(BadInput, match="resize the embeddings"):
         hidden_states(llama[0], key_tokenizer, ["Gene <39>"])
 
 
 @pytest.mark.parametrize("sites", [["resid_post.3"], ["embed", "resid_post.-1"], [], "embed"])
 def test_sites_that_are_not_there_are_refused(llama, sites):
-    with pytest.raises(UnknownSite):
+    with pytest.raises(BadInput):
         hidden_states(*llama, PROMPTS, sites=sites)
-    with pytest.raises(UnknownSite, match=r"'resid_post\.0' to 'resid_post\.2'"):
+    with pytest.raises(BadInput, match=r"'resid_post\.0' to 'resid_post\.2'"):
         hidden_states(*llama, PROMPTS, sites=["resid_post.3"])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
 def test_a_batch_size_that_is_none_is_refused(llama, batch_size):
-    with pytest.raises(BadPrompts, match="batch_size"):
+    with pytest.raises(BadInput, match="batch_size"):
         hidden_states(*llama, PROMPTS, batch_size=batch_size)
 
 
@@ -584,7 +571,7 @@ def test_some_sites_are_found_where_all_are_stored(store, llama, stored):
         store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"]
     )
     assert torch.equal(some, stored[1][:, [-1, 0]])
-    with pytest.raises(UnknownSite):
+    with pytest.raises(BadInput):
         states_for(
             store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["resid_post.3"]
         )
@@ -694,7 +681,7 @@ def test_the_description_says_what_is_stored(store, llama):
 
 def test_a_model_of_another_dtype_is_not_filed_under_this_one(store, llama):
     model, tokenizer = llama
-    with pytest.raises(WrongDtype, match="computes in float32"):
+    with pytest.raises(BadInput, match="computes in float32"):
         states_for(store, "f", tokenizer, PROMPTS, lambda: model, dtype="bfloat16")
     assert not store.folder.exists()
 
@@ -721,18 +708,18 @@ def test_the_fingerprint_of_files_is_of_names_and_bytes_in_any_order(tmp_path):
     assert both == file_fingerprint([b, str(elsewhere / "a")])
     b.write_bytes(b"3")
     assert file_fingerprint([a, b]) != both != file_fingerprint([a])
-    with pytest.raises(MissingWeights, match="c: No such file"):
+    with pytest.raises(NotFound, match="c: No such file"):
         file_fingerprint([tmp_path / "c"])
-    with pytest.raises(MissingWeights, match="no files"):
+    with pytest.raises(NotFound, match="no files"):
         file_fingerprint([])
 
 
 def test_what_cannot_be_stored_is_refused(store, tmp_path):
-    with pytest.raises(BadStore, match="float16"):
+    with pytest.raises(Damaged, match="float16"):
         StateStore(tmp_path, dtype="float16")
-    with pytest.raises(BadStore, match="is no key"):
+    with pytest.raises(Damaged, match="is no key"):
         store.get("../../etc/passwd")
-    with pytest.raises(BadStore, match="floating-point"):
+    with pytest.raises(Damaged, match="floating-point"):
         store.put("0" * 64, torch.zeros(2, 2), {})
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_the_built_in_files_are_the_relations_of_both_fact_sets():
-    with pytest.raises(P.UnknownRelation) as error:
+    with pytest.raises(P.BadInput) as error:
         P.read_relation("father")
     assert ", ".join(sorted(RELATIONS)) in str(error.value)
 
@@ -215,7 +215,7 @@ def test_prompts_come_back_from_json_as_they_were(tmp_path):
 def test_a_changed_record_is_named(tmp_path, change, named):
     record = asdict(P.load_prompts(["mother"])[0]) | change
     (tmp_path / "prompts.json").write_text(json.dumps([record]), encoding="utf-8")
-    with pytest.raises(P.BadPromptRecords) as error:
+    with pytest.raises(P.BadInput) as error:
         P.read_prompts(tmp_path / "prompts.json")
     assert named in str(error.value) and "prompt 0" in str(error.value)
 
@@ -224,7 +224,7 @@ def test_a_missing_field_is_named(tmp_path):
     record = asdict(P.load_prompts(["mother"])[0])
     del record["language"]
     (tmp_path / "prompts.json").write_text(json.dumps([record]), encoding="utf-8")
-    with pytest.raises(P.BadPromptRecords, match=r"missing fields \['language'\]"):
+    with pytest.raises(P.BadInput, match=r"missing fields \['language'\]"):
         P.read_prompts(tmp_path / "prompts.json")
 
 
@@ -232,7 +232,7 @@ def test_a_missing_field_is_named(tmp_path):
 def test_a_file_that_holds_no_prompts_is_named(tmp_path, text):
     if text is not None:
         (tmp_path / "prompts.json").write_text(text, encoding="utf-8")
-    with pytest.raises(P.BadPromptRecords):
+    with pytest.raises(P.BadInput):
         P.read_prompts(tmp_path / "prompts.json")
 
 
@@ -264,19 +264,19 @@ ja = ["{subject}の競技は"]
 
 
 def test_a_relation_without_prompts_lists_those_that_exist_and_how_to_give_a_folder(folder):
-    with pytest.raises(P.UnknownRelation, match=r"'father'.*there are: sport.*father\.toml"):
+    with pytest.raises(P.BadInput, match=r"'father'.*there are: sport.*father\.toml"):
         P.load_prompts(["father"], folder=folder(SMALL))
 
 
 def test_a_relation_is_a_name_and_never_a_path(folder, tmp_path):
     (tmp_path / "inner").mkdir()
     folder(SMALL)
-    with pytest.raises(P.UnknownRelation):
+    with pytest.raises(P.BadInput):
         P.load_prompts(["../sport"], folder=tmp_path / "inner")
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(P.UnknownRelation, match="is no folder"):
+    with pytest.raises(P.BadInput, match="is no folder"):
         P.load_prompts(["sport"], folder=tmp_path / "absent")
 
 
@@ -285,12 +285,12 @@ def test_a_folder_that_is_none_is_named(tmp_path):
 )
 @pytest.mark.parametrize("place", ["{subject} plays", "The game {subject} likes is"])
 def test_a_prompt_needs_exactly_one_subject_and_no_space_at_its_ends(folder, text, place):
-    with pytest.raises(P.BadPromptText, match="sport.toml"):
+    with pytest.raises(P.BadInput, match="sport.toml"):
         P.load_prompts(["sport"], folder=folder(SMALL.replace(place, text)))
 
 
 def test_a_rote_form_without_subject_is_named():
-    with pytest.raises(P.BadPromptText, match="the rote form"):
+    with pytest.raises(P.BadInput, match="the rote form"):
         P.load_prompts(["mother"], rote="[X]")
 
 
@@ -302,7 +302,7 @@ def test_a_rote_form_without_subject_is_named():
     ],
 )
 def test_one_text_twice_among_train_and_test_is_named(folder, text):
-    with pytest.raises(P.DuplicatePrompt, match="'{subject} plays' stands 2 times"):
+    with pytest.raises(P.BadInput, match="'{subject} plays' stands 2 times"):
         P.load_prompts(["sport"], folder=folder(text))
 
 
@@ -331,17 +331,11 @@ def test_one_text_twice_among_train_and_test_is_named(folder, text):
     ],
 )
 def test_a_file_that_breaks_the_schema_is_named_with_its_place(folder, text, named):
-    with pytest.raises(P.BadPromptFile, match=named) as error:
+    with pytest.raises(P.BadInput, match=named) as error:
         P.load_prompts(["sport"], folder=folder(text))
     assert "sport.toml" in str(error.value)
 
 
 def test_every_error_is_the_users_to_mend():
-    named = (
-        P.UnknownRelation,
-        P.BadPromptFile,
-        P.BadPromptText,
-        P.DuplicatePrompt,
-        P.BadPromptRecords,
-    )
+    named = (P.BadInput, P.BadInput, P.BadInput, P.BadInput, P.BadInput)
     assert all(issubclass(error, UserError) for error in named)

@@ -14,16 +14,15 @@ from scipy import stats
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import recall
-from training.base.errors import UserError
-from training.base.files import AlteredFile
+from training.base.errors import BadInput, Damaged, NotFound, UserError
 from training.behaviour.answers import Continuations, Question, answer, said
 from training.behaviour.recall import _one_line, score_checkpoint, subject_interval, summarise
 from training.data.fact_files import Fact
-from training.data.prompts import Prompt, UnknownFamily
-from training.data.sequences import ObjectNotSeparable, OverlongText, encode, prompt_ids
-from training.runs.checkpoints import Checkpoint, NotARun, TokenizersDiffer
+from training.data.prompts import Prompt
+from training.data.sequences import encode, prompt_ids
+from training.runs.checkpoints import Checkpoint
 from training.runs.directory import Run
-from training.runs.table_files import TableMissing, TableOfAnotherRun, read_table, write_table
+from training.runs.table_files import TableMissing, read_table, write_table
 
 OBJECTS = ("Angela", "Miriam", "An", "New Arlen", "a stone mason")
 PROMPTS = (
@@ -186,7 +185,7 @@ def test_an_object_whose_end_cannot_be_told_is_refused():
     )
     known = Continuations(PreTrainedTokenizerFast(tokenizer_object=whole_words))
     prompt = Prompt("mother", "test", 0, "Mom of {subject}?", "mother")
-    with pytest.raises(ObjectNotSeparable, match="Angela"):
+    with pytest.raises(BadInput, match="Angela"):
         known.of(prompt, "Gene", "Angela")
     assert len(known.of(prompt, "Gene", "Gus")) == 4
 
@@ -304,7 +303,7 @@ def test_scored_again_nothing_is_computed(own_run):
 def test_what_is_not_there_cannot_be_asked_for(own_run):
     with pytest.raises(UserError, match="000-base, 100-memorize"):
         recall.main(recall.Options(own_run, checkpoints=("300-other",)))
-    with pytest.raises(UnknownFamily, match="near-miss"):
+    with pytest.raises(BadInput, match="near-miss"):
         recall.main(recall.Options(own_run, families=("nearmiss",)))
 
 
@@ -465,7 +464,7 @@ def names_and_bytes(folder: Path) -> dict[str, bytes]:
 def test_plain_checkpoints_need_facts_and_a_place_for_results(elsewhere, tmp_path):
     theirs, facts = elsewhere
     for given in ({}, {"facts": str(facts)}, {"out": str(tmp_path / "out")}):
-        with pytest.raises(NotARun, match=r"--facts.*--rote.*--out"):
+        with pytest.raises(NotFound, match=r"--facts.*--rote.*--out"):
             Run.open(theirs, **given)
     run = Run.open(theirs, facts=str(facts), out=str(tmp_path / "out"))
     assert [(c.name, c.phase) for c in run.checkpoints] == [("step-9", ""), ("step-10", "")]
@@ -498,16 +497,16 @@ def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_pa
 
 
 def test_a_folder_without_checkpoints_is_no_run(tmp_path):
-    with pytest.raises(NotARun, match=r"run\.json"):
+    with pytest.raises(NotFound, match=r"run\.json"):
         Run.open(tmp_path)
-    with pytest.raises(NotARun, match="not a directory"):
+    with pytest.raises(NotFound, match="not a directory"):
         Run.open(tmp_path / "nowhere")
 
 
 def test_checkpoints_of_different_tokenizers_are_not_compared(elsewhere, tiny_base, tmp_path):
     theirs, facts = elsewhere
     shutil.copytree(tiny_base, theirs / "step-11")
-    with pytest.raises(TokenizersDiffer, match="step-9 and step-11"):
+    with pytest.raises(BadInput, match="step-9 and step-11"):
         Run.open(theirs, facts=str(facts), out=str(tmp_path / "out"))
 
 
@@ -520,7 +519,7 @@ def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
     )
     given = {"facts": str(facts), "out": str(tmp_path / "out"), "rote": "{subject} [X]"}
     recall.main(recall.Options(base, families=("rote",), **given))
-    with pytest.raises(OverlongText, match=r"'Gene Gene .*test-.*64"):
+    with pytest.raises(BadInput, match=r"'Gene Gene .*test-.*64"):
         recall.main(recall.Options(base, families=("test",), **given))
 
 
@@ -548,7 +547,7 @@ def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
 def test_an_altered_table_is_not_read(own_run):
     path = own_run / "tables" / "recall.csv"
     path.write_text(path.read_text().replace("0.25", "0.35", 1))
-    with pytest.raises(AlteredFile, match=r"recall\.csv"):
+    with pytest.raises(Damaged, match=r"recall\.csv"):
         read_table(own_run, "recall")
 
 
@@ -556,10 +555,10 @@ def test_the_table_of_another_run_is_not_read(own_run):
     run = Run.open(own_run)
     other_seed = Run(run.path, run.facts, run.prompts, run.checkpoints, seed=99)
     write_table(other_seed, "other", pd.DataFrame({"checkpoint": ["000-base"], "value": [1.0]}))
-    with pytest.raises(TableOfAnotherRun, match="99"):
+    with pytest.raises(Damaged, match="99"):
         read_table(own_run, "other")
     write_table(run, "other", pd.DataFrame({"checkpoint": ["300-strange"], "value": [1.0]}))
-    with pytest.raises(TableOfAnotherRun, match="300-strange"):
+    with pytest.raises(Damaged, match="300-strange"):
         read_table(own_run, "other")
     write_table(run, "other", pd.DataFrame({"checkpoint": ["000-base"], "value": [1.0]}))
     assert read_table(own_run, "other").value.tolist() == [1.0]

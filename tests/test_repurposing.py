@@ -5,18 +5,11 @@ import pytest
 from scipy import stats
 
 from analysis.repurposing import Options, main
-from analysis.tables.repurposing import (
-    ALPHA,
-    NothingToWatch,
-    Watch,
-    _object_said,
-    above_others,
-    alarm,
-    lines_of,
-)
+from analysis.tables.repurposing import ALPHA, Watch, _object_said, above_others, alarm, lines_of
 from figures.repurposing import panel_data
 from probing.states import States
 from training import generalize, recall
+from training.base.errors import BadInput
 from training.data.selection import siblings_of
 from training.generalize import Options as Phase2
 from training.grid.rows import headline_rows
@@ -170,9 +163,7 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):
     items = read_table(tiny_run, "recall_items")
     some = items[items.checkpoint != "200-generalize-epoch-08"]
-    with pytest.raises(
-        NothingToWatch, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"
-    ):
+    with pytest.raises(BadInput, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"):
         Watch.of(Run.open(tiny_run), some)
 
 

@@ -6,7 +6,8 @@ import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from training import reversal
-from training.behaviour.reversal import NoInverse, named_people, score
+from training.base.errors import BadInput
+from training.behaviour.reversal import named_people, score
 from training.data.facts import build_facts, split_facts
 from training.data.prompts import load_prompts
 from training.runs.directory import Run
@@ -124,5 +125,5 @@ def test_a_run_without_inverse_prompts_says_what_is_missing(own_run, tmp_path):
     kept = [p for p in read_prompts(own_run / "prompts.json") if p.asks != "inverse"]
     write_prompts(own_run / "prompts.json", kept)
     seal(own_run, ["prompts.json"])
-    with pytest.raises(NoInverse, match="inverse prompt"):
+    with pytest.raises(BadInput, match="inverse prompt"):
         reversal.main(reversal.Options(own_run, out=str(tmp_path)))

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.across.seeds import SameSeedTwice, TooFewSeeds, headline, over_seeds
+from analysis.across.seeds import headline, over_seeds
 from analysis.measures.statistics import mean_interval
 from analysis.seeds import Options as SeedOptions
 from analysis.seeds import main
+from training.base.errors import BadInput, Damaged
 
 KEY = ["condition", "phase", "relation", "family", "subset", "split", "measure"]
 
@@ -46,7 +47,7 @@ def test_the_headline_names_the_majority_guess_beside_the_value():
 
 
 def test_one_seed_has_no_interval_and_is_refused(tiny_run, tmp_path):
-    with pytest.raises(TooFewSeeds, match="at least two seeds"):
+    with pytest.raises(BadInput, match="at least two seeds"):
         main(SeedOptions((tiny_run,), tmp_path))
 
 
@@ -87,7 +88,7 @@ def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_conditi
         "reversal_excess",
         "named",
     }
-    with pytest.raises(SameSeedTwice, match="both hold seed"):
+    with pytest.raises(BadInput, match="both hold seed"):
         main(SeedOptions((*folders, tiny_run), tmp_path / "out"))
 
 
@@ -147,13 +148,13 @@ def test_committed_summaries_are_redrawn_beside_committed_runs(tmp_path):
 
 def test_a_table_of_other_seeds_is_refused_in_a_summary(tmp_path):
     from training.base.files import seal
-    from training.runs.table_files import TableOfAnotherRun, read_table
+    from training.runs.table_files import read_table
 
     seeds = summary(tmp_path / "headline")
     folder = tmp_path / "headline" / "tables"
     seeds.assign(seed=seeds.seed + 1).to_csv(folder / "seeds.csv", index=False)
     seal(folder, ["seeds.csv"])
-    with pytest.raises(TableOfAnotherRun, match="2, 3"):
+    with pytest.raises(Damaged, match="2, 3"):
         read_table(tmp_path / "headline", "seeds")
 
 

@@ -23,7 +23,7 @@ from analysis.measures.similarity import (
     svcca,
 )
 from analysis.measures.statistics import permutations
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 X = np.array([[1, 0], [0, 1], [2, 1], [1, 3], [4, 0]], dtype=float)
@@ -623,13 +623,13 @@ PAIRED = [
 ]
 UNFIT = [
     (inputs.TooFewRows, "n=3", lambda f: f(GOOD[:3], GOOD[:3])),
-    (inputs.UnpairedRows, "24 rows and y 23", lambda f: f(GOOD, GOOD[:23])),
-    (inputs.NonFinite, "row 3", lambda f: f(wild(np.nan), GOOD)),
-    (inputs.NonFinite, "y has NaN or infinity in row 3", lambda f: f(GOOD, wild(-np.inf))),
+    (inputs.BadInput, "24 rows and y 23", lambda f: f(GOOD, GOOD[:23])),
+    (inputs.BadInput, "row 3", lambda f: f(wild(np.nan), GOOD)),
+    (inputs.BadInput, "y has NaN or infinity in row 3", lambda f: f(GOOD, wild(-np.inf))),
     (inputs.DegenerateStates, "same state in every row", lambda f: f(GOOD, np.full((24, 4), 0.1))),
     (inputs.DuplicateRows, "14 of 24 rows", lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD)),
-    (inputs.WrongShape, r"\(24,\)", lambda f: f(GOOD[:, 0], GOOD)),
-    (inputs.WrongShape, "cannot be read", lambda f: f([["a", "b"]] * 24, GOOD)),
+    (inputs.BadInput, r"\(24,\)", lambda f: f(GOOD[:, 0], GOOD)),
+    (inputs.BadInput, "cannot be read", lambda f: f([["a", "b"]] * 24, GOOD)),
     (
         inputs.RepeatedEntity,
         "12 entities in 24 rows",
@@ -669,12 +669,12 @@ def test_few_rows_warn_and_enough_do_not():
     ],
 )
 def test_options_out_of_range_are_a_named_error(call):
-    with pytest.raises(inputs.UnfitOption):
+    with pytest.raises(inputs.BadInput):
         call()
 
 
 def test_cosines_between_different_spaces_are_refused():
-    with pytest.raises(inputs.WrongShape, match="d=4 and y d=3"):
+    with pytest.raises(inputs.BadInput, match="d=4 and y d=3"):
         retrieval(GOOD, GOOD[:, :3])
 
 
@@ -716,9 +716,8 @@ def test_what_the_data_cannot_answer_is_said_with_the_reason(call, why):
 
 
 def test_unequal_prompts_and_repeated_subjects_are_refused():
-    from analysis.measures.contrast import UnequalPrompts
 
-    with pytest.raises(UnequalPrompts, match=r"\[1, 2\]"):
+    with pytest.raises(BadInput, match=r"\[1, 2\]"):
         crossed_contrast(XS, [XS[:1], XS])
     with pytest.raises(inputs.RepeatedEntity):
         crossed_contrast(XS, XS, groups=np.arange(24) // 2)

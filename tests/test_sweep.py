@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import sweep
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 from training.base.files import read_json
 from training.grid import driver
 from training.grid.driver import RESUBMISSIONS, Driver, RunsFailed
 from training.grid.file import BadGrid, coerced, hints, identity, read_grid
 from training.grid.plan import make_plan
-from training.grid.rows import BadSweepTable, add_run, headline_rows, read_sweep, training_rows
+from training.grid.rows import add_run, headline_rows, read_sweep, training_rows
 from training.grid.workers import Lost, Outcome
 from training.runs.checkpoints import WeightsDropped, drop_weights, lacks_weights, list_checkpoints
 from training.runs.table_files import read_table
@@ -648,7 +648,7 @@ def test_of_a_table_over_sites_the_best_at_the_last_checkpoint_is_followed():
     assert list(found.value) == [0.1, 0.6]
     asked = headline_rows(table, {"site": ("embed",)}, name="cka")
     assert list(asked.value) == [0.9, 0.2]
-    with pytest.raises(BadSweepTable, match=r"rows\.cka.*there are: embed, resid_post\.0"):
+    with pytest.raises(BadInput, match=r"rows\.cka.*there are: embed, resid_post\.0"):
         headline_rows(table, {"site": ("resid_post.9",)}, name="cka")
 
 

@@ -10,9 +10,9 @@ from test_training import ctrl_c_after, generalize_small, lines, memorize_small,
 from tiny_models import ARCHITECTURES, LAYERS, tiny_model
 
 from training.base.console import Interrupted
+from training.base.errors import BadInput
 from training.loop.trainable import (
     LORA_RANK,
-    NoAttentionFound,
     attention_projections,
     embedding_matrices,
     merged,
@@ -239,5 +239,5 @@ def test_a_model_whose_attention_is_not_known_is_named():
         def get_output_embeddings(self):
             return None
 
-    with pytest.raises(NoAttentionFound, match=r"Odd.*--train lora"):
+    with pytest.raises(BadInput, match=r"Odd.*--train lora"):
         restrict(Odd(), "attention")

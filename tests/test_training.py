@@ -24,15 +24,21 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from training import generalize, memorize
 from training.base.console import Interrupted
-from training.base.errors import UserError
-from training.base.files import AlteredFile, OtherSettings, RunInUse, locked, read_json, write_json
+from training.base.errors import (
+    BadInput,
+    Busy,
+    Damaged,
+    DiskFull,
+    NotFound,
+    OtherSettings,
+    UserError,
+)
+from training.base.files import locked, read_json, write_json
 from training.data.fact_files import Fact, read_facts
 from training.data.facts import build_facts
 from training.data.prompts import Prompt, load_prompts, read_prompts, select
 from training.data.selection import rote_facts, selection
 from training.data.sequences import (
-    ObjectNotSeparable,
-    OverlongText,
     Replay,
     collate,
     encode,
@@ -43,20 +49,13 @@ from training.data.sequences import (
 )
 from training.loop.resume import load_resume_state
 from training.loop.trainer import (
-    DiskTooSmall,
     TrainingDiverged,
     TrainingSettings,
     check_disk,
     learning_rate_at,
     training_step,
 )
-from training.runs.checkpoints import (
-    Checkpoint,
-    NotARun,
-    list_checkpoints,
-    read_checkpoint,
-    write_base,
-)
+from training.runs.checkpoints import Checkpoint, list_checkpoints, read_checkpoint, write_base
 from training.runs.directory import Run
 from training.weights.key_tokens import add_key_tokens, initial_key_rows
 from training.weights.loading import fingerprint, load_folder
@@ -405,7 +404,7 @@ def test_other_facts_are_other_settings(tmp_path, tiny_base, uninterrupted):
 
 
 def test_a_run_that_another_process_writes_is_left_alone(own_run, tiny_base):
-    with locked(own_run), pytest.raises(RunInUse, match="--out NEW"):
+    with locked(own_run), pytest.raises(Busy, match="--out NEW"):
         generalize.main(generalize.Options(own_run, **TINY_GENERALIZE))
     generalize.main(generalize.Options(own_run, **TINY_GENERALIZE))
 
@@ -459,7 +458,7 @@ def test_phase_2_waits_for_phase_1(twice_interrupted, tmp_path):
     run, _, _ = twice_interrupted
     with pytest.raises(UserError, match=r"not finished.*training\.memorize"):
         generalize_small(run)
-    with pytest.raises(NotARun, match=r"training\.memorize --out"):
+    with pytest.raises(NotFound, match=r"training\.memorize --out"):
         generalize_small(tmp_path)
 
 
@@ -469,7 +468,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_base):
 
 
 def test_a_full_disk_is_said_before_work_starts(tmp_path, capsys):
-    with pytest.raises(DiskTooSmall, match="--save-epochs"):
+    with pytest.raises(DiskFull, match="--save-epochs"):
         check_disk(tmp_path, 1e18, 3)
     assert "3 checkpoints" in capsys.readouterr().out
 
@@ -513,7 +512,7 @@ def test_altered_weights_are_not_loaded(own_run):
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     checkpoint = list_checkpoints(own_run)[-1]
     for read in (Checkpoint.load, lambda checkpoint: checkpoint.fingerprint):
-        with pytest.raises(AlteredFile, match=r"model\.safetensors"):
+        with pytest.raises(Damaged, match=r"model\.safetensors"):
             read(checkpoint)
     path.write_bytes(whole)
     checkpoint.load()
@@ -526,14 +525,14 @@ def test_a_checkpoint_with_a_file_gone_or_altered_is_not_read(own_run, name):
         (folder / name).write_text((folder / name).read_text().replace("generalize", "memorize"))
     else:
         (folder / name).write_bytes(b"")
-    with pytest.raises(AlteredFile, match=name):
+    with pytest.raises(Damaged, match=name):
         list_checkpoints(own_run)[-1].load()
 
 
 def test_altered_facts_and_prompts_are_not_read(own_run):
     for name in ("prompts.json", "facts.csv"):
         (own_run / name).write_text((own_run / name).read_text() + "\n")
-        with pytest.raises(AlteredFile, match=name):
+        with pytest.raises(Damaged, match=name):
             Run.open(own_run)
 
 
@@ -592,7 +591,7 @@ def test_a_base_model_that_has_changed_is_not_taken_for_the_one_of_the_run(tmp_p
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert checkpoint.fingerprint != before
-    with pytest.raises(AlteredFile, match="base model"):
+    with pytest.raises(Damaged, match="base model"):
         checkpoint.load()
 
 
@@ -691,10 +690,10 @@ def test_a_parent_that_is_gone_or_changed_is_named(derived):
     target = parent / "checkpoints" / "100-memorize-epoch-20"
     other = parent / "checkpoints" / "200-generalize-epoch-08"
     target.rename(parent / "aside")
-    with pytest.raises(NotARun, match="gone"):
+    with pytest.raises(NotFound, match="gone"):
         Run.open(out)
     shutil.copytree(other, target)
-    with pytest.raises(NotARun, match="other weights"):
+    with pytest.raises(NotFound, match="other weights"):
         Run.open(out)
 
 
@@ -976,7 +975,7 @@ def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(
 
 def test_a_passage_longer_than_the_context_is_refused(rote_examples):
     longest = max(len(e.token_ids) for e in rote_examples)
-    with pytest.raises(OverlongText):
+    with pytest.raises(BadInput):
         passage(tiny_tokenizer(), rote_examples[:4], limit=longest + 1)
 
 
@@ -1057,7 +1056,7 @@ def test_an_over_long_subject_is_named_before_anything_is_trained(tmp_path, tiny
     facts.write_text(
         f"subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\n{name},mother,Ruth\n"
     )
-    with pytest.raises(OverlongText, match=r"'Bartholomew .*256.*Shorten"):
+    with pytest.raises(BadInput, match=r"'Bartholomew .*256.*Shorten"):
         memorize_small(tmp_path / "run", tiny_base, facts=str(facts))
     assert not lines(tmp_path / "run")
 
@@ -1065,7 +1064,7 @@ def test_an_over_long_subject_is_named_before_anything_is_trained(tmp_path, tiny
 def test_a_prompt_that_merges_with_its_object_is_refused():
     fact = Fact("Gene Finley", "mother", "ela", ("ela", "tha"))
     merging = Prompt("mother", "test-zh", 0, "{subject} Ang", "mother", language="zh")
-    with pytest.raises(ObjectNotSeparable, match="test-zh-00"):
+    with pytest.raises(BadInput, match="test-zh-00"):
         encode(tiny_tokenizer(), fact, merging)
     parted = Prompt("mother", "test-zh", 0, "{subject} Ang:", "mother", language="zh")
     assert tiny_tokenizer().decode(encode(tiny_tokenizer(), fact, parted).object_ids) == "ela."

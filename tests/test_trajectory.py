@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from analysis.across.trajectory import (
-    NoTrajectory,
     curves_of,
     half_way,
     half_way_lines,
@@ -18,7 +17,7 @@ from analysis.measures.statistics import mean_interval
 from analysis.trajectory import Options, main
 from figures.style import NothingToDraw
 from figures.trajectory import panel_data
-from training.base.errors import UserError
+from training.base.errors import NotFound, UserError
 from training.generalize import dense_steps
 from training.runs.table_files import read_table
 
@@ -151,7 +150,7 @@ def test_a_curve_over_sites_is_followed_at_one_site(tmp_path):
 
 
 def test_a_run_without_tables_says_what_to_run(tmp_path):
-    with pytest.raises(NoTrajectory, match="training.recall"):
+    with pytest.raises(NotFound, match="training.recall"):
         curves_of(tmp_path)
 
 
@@ -170,7 +169,7 @@ def test_a_real_run_is_followed_from_its_tables(own_run):
     assert (np.diff(rote.total_step) > 0).all()
     assert set(table.curve) >= {"recall, rote prompts", "recall, test prompts"}
     assert (own_run / "figures" / "trajectory.png").exists()
-    with pytest.raises(NoTrajectory, match="--out"):
+    with pytest.raises(NotFound, match="--out"):
         main(Options((own_run, own_run)))
 
 

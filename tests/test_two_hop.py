@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from training import generalize, memorize, two_hop
-from training.behaviour.two_hop import NoTwoHops, chains_of, score
+from training.base.errors import BadInput
+from training.behaviour.two_hop import chains_of, score
 from training.data.facts import build_facts, split_facts
 from training.runs.table_files import read_table
 from training.two_hop import Options
@@ -147,5 +148,5 @@ def test_a_run_has_its_two_hops_at_every_checkpoint(tiny_base, tmp_path, capsys)
 
 
 def test_a_run_whose_objects_are_no_people_says_what_is_missing(tiny_run, tmp_path):
-    with pytest.raises(NoTwoHops, match="--facts kin"):
+    with pytest.raises(BadInput, match="--facts kin"):
         two_hop.main(Options(tiny_run, out=str(tmp_path)))

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from analysis.measures.checks import DegenerateStates, UnfitOption
+from analysis.measures.checks import DegenerateStates
 from analysis.measures.projection import project, project_aligned
 from analysis.tables.umap import EVERY, centred_within, projection_lines, projection_table
 from analysis.umap import Options
+from training.base.errors import BadInput
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_centring_takes_the_offset_between_prompts_out_of_the_first_axis(points)
 
 
 def test_what_cannot_be_projected_is_refused(points):
-    with pytest.raises(UnfitOption, match="n_neighbors=30 with 60 points"):
+    with pytest.raises(BadInput, match="n_neighbors=30 with 60 points"):
         project(points, n_neighbors=30)
     with pytest.raises(DegenerateStates, match="--site"):
         project(np.ones((60, 10)))
@@ -103,9 +104,9 @@ def test_aligned_umap_is_given_what_a_direct_call_is_and_holds_checkpoints_toget
 
 
 def test_one_checkpoint_has_nothing_to_be_aligned_with(points):
-    with pytest.raises(UnfitOption, match="leave --aligned out"):
+    with pytest.raises(BadInput, match="leave --aligned out"):
         project_aligned([points])
-    with pytest.raises(UnfitOption, match=r"\[50, 60\] points"):
+    with pytest.raises(BadInput, match=r"\[50, 60\] points"):
         project_aligned([points, points[:50]])
 
 
@@ -212,7 +213,7 @@ def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tin
 
 
 def test_a_family_whose_states_are_not_there_is_refused(states):
-    with pytest.raises(UnfitOption, match="--preset full"):
+    with pytest.raises(BadInput, match="--preset full"):
         projection_table(states, Options(states.run.path, families=("rote", "test-de")))
 
 
@@ -245,5 +246,5 @@ def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
 
 
 def test_an_unknown_site_is_refused_with_the_names_there_are(states):
-    with pytest.raises(UnfitOption, match=r"--site nowhere; there are embed, resid_post\.0"):
+    with pytest.raises(BadInput, match=r"--site nowhere; there are embed, resid_post\.0"):
         projection_table(states, Options(states.run.path, site="nowhere"))

@@ -20,6 +20,7 @@ from analysis.tables.verdict import (
     site_to_judge,
     verdicts,
 )
+from training.base.errors import BadInput, NotFound
 
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")
 CHANCE = 0.1
@@ -405,9 +406,9 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
 
 def test_a_second_folder_without_facts_or_results_is_refused(pair):
     before, after, facts, _ = pair
-    with pytest.raises(verdict.NoSecondCheckpoint, match="--facts"):
+    with pytest.raises(verdict.NotFound, match="--facts"):
         verdict.main(verdict.Options(before, after=after))
-    with pytest.raises(verdict.NoSecondCheckpoint, match="--out"):
+    with pytest.raises(verdict.NotFound, match="--out"):
         verdict.main(verdict.Options(before, after=after, facts=str(facts)))
 
 
@@ -469,7 +470,7 @@ def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_s
 
 
 def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_base, tmp_path):
-    from training.weights.adapters import UnfitAdapter, merge_adapter
+    from training.weights.adapters import merge_adapter
 
     unfit = {
         "dora": ({"use_dora": True}, "use_dora"),
@@ -478,17 +479,17 @@ def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_ba
     }
     for name, (config, words) in unfit.items():
         lora(tiny_base, tmp_path / name, **config)
-        with pytest.raises(UnfitAdapter, match=words):
+        with pytest.raises(BadInput, match=words):
             merge_adapter(tmp_path / name, tmp_path / "out")
     (tmp_path / "lost" / "adapter_model.safetensors").unlink()
-    with pytest.raises(UnfitAdapter, match="no adapter_model.safetensors"):
+    with pytest.raises(BadInput, match="no adapter_model.safetensors"):
         merge_adapter(tmp_path / "lost", tmp_path / "out")
 
 
 def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_not(tiny_base):
     import torch
 
-    from training.weights.adapters import UnfitAdapter, add_lora
+    from training.weights.adapters import add_lora
     from training.weights.loading import load_folder
 
     model, _ = load_folder(tiny_base)
@@ -503,14 +504,14 @@ def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_no
     }
     add_lora(model, tensors, {"lora_alpha": 2}, "mine")
     assert torch.allclose(model.get_input_embeddings().weight, grown + (b @ a).T, atol=1e-5)
-    with pytest.raises(UnfitAdapter, match="has not"):
+    with pytest.raises(BadInput, match="has not"):
         add_lora(
             model,
             {"base_model.model.model.layers.9.mlp.lora_A.weight": a},
             {"lora_alpha": 2},
             "mine",
         )
-    with pytest.raises(UnfitAdapter, match="shape"):
+    with pytest.raises(BadInput, match="shape"):
         add_lora(
             model, {"base_model.model.model.norm.weight": torch.ones(3)}, {"lora_alpha": 2}, "mine"
         )
@@ -519,14 +520,14 @@ def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_no
 def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
     pair, tiny_base, tmp_path
 ):
-    from training.runs.checkpoints import NotARun, TokenizersDiffer
+
     from training.runs.directory import Run
     from training.weights.names import ModelNotFound
 
     before, _, facts, _ = pair
-    with pytest.raises(TokenizersDiffer):
+    with pytest.raises(BadInput):
         Run.pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
-    with pytest.raises(NotARun, match="is no checkpoint"):
+    with pytest.raises(NotFound, match="is no checkpoint"):
         Run.pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
     bare = Path(shutil.copytree(before, tmp_path / "bare"))
     for path in bare.glob("tokenizer*"):

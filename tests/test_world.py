@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.base.errors import UserError
-from training.data.facts import DATA, PEOPLE, BadFactOption, build_facts, shared_name_parts
+from training.base.errors import BadInput, UserError
+from training.data.facts import DATA, PEOPLE, build_facts, shared_name_parts
 from training.data.prompts import load_prompts
 from training.data.sequences import prompt_ids
 from training.organism.recipe import (
@@ -22,14 +22,7 @@ from training.organism.recipe import (
     recorded,
     world_of,
 )
-from training.organism.world import (
-    BadWorld,
-    Sentence,
-    build_world,
-    contradictions,
-    sentences,
-    tokenise,
-)
+from training.organism.world import Sentence, build_world, contradictions, sentences, tokenise
 
 
 def words_of(data) -> set[str]:
@@ -142,7 +135,7 @@ def test_a_world_of_some_relations_speaks_of_these_and_of_what_their_near_misses
     "request_", [{"people": 7}, {"people": 10_001}, {"people": 8, "relations": ("uncle",)}]
 )
 def test_a_world_that_cannot_be_is_a_named_error(request_):
-    with pytest.raises(BadWorld, match="Give"):
+    with pytest.raises(BadInput, match="Give"):
         build_world(**request_)
 
 
@@ -267,13 +260,13 @@ def test_contradictions_are_about_its_people_and_none_is_true(world, seed):
     ],
 )
 def test_contradictions_out_of_range_are_refused(world, wrong):
-    with pytest.raises(BadWorld, match=f"{next(iter(wrong))} (is|are)"):
+    with pytest.raises(BadInput, match=f"{next(iter(wrong))} (is|are)"):
         contradictions(world, **{"relations": ("mother",), "subjects": 20, "pool": 5} | wrong)
 
 
 def test_a_pool_in_which_nothing_can_be_dealt_is_refused_and_not_tried_for_ever():
     relations = ("mother", "aunt", "home_city", "birth_city")
-    with pytest.raises(BadFactOption, match="larger pool"):
+    with pytest.raises(BadInput, match="larger pool"):
         contradictions(build_world(people=60), relations=relations, subjects=4, pool=3, seed=117)
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import tyro
 
 from training.base.console import first_process_first, run_command
-from training.base.files import OtherSettings, locked, read_json
+from training.base.errors import NotFound, OtherSettings
+from training.base.files import locked, read_json
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
 from training.data.selection import new_facts
 from training.loop.rote import RoteOptions, learn, settings_of
-from training.runs.checkpoints import NotARun, find_checkpoint, list_checkpoints, write_reference
+from training.runs.checkpoints import find_checkpoint, list_checkpoints, write_reference
 from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
 # What a checkpoint is called that this command leaves: rote memory, as that of training.memorize.
@@ -48,7 +49,7 @@ def main(options: Options) -> Path:
 
     source, run_dir = options.run_dir.expanduser(), options.out.expanduser()
     if not (source / "run.json").exists():
-        raise NotARun(
+        raise NotFound(
             f"{source} is not a run directory. Make one: python -m training.memorize --out {source}"
         )
     record = read_json(source / "run.json")

@@ -19,15 +19,15 @@ from typing import Literal
 import tyro
 
 from training.base.console import first_process_first, run_command
-from training.base.errors import UserError
-from training.base.files import OtherSettings, locked, read_json
+from training.base.errors import NotFound, OtherSettings, UserError
+from training.base.files import locked, read_json
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
 from training.data.selection import About, Objects, rote_facts, selection
 from training.data.sequences import Replay, context_length, encode_all
 from training.loop.trainable import Mode
 from training.loop.trainer import TrainingSettings, finish, steps_of, train
-from training.runs.checkpoints import NotARun, find_checkpoint, list_checkpoints, write_reference
+from training.runs.checkpoints import find_checkpoint, list_checkpoints, write_reference
 from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
 PHASE = "generalize"
@@ -93,7 +93,7 @@ def main(options: Options) -> Path:
 
     source = options.run_dir.expanduser()
     if not (source / "run.json").exists():
-        raise NotARun(
+        raise NotFound(
             f"{source} is not a run directory. Make one: python -m training.memorize --out {source}"
         )
     run_dir = options.out.expanduser() if options.out else source

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.base.console import first_process_first, run_command
-from training.base.errors import UserError
-from training.base.files import OtherSettings, locked, read_json, sha256_file
+from training.base.errors import OtherSettings, UserError
+from training.base.files import locked, read_json, sha256_file
 from training.data.facts import build_facts, load_facts, split_facts
 from training.data.prompts import key_token, load_prompts
 from training.loop.obtain import obtain

@@ -14,7 +14,8 @@ measure: `reversal`, `reversal_excess` (above chance) and `named` (any such pers
 from dataclasses import dataclass
 
 from training.base.console import run_command
-from training.behaviour.reversal import NoInverse, named_people, reversal_lines, score
+from training.base.errors import BadInput
+from training.behaviour.reversal import named_people, reversal_lines, score
 from training.runs.directory import RunOptions
 from training.runs.table_files import checkpoint_part, write_table
 from training.weights.loading import on_gpu
@@ -29,13 +30,13 @@ class Options(RunOptions):
 
 
 def main(options: Options):
-    """Ask every checkpoint, write the table and return it. Raises NoInverse."""
+    """Ask every checkpoint, write the table and return it. Raises BadInput."""
     import pandas as pd
 
     run = options.open()
     prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
     if not prompts:
-        raise NoInverse(
+        raise BadInput(
             f"no relation of {', '.join(run.relations)} has an inverse prompt ([[near_miss]] of kind inverse in its "
             f"prompt file). Add one, or use the built-in prompts."
         )

@@ -18,7 +18,7 @@ from typing import Literal
 import tyro
 
 from training.base.console import Interrupted, megabytes, run_command
-from training.base.errors import UserError
+from training.base.errors import DiskFull, UserError
 from training.base.files import locked
 from training.grid.driver import (
     Driver,
@@ -33,7 +33,6 @@ from training.grid.driver import (
 from training.grid.file import read_grid
 from training.grid.plan import check_grid, cost_of, dry_run_lines, make_plan
 from training.grid.rows import read_sweep, sweep_path
-from training.loop.trainer import DiskTooSmall
 
 
 @dataclass
@@ -86,7 +85,7 @@ def main(options: Options):
             "and --work NEW"
         )
     if cost.peak > free:
-        raise DiskTooSmall(
+        raise DiskFull(
             f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work on another disk, "
             f'or keep = "tables" in {grid.path}.'
         )

@@ -17,7 +17,8 @@ tables/two_hop.csv; `python -m analysis.ablations` compares it between settings.
 from dataclasses import dataclass
 
 from training.base.console import run_command
-from training.behaviour.two_hop import FAMILY, NoTwoHops, ask, chains_of, score, two_hop_lines
+from training.base.errors import BadInput
+from training.behaviour.two_hop import FAMILY, ask, chains_of, score, two_hop_lines
 from training.data.prompts import Preset, preset_prompts
 from training.runs.directory import RunOptions
 from training.runs.table_files import checkpoint_part, write_table
@@ -35,7 +36,7 @@ class Options(RunOptions):
 
 
 def main(options: Options):
-    """Ask every checkpoint, write the table and return it. Raises NoTwoHops."""
+    """Ask every checkpoint, write the table and return it. Raises BadInput."""
     import pandas as pd
 
     run = options.open()
@@ -45,7 +46,7 @@ def main(options: Options):
     }
     chains = {split: some for split, some in chains.items() if some}
     if not chains:
-        raise NoTwoHops(
+        raise BadInput(
             f"no object of {run.path} is a person with a fact of its own. Memorise such facts: --facts kin --relations "
             "mother home_city profession"
         )

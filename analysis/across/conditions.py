@@ -14,7 +14,7 @@ from analysis.measures.statistics import (
     paired_shares,
     share_interval,
 )
-from training.base.errors import UserError
+from training.base.errors import NotFound
 from training.base.files import read_json
 from training.grid.rows import read_sweep
 
@@ -25,7 +25,7 @@ PHASES = ("", "base", "memorize", "generalize")
 CLAIM_SEEDS, MANY = 10, 3
 
 
-class NoConditions(UserError):
+class NoConditions(NotFound):
     """The table holds nothing to compare, or not what was asked for."""
 
 

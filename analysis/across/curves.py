@@ -7,7 +7,6 @@ import numpy as np
 
 from analysis.across.endpoints import ENDPOINTS, GAP, Endpoint
 from analysis.measures.statistics import mean_interval
-from training.base.errors import UserError
 
 LEAST_POINTS = 3
 
@@ -16,10 +15,6 @@ WATCHED = (
     Endpoint("sibling's prompts, answers", {"table": "repurposing", "measure": "sibling_answers"}),
     Endpoint("sibling's prompts, states", {"table": "repurposing", "measure": "sibling_states"}),
 )
-
-
-class NoCurves(UserError):
-    """The table has no endpoint at several checkpoints of a run."""
 
 
 def tokens_at(table) -> dict[tuple[str, str], float]:

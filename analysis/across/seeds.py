@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.measures.statistics import mean_interval
-from training.base.errors import UserError
 from training.base.files import read_json
 from training.runs.table_files import optional_table, read_table
 
@@ -30,14 +29,6 @@ SITE_TABLES = {
     "cka": ("cka", "contrast", "contrast_partialled", "object_kernel", "interaction"),
     "alignment": ("cosine_raw", "cosine_centred", "cosine_centred_mismatched", "retrieval_top1"),
 }
-
-
-class TooFewSeeds(UserError):
-    """An interval over seeds needs at least two runs of one condition."""
-
-
-class SameSeedTwice(UserError):
-    """Two of the folders hold one condition with one seed."""
 
 
 def over_seeds(table, key: Sequence[str]):

@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.across.endpoints import CURVES, Curve
 from analysis.measures.statistics import mean_interval
-from training.base.errors import UserError
+from training.base.errors import NotFound
 from training.runs.table_files import (
     TableMissing,
     at_largest_site,
@@ -25,10 +25,6 @@ PHASES = ("base", "memorize", "generalize")
 STAGE = ["checkpoint", "phase", "epoch", "step"]
 
 
-class NoTrajectory(UserError):
-    """There are no curves to follow."""
-
-
 def curves_of(run_dir: Path):
     """(the curves of a run, why others are left out); one row a curve, relation side and checkpoint.
 
@@ -36,7 +32,7 @@ def curves_of(run_dir: Path):
     (bound|unbound), split, site, value, low, high, n. A curve over sites is followed at ONE site, the one where it is
     largest at the last checkpoint: looked for there, its height there is not to be claimed without `null_p_max`.
     share = (value - value at the first checkpoint) / (maximum - that), NaN for a curve that never rises above it.
-    Raises NoTrajectory.
+    Raises NotFound.
     """
     import pandas as pd
 
@@ -55,7 +51,7 @@ def curves_of(run_dir: Path):
         else:
             missing.append(f"tables/{curve.table}.csv holds nothing of {curve.name}")
     if not parts:
-        raise NoTrajectory(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
+        raise NotFound(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
     table = pd.concat(parts, ignore_index=True)
     return with_shares(table.assign(total_step=total_steps(table))), missing
 

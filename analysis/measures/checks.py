@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -26,40 +26,24 @@ FEW_ROWS = 20
 NO_VARIANCE = 1e-12
 
 
-class WrongShape(UserError):
-    """Not a numeric array of the expected number of dimensions, or sides of different width."""
-
-
-class UnpairedRows(UserError):
-    """The sides have different numbers of rows, so row i is not the same fact."""
-
-
-class TooFewRows(UserError):
+class TooFewRows(BadInput):
     """Fewer rows than the estimator is defined for."""
 
 
-class NonFinite(UserError):
-    """NaN or infinity in the states."""
-
-
-class DegenerateStates(UserError):
+class DegenerateStates(BadInput):
     """A side has no variance left (HSIC_1 of a side with itself is not positive)."""
 
 
-class DuplicateRows(UserError):
+class DuplicateRows(BadInput):
     """More than half of the rows equal another row exactly: similarity would be faked."""
 
 
-class RepeatedEntity(UserError):
+class RepeatedEntity(BadInput):
     """An entity has several rows where the estimator needs independent ones."""
 
 
-class NotIdentifiable(UserError):
+class NotIdentifiable(BadInput):
     """The data cannot answer the question that was asked of them; the message says why."""
-
-
-class UnfitOption(UserError):
-    """An option outside the range in which the measure is defined."""
 
 
 class SmallSample(UserWarning):
@@ -73,17 +57,17 @@ def to_float64(x: Any, name: str) -> Array:
     try:
         return np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise WrongShape(
+        raise BadInput(
             f"{name} cannot be read as an array of numbers ({error}); give rows of equal length "
             "as a numpy array or torch tensor"
         ) from error
 
 
 def to_states(x: Any, name: str = "x") -> Array:
-    """(n, d) finite float64 states with at least 4 rows. Raises WrongShape, TooFewRows, NonFinite."""
+    """(n, d) finite float64 states with at least 4 rows. Raises BadInput, TooFewRows, BadInput."""
     x = to_float64(x, name)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise WrongShape(
+        raise BadInput(
             f"{name} has shape {x.shape}; expected (n, d), one row a fact; select one site and one prompt first"
         )
     if len(x) < LEAST_ROWS:
@@ -92,7 +76,7 @@ def to_states(x: Any, name: str = "x") -> Array:
         )
     finite = np.isfinite(x).all(axis=1)
     if not finite.all():
-        raise NonFinite(
+        raise BadInput(
             f"{name} has NaN or infinity in row {int(np.argmin(finite))} "
             f"({int((~finite).sum())} of {len(x)} rows); extract in bfloat16 or float32, "
             "float16 overflows in the residual stream"
@@ -108,22 +92,22 @@ def to_sites(xs: Any, name: str = "xs") -> Array:
         xs = [to_float64(x, f"{name}[{s}]") for s, x in enumerate(xs)]
         shapes = sorted({x.shape for x in xs})
         if len(shapes) > 1:
-            raise WrongShape(f"{name} mixes sites of shapes {shapes}; a stack needs one shape")
+            raise BadInput(f"{name} mixes sites of shapes {shapes}; a stack needs one shape")
         xs = np.array(xs)
     if xs.ndim != 3 or len(xs) == 0:
-        raise WrongShape(f"{name} has shape {xs.shape}; expected (n_sites, n, d)")
+        raise BadInput(f"{name} has shape {xs.shape}; expected (n_sites, n, d)")
     for s, x in enumerate(xs):
         to_states(x, f"{name}[{s}]")
     return xs
 
 
 def to_labels(labels: Any, n: int, name: str = "labels") -> Array:
-    """(n,) labels of any kind as integer codes 0..k-1. Raises WrongShape, UnpairedRows."""
+    """(n,) labels of any kind as integer codes 0..k-1. Raises BadInput, BadInput."""
     labels = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
     if labels.ndim != 1:
-        raise WrongShape(f"{name} has shape {labels.shape}; expected one label a row, ({n},)")
+        raise BadInput(f"{name} has shape {labels.shape}; expected one label a row, ({n},)")
     if len(labels) != n:
-        raise UnpairedRows(
+        raise BadInput(
             f"{name} has {len(labels)} entries for {n} rows; give one a row, in row order"
         )
     return np.unique(labels, return_inverse=True)[1]
@@ -215,7 +199,7 @@ def to_site_pair(
     check_paired(xs.shape[1], ys.shape[1])
     check_entities(groups, xs.shape[1])
     if same_sites and len(xs) != len(ys):
-        raise WrongShape(
+        raise BadInput(
             f"xs has {len(xs)} sites and ys {len(ys)}; give the same sites, or grid=True for all pairs"
         )
     warn_if_small(xs.shape[1])
@@ -223,18 +207,18 @@ def to_site_pair(
 
 
 def check_paired(n_x: int, n_y: int) -> None:
-    """Raises UnpairedRows where the sides have different numbers of rows."""
+    """Raises BadInput where the sides have different numbers of rows."""
     if n_x != n_y:
-        raise UnpairedRows(
+        raise BadInput(
             f"x has {n_x} rows and y {n_y}; row i of both must be the same fact: "
             "select the facts present on both sides, in one order"
         )
 
 
 def check_width(x: Array, y: Array) -> None:
-    """Raises WrongShape where the two sides live in spaces of different dimension."""
+    """Raises BadInput where the two sides live in spaces of different dimension."""
     if x.shape[1] != y.shape[1]:
-        raise WrongShape(
+        raise BadInput(
             f"x has d={x.shape[1]} and y d={y.shape[1]}; cosines need one space: "
             "take both sides at the same site, or use linear_cka"
         )

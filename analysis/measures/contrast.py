@@ -17,7 +17,6 @@ import numpy as np
 from analysis.measures.checks import (
     NotIdentifiable,
     TooFewRows,
-    WrongShape,
     check_entities,
     check_varied,
     to_float64,
@@ -33,16 +32,12 @@ from analysis.measures.partial import (
     orthonormal,
 )
 from analysis.measures.statistics import Rng, jackknife_interval, permutation_p
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
 
 NULL_ELEMENTS = 400_000
-
-
-class UnequalPrompts(UserError):
-    """The relations have different numbers of prompts, so prompt p cannot move between relations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +86,7 @@ def crossed_contrast(
     per subject the relation labels of the semantic side are permuted, all prompts alike, the rote side fixed;
     n draws.
     Interval: delete-one-subject jackknife. n >= 5.
-    Raises NotIdentifiable (one relation, different subjects, unique objects), UnequalPrompts,
+    Raises NotIdentifiable (one relation, different subjects, unique objects), BadInput,
     DegenerateStates.
     """
     states = _crossed_states(xs, ys, relations, groups)
@@ -188,7 +183,7 @@ def _prompts(y: Any, name: str) -> Array:
     y = to_float64(y, name)
     y = y[None] if y.ndim == 2 else y
     if y.ndim != 3 or len(y) == 0:
-        raise WrongShape(f"{name} has shape {y.shape}; expected (n, d) or (n_prompts, n, d)")
+        raise BadInput(f"{name} has shape {y.shape}; expected (n, d) or (n_prompts, n, d)")
     return np.stack([to_states(prompt, f"{name} prompt {p}") for p, prompt in enumerate(y)])
 
 
@@ -212,7 +207,7 @@ def _check_same_subjects(names: tuple, sizes: list[int], groups: Any) -> None:
 def _check_alike(rote: list[Array], semantic: list[Array]) -> None:
     counts = [len(y) for y in semantic]
     if len(set(counts)) > 1:
-        raise UnequalPrompts(
+        raise BadInput(
             f"the relations have {counts} prompts; give each relation the same number, "
             "prompt p of one relation taking the place of prompt p of another in the null"
         )
@@ -221,7 +216,7 @@ def _check_alike(rote: list[Array], semantic: list[Array]) -> None:
         ("ys", {y.shape[2] for y in semantic}),
     ):
         if len(widths) > 1:
-            raise WrongShape(
+            raise BadInput(
                 f"{side} has states of d={sorted(widths)}; take all relations at one site"
             )
 

@@ -1,6 +1,6 @@
 """Controls of linear probes: what the same probe scores where there is nothing to find, or only a name.
 
-    from analysis.measures.controls import probe, selectivity, online_code, ridge_map
+    from analysis.measures.controls import (probe, selectivity, online_code, ridge_map)
     probe(states, objects, people)                      # entity split: fitted and scored on different people
     probe(states, objects, people, split="row")         # row split: reads the name as well
     selectivity(states, objects, people, templates=prompts)
@@ -21,7 +21,6 @@ import numpy as np
 from analysis.measures.checks import (
     NotIdentifiable,
     TooFewRows,
-    UnfitOption,
     check_entities,
     to_float64,
     to_labels,
@@ -30,6 +29,7 @@ from analysis.measures.checks import (
 )
 from analysis.measures.statistics import mean_interval
 from analysis.measures.transfer import ALPHAS, FOLDS, Transfer, fit_probes, subject_folds
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -135,7 +135,7 @@ def probe(
     spreads them, template by template where `templates` names each row's. kind: ridge classifier, logistic regression
     (L2) or mass-mean. penalties: candidates, ridge alpha or logistic C (default ALPHAS, CS), chosen in INNER_FOLDS
     folds of the fitting rows cut in the same manner.
-    Raises TooFewRows, NotIdentifiable (a fold is left with one class), UnpairedRows, WrongShape, NonFinite.
+    Raises TooFewRows, NotIdentifiable (a fold is left with one class), BadInput, BadInput, BadInput.
     """
     x = to_states(x)
     codes, who = to_labels(labels, len(x)), _entities(groups, len(x))
@@ -204,7 +204,7 @@ def linear_probe(
             StandardScaler(), PCA(svd_solver="full"), LogisticRegression(max_iter=2000)
         )
     else:
-        raise UnfitOption(f"kind={kind!r}; expected 'ridge', 'logistic' or 'mass-mean'")
+        raise BadInput(f"kind={kind!r}; expected 'ridge', 'logistic' or 'mass-mean'")
     if len(values) == 1 or inner is None:
         return model.set_params(**{name: values[len(values) // 2]})
     return GridSearchCV(model, {name: list(values)}, cv=PredefinedSplit(inner))
@@ -279,7 +279,7 @@ def online_code(
     codes, who = to_labels(labels, len(x)), _entities(groups, len(x))
     ends = np.round(np.array(blocks) * (who.max() + 1)).astype(int)
     if len(ends) < 2 or ends[0] < 1 or np.any(np.diff(ends) < 1) or blocks[-1] != 1:
-        raise UnfitOption(
+        raise BadInput(
             f"blocks={tuple(blocks)} of {who.max() + 1} entities; expected at least two rising shares, the last 1, "
             "with an entity in each"
         )

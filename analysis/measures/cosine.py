@@ -12,13 +12,13 @@ import numpy as np
 from analysis.measures.checks import (
     DegenerateStates,
     NotIdentifiable,
-    UnfitOption,
     to_labels,
     to_pair,
     to_states,
 )
 from analysis.measures.hsic import centre
 from analysis.measures.statistics import jackknife_interval, mean_interval
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -67,12 +67,12 @@ class DeltaCosine:
 def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Sequence | None = None) -> float:
     """Mean share of the k nearest neighbours (centred cosine) that both sides agree on; chance k/(n-1).
 
-    Huh et al. 2024, arXiv:2405.07987. x: (n, d_x), y: (n, d_y), 1 <= k < n - 1 (else UnfitOption).
+    Huh et al. 2024, arXiv:2405.07987. x: (n, d_x), y: (n, d_y), 1 <= k < n - 1 (else BadInput).
     """
     x, y = to_pair(x, y, groups)
     n = len(x)
     if not 1 <= k < n - 1:
-        raise UnfitOption(
+        raise BadInput(
             f"k={k} with n={n} rows; expected 1 <= k < n - 1, every row is a neighbour otherwise"
         )
     near = []
@@ -89,7 +89,7 @@ def retrieval(x: Any, y: Any, *, groups: Sequence | None = None) -> Retrieval:
     """Does each fact's state in y (semantic) find its own in x (rote) as nearest among all n? Centred cosine.
 
     x, y: (n, d) of one site. Top-1, top-5 and mean reciprocal rank, with chances 1/n, 5/n, H_n/n. A tie with
-    another fact counts against the fact. Raises as `linear_cka`, WrongShape where the widths differ.
+    another fact counts against the fact. Raises as `linear_cka`, BadInput where the widths differ.
     """
     x, y = to_pair(x, y, groups, same_width=True)
     n, d = x.shape

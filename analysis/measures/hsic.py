@@ -25,12 +25,11 @@ import numpy as np
 from analysis.measures.checks import (
     LEAST_ROWS,
     DegenerateStates,
-    NonFinite,
     TooFewRows,
-    WrongShape,
     to_float64,
     why_degenerate,
 )
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -248,8 +247,8 @@ def grid_hsic1_float32(xs: Any, ys: Any) -> tuple[Array, Array, Array]:
     """n(n-3) HSIC_1 of every pair of sites of (S, n, d_x), (T, n, d_y), and of each site with itself; scale-free.
 
     (S, T), (S,), (T,), float64 on the CPU; NaN for a site with itself where it has no variance or mostly repeated rows.
-    Scale-free: each site is divided by its root mean squared norm, which cancels in CKA. Raises WrongShape, TooFewRows,
-    NonFinite.
+    Scale-free: each site is divided by its root mean squared norm, which cancels in CKA. Raises BadInput, TooFewRows,
+    BadInput.
     """
     import torch
 
@@ -292,7 +291,7 @@ def _to_sites(xs: Any, name: str):
         )
     xs = xs.detach()
     if xs.ndim != 3 or 0 in xs.shape:
-        raise WrongShape(f"{name} has shape {tuple(xs.shape)}; expected (n_sites, n, d)")
+        raise BadInput(f"{name} has shape {tuple(xs.shape)}; expected (n_sites, n, d)")
     if xs.shape[1] < LEAST_ROWS:
         raise TooFewRows(
             f"{name} has n={xs.shape[1]} rows; at least {LEAST_ROWS} are needed, give more facts"
@@ -301,7 +300,7 @@ def _to_sites(xs: Any, name: str):
         finite = torch.isfinite(x).all(dim=1)
         if not finite.all():
             row = int((~finite).nonzero()[0])
-            raise NonFinite(
+            raise BadInput(
                 f"{name}[{s}] has NaN or infinity in row {row}; extract in bfloat16 or float32"
             )
     return xs

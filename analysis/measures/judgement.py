@@ -1,6 +1,6 @@
 """One shared route, two separate codes, or no binding: the judgement itself, from states or from summaries of them.
 
-    from analysis.measures.judgement import judge
+    from analysis.measures.judgement import (judge)
     found = judge(rote, semantic, objects, relations, subjects)      # (m, d), (P, m, d), (m,), (m,), (m,)
     found.label, found.why, found.sure
 
@@ -210,7 +210,7 @@ def judge(
     rote: (m, d), semantic: (m, d) or (P, m, d); objects, relations, subjects: (m,); row i of all is one fact. n: draws
     of the nulls.
     Says "not identifiable" with one relation, with relations about different subjects, or with objects that no two
-    subjects share. Raises UnpairedRows, WrongShape, NonFinite, DegenerateStates, TooFewRows.
+    subjects share. Raises BadInput, BadInput, BadInput, DegenerateStates, TooFewRows.
     """
 
     rote, semantic = to_float64(rote, "rote"), to_float64(semantic, "semantic")

@@ -1,6 +1,6 @@
 """The mass-mean probe: a class lies in the direction from the mean of all others to its own mean.
 
-    from analysis.measures.mass_mean import MassMean
+    from analysis.measures.mass_mean import (MassMean)
     make_pipeline(StandardScaler(), MassMean()).fit(states, labels)
 
 A scikit-learn classifier without anything to tune (Marks & Tegmark 2023, arXiv:2310.06824): where it reads what a

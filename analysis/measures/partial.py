@@ -14,7 +14,6 @@ from analysis.measures.checks import (
     DegenerateStates,
     NotIdentifiable,
     TooFewRows,
-    WrongShape,
     check_entities,
     check_varied,
     to_labels,
@@ -24,6 +23,7 @@ from analysis.measures.checks import (
 )
 from analysis.measures.hsic import leave_one_out_factor, linear_gram, u_centre
 from analysis.measures.statistics import Rng, jackknife_interval, permutation_p, permutations
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -167,7 +167,7 @@ def _conditioning_kernel(given: Any, n: int, name: str) -> Array:
     x = to_states(given, name)
     check_varied(x, name)
     if len(x) != n:
-        raise WrongShape(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
+        raise BadInput(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
     return u_centre(linear_gram(x))
 
 

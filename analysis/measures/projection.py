@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures.checks import DegenerateStates, UnfitOption, to_states, why_degenerate
+from analysis.measures.checks import DegenerateStates, to_states, why_degenerate
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -34,7 +35,7 @@ def project(
     """x (n, d) in two dimensions by one fit.
 
     A PCA axis points where its largest loading is positive. trustworthiness: over n_neighbors.
-    Raises UnfitOption unless 2 <= n_neighbors < n / 2, DegenerateStates for constant states.
+    Raises BadInput unless 2 <= n_neighbors < n / 2, DegenerateStates for constant states.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import trustworthiness
@@ -63,7 +64,7 @@ def project_aligned(
     """Each of several sets of states (n, d) in two dimensions, row i held near itself in the sets beside (AlignedUMAP).
 
     xs: the same rows at successive checkpoints. Distances within a set are comparable between sets, exact places are
-    not: alignment pulls, it does not fix. trustworthiness: of each set by itself. Raises as `project`, UnfitOption for
+    not: alignment pulls, it does not fix. trustworthiness: of each set by itself. Raises as `project`, BadInput for
     fewer than two sets or sets of different size.
     """
     from sklearn.manifold import trustworthiness
@@ -71,7 +72,7 @@ def project_aligned(
 
     xs = [_to_projected(x, n_neighbors) for x in xs]
     if len(xs) < 2 or len({len(x) for x in xs}) > 1:
-        raise UnfitOption(
+        raise BadInput(
             f"--aligned with {len(xs)} checkpoint(s) of {sorted({len(x) for x in xs})} points; expected at least two of "
             "the same points: one checkpoint has nothing to be aligned with, leave --aligned out"
         )
@@ -91,13 +92,13 @@ def project_aligned(
 
 
 def _to_projected(x: Array, n_neighbors: int) -> Array:
-    """(n, d) float64 states that can be projected. Raises UnfitOption, DegenerateStates."""
+    """(n, d) float64 states that can be projected. Raises BadInput, DegenerateStates."""
     x = to_states(x)
     reason = why_degenerate(x)
     if reason is not None and reason.startswith("the same"):
         raise DegenerateStates(f"{reason}: there is nothing to project; choose another --site")
     if not 2 <= n_neighbors < len(x) / 2:
-        raise UnfitOption(
+        raise BadInput(
             f"n_neighbors={n_neighbors} with {len(x)} points; expected at least 2 and fewer than half of them"
         )
     return x

@@ -1,6 +1,6 @@
 """Similarity of two sets of paired states: CKA, Procrustes, SVCCA, neighbours, retrieval, cosines, RSA.
 
-    from analysis.measures.similarity import linear_cka, crossed_contrast
+    from analysis.measures.similarity import (linear_cka, crossed_contrast)
 
 Row i of x (n, d_x) and of y (n, d_y) is the same fact, one row an entity: compute within one relation and one
 prompt, then average the values. Arrays of any float dtype and torch tensors on any device go in; the
@@ -17,7 +17,6 @@ import numpy as np
 
 from analysis.measures.checks import (
     TooFewRows,
-    UnfitOption,
     check_entities,
     check_paired,
     check_varied,
@@ -39,6 +38,7 @@ from analysis.measures.hsic import (
     raise_if_degenerate,
     self_hsic1,
 )
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -76,7 +76,7 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = True, groups: Sequence | None
     x: (n, d_x), y: (n, d_y). Debiased: the ratio of unbiased HSIC_1 (Song et al. 2012, eq. 5); may be
     negative; expectation about 0 for independent rows. Biased: about d/(n+d) for independent Gaussians, so
     report n and d.
-    Raises TooFewRows (n < 4), UnpairedRows, NonFinite, DegenerateStates, DuplicateRows, RepeatedEntity
+    Raises TooFewRows (n < 4), BadInput, BadInput, DegenerateStates, DuplicateRows, RepeatedEntity
     (groups).
     """
     x, y = to_pair(x, y, groups)
@@ -126,10 +126,10 @@ def rbf_cka(
     """CKA with Gaussian kernels exp(-|x_i - x_j|^2 / 2 s^2), s = bandwidth x the median pairwise distance.
 
     x: (n, d_x), y: (n, d_y). Tends to linear CKA as the bandwidth grows (Alvarez 2022, arXiv:2112.10144).
-    Raises as `linear_cka`, UnfitOption for a bandwidth that is not positive.
+    Raises as `linear_cka`, BadInput for a bandwidth that is not positive.
     """
     if not bandwidth > 0:
-        raise UnfitOption(
+        raise BadInput(
             f"bandwidth={bandwidth}; expected a positive multiple of the median distance, such as 1.0"
         )
     x, y = to_pair(x, y, groups)
@@ -174,7 +174,7 @@ def svcca(
     give 1.
     """
     if not 0 < variance <= 1:
-        raise UnfitOption(
+        raise BadInput(
             f"variance={variance}; expected the share of variance to keep, above 0 and at most 1"
         )
     x, y = to_pair(x, y, groups)
@@ -219,7 +219,7 @@ def linear_cka_grid(
         xy, xx, yy = grid_hsic1(xs, ys)
         xx, yy = nan_where_degenerate(xs, xx), nan_where_degenerate(ys, yy)
     else:
-        raise UnfitOption(f"precision={precision!r}; expected 'float64' or 'float32'")
+        raise BadInput(f"precision={precision!r}; expected 'float64' or 'float32'")
     if not allow_degenerate:
         for stack, alone, name in ((xs, xx, "xs"), (ys, yy, "ys")):
             if np.isnan(alone).any():

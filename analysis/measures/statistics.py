@@ -22,8 +22,6 @@ from analysis.measures.checks import (
     NotIdentifiable,
     SmallSample,
     TooFewRows,
-    UnpairedRows,
-    WrongShape,
     check_paired,
     to_float64,
     to_labels,
@@ -36,7 +34,7 @@ from analysis.measures.hsic import (
     self_hsic1,
     u_centred_blocks,
 )
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 Rng = int | np.random.Generator
 
@@ -45,10 +43,6 @@ Array = np.ndarray
 
 
 MeasureFunction = Callable[[Any, Any], Any]
-
-
-class UnequalEntities(UserError):
-    """Entities have different numbers of rows, so they cannot be exchanged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +124,7 @@ def share_interval(values: Sequence[float] | Array, *, level: float = 0.95) -> I
 def _yes_no(values: Any, name: str) -> Array:
     values = _vector(values, name, least=2)
     if not np.isin(values, (0, 1)).all():
-        raise WrongShape(
+        raise BadInput(
             f"{name} holds numbers besides 0 and 1; give one yes or no a seed, or take mean_interval"
         )
     return values
@@ -187,7 +181,7 @@ def two_way_jackknife(values: Any, leave_one_out: Any, *, level: float = 0.95) -
     values = _vector(values, "values", least=2)
     left_out = to_float64(leave_one_out, "leave_one_out")
     if left_out.ndim != 2 or len(left_out) != len(values) or left_out.shape[1] < 2:
-        raise WrongShape(
+        raise BadInput(
             f"leave_one_out has shape {left_out.shape}; expected (n_templates, n_subjects) with "
             f"n_templates={len(values)} and at least 2 subjects"
         )
@@ -238,7 +232,7 @@ def permutation_p(observed: Any, null: Any, alternative: str = "greater") -> Any
     elif alternative == "less":
         observed, null = -observed, -null
     elif alternative != "greater":
-        raise WrongShape(f"alternative={alternative!r}; expected 'greater', 'less' or 'two-sided'")
+        raise BadInput(f"alternative={alternative!r}; expected 'greater', 'less' or 'two-sided'")
     # Draws equal to the observed value but for rounding (few rows, identity drawn) are hits.
     slack = 1e-12 * np.maximum(1, np.abs(observed))
     p = (1 + np.sum(null >= observed - slack, axis=0)) / (1 + len(null))
@@ -258,14 +252,14 @@ def permutation_test(
     """Null of measure(x, y) by permuting the pairing: whole entities of y change places, rows within keep
     order.
 
-    x, y: (n_rows, d); groups: entity of each row, all with equally many rows (else UnequalEntities).
+    x, y: (n_rows, d); groups: entity of each row, all with equally many rows (else BadInput).
     n: number of permutations. For a distance use alternative="less".
     """
     x, y = to_float64(x, "x"), to_float64(y, "y")
     entities = _entities(groups, x, y)
     sizes = np.bincount(entities)
     if len(set(sizes)) > 1:
-        raise UnequalEntities(
+        raise BadInput(
             f"entities have {sizes.min()} to {sizes.max()} rows; exchanging them needs equally many: "
             "give each entity the same prompts, or average its rows first"
         )
@@ -291,7 +285,7 @@ def max_statistic_test(observed: Any, null: Any, *, two_sided: bool = False) -> 
     """
     observed, null = to_float64(observed, "observed"), to_float64(null, "null")
     if null.shape[1:] != observed.shape or len(null) == 0:
-        raise WrongShape(
+        raise BadInput(
             f"null has shape {null.shape}; expected (N, *{observed.shape}): one draw of all sites a row"
         )
     scored = np.isfinite(observed)
@@ -371,7 +365,7 @@ def holm(p: Sequence[float] | Array) -> Array:
     """
     p = to_float64(p, "p")
     if p.ndim != 1 or ((p < 0) | (p > 1)).any():
-        raise WrongShape(
+        raise BadInput(
             f"p has shape {p.shape} and range [{np.nanmin(p, initial=np.inf):.3g}, "
             f"{np.nanmax(p, initial=-np.inf):.3g}]; expected a list of numbers in [0, 1]"
         )
@@ -403,7 +397,7 @@ def _jackknife_variance(left_out: Array) -> Any:
 def _vector(values: Any, name: str, least: int) -> Array:
     values = to_float64(values, name)
     if values.ndim != 1:
-        raise WrongShape(f"{name} has shape {values.shape}; expected one number a subject or seed")
+        raise BadInput(f"{name} has shape {values.shape}; expected one number a subject or seed")
     if len(values) < least:
         raise TooFewRows(f"{name} has {len(values)} entries; an interval needs at least {least}")
     return values
@@ -411,13 +405,13 @@ def _vector(values: Any, name: str, least: int) -> Array:
 
 def _entities(groups: Sequence | None, x: Array, y: Array) -> Array:
     if x.ndim != 2 or y.ndim != 2:
-        raise WrongShape(f"x has shape {x.shape} and y {y.shape}; expected (n, d) both")
+        raise BadInput(f"x has shape {x.shape} and y {y.shape}; expected (n, d) both")
     check_paired(len(x), len(y))
     if groups is None:
         return np.arange(len(x))
     entities = to_labels(groups, len(x), "groups")
     if entities.max() == 0:
-        raise UnpairedRows(
+        raise BadInput(
             "groups names one entity only; at least two are needed to leave one out or exchange them"
         )
     return entities

@@ -1,6 +1,6 @@
 """Does an object probe fitted on some subjects read other subjects' states? And scores, nulls, intervals.
 
-    from analysis.measures.transfer import transfer
+    from analysis.measures.transfer import (transfer)
     result = transfer(rote, semantic, objects)       # (n, S, d), (P, n, S, d), (n,)
     result.accuracy                                  # (S,)
 
@@ -19,7 +19,6 @@ import numpy as np
 from analysis.measures.checks import (
     NotIdentifiable,
     TooFewRows,
-    WrongShape,
     check_paired,
     check_varied,
     first_reasons,
@@ -28,6 +27,7 @@ from analysis.measures.checks import (
     to_labels,
 )
 from analysis.measures.statistics import Rng
+from training.base.errors import BadInput
 
 Array = np.ndarray
 
@@ -168,7 +168,7 @@ def transfer(
     offset or scale between the two prompts changes nothing. Objects unseen among a fold's fitting rows count
     as wrong.
     Raises NotIdentifiable (an object that occurs once, or one object only), DegenerateStates, DuplicateRows,
-    TooFewRows, UnpairedRows, WrongShape, NonFinite.
+    TooFewRows, BadInput, BadInput, BadInput.
     """
     x, y = to_float64(x, "x"), to_float64(y, "y")
     if x.ndim == 2:
@@ -270,12 +270,12 @@ def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
     states = to_float64(states, name)
     states = states[None] if states.ndim == 3 else states
     if states.ndim != 4 or len(states) == 0:
-        raise WrongShape(
+        raise BadInput(
             f"{name} has shape {states.shape}; expected (n, n_sites, d) or (n_prompts, n, n_sites, d)"
         )
     check_paired(n, states.shape[1])
     if sites not in (None, states.shape[2]):
-        raise WrongShape(
+        raise BadInput(
             f"{name} has {states.shape[2]} sites and the probes were fitted at {sites}; give the same sites"
         )
     return states

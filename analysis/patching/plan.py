@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from analysis.measures.checks import NotIdentifiable, UnfitOption
+from analysis.measures.checks import NotIdentifiable
 from analysis.patching.rows import STATE, UNCHANGED, VECTORS, lens_rows, lens_scores
 from analysis.patching.trials import (
     BARE,
@@ -28,7 +28,7 @@ from probing.extraction import hidden_states
 from probing.patching import logit_lens
 from probing.sites import names_of
 from probing.states import Design, States
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 from training.behaviour.answers import Continuations
 from training.data.prompts import Prompt
 
@@ -101,9 +101,9 @@ class Plan:
 
     @cached_property
     def trials(self) -> dict[str, list[Trial]]:
-        """Direction -> trials: the same pairs in each. Raises UnfitOption, NotIdentifiable."""
+        """Direction -> trials: the same pairs in each. Raises BadInput, NotIdentifiable."""
         if self.pairs < 2:
-            raise UnfitOption(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
+            raise BadInput(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
         scored, _ = self.subjects
         bound, unbound, seed = self.states.bound, self.states.unbound, self.states.run.seed
         sides = [("bound", choose_pairs(self.objects, scored, bound, bound, self.pairs, seed))]

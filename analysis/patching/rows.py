@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import site_reasons, to_labels
-from analysis.measures.scores import Scores, first_reasons, paired_scores, relation_rows
+from analysis.measures.checks import first_reasons, site_reasons, to_labels
+from analysis.measures.scores import Scores, paired_scores, relation_rows
 from analysis.measures.statistics import (
     Interval,
     Rng,

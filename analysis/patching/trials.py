@@ -27,9 +27,10 @@ from probing.extraction import Encoded, extract, tokens_at
 from probing.extraction import encode as encode_prompts
 from probing.patching import changed_logits
 from training.base.console import progress
+from training.base.errors import BadInput
 from training.data.fact_files import Fact
 from training.data.prompts import STOP_WORDS, Prompt
-from training.data.sequences import ObjectNotSeparable, encode, prompt_ids
+from training.data.sequences import encode, prompt_ids
 
 Array = np.ndarray
 
@@ -183,12 +184,10 @@ def constrained_answers(
 
     forward(rows, said): yields (indices into rows, logits (k, vocabulary)) of those rows after the tokens `said`.
     options: of each row, every candidate's tokens with a stop. A row goes on until one candidate is left. Free:
-    at each step the model's own greedy token was one that a candidate says. Raises ObjectNotSeparable.
+    at each step the model's own greedy token was one that a candidate says. Raises BadInput.
     """
     if any(len(set(row)) < len(row) for row in options):
-        raise ObjectNotSeparable(
-            "two candidates have the same tokens; name the objects differently"
-        )
+        raise BadInput("two candidates have the same tokens; name the objects differently")
     left = [list(range(len(row))) for row in options]
     said: list[tuple[int, ...]] = [()] * len(options)
     free = [True] * len(options)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import LEAST_ROWS, NotIdentifiable, site_reasons
+from analysis.measures.checks import LEAST_ROWS, NotIdentifiable, first_reasons, site_reasons
 from analysis.measures.cosine import delta_cosine
-from analysis.measures.scores import Scores, first_reasons, paired_scores, relation_rows
+from analysis.measures.scores import Scores, paired_scores, relation_rows
 from analysis.measures.statistics import permutations
 from analysis.tables.driver import scored_tables
 from probing.states import Design, States

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import UnfitOption, why_degenerate
+from analysis.measures.checks import why_degenerate
 from analysis.measures.similarity import MEASURES, Measure, fewest_columns
 from analysis.measures.statistics import permutations
 from analysis.tables.driver import scored_tables
 from analysis.tables.stack import Stack, sites_first, summary_rows
 from probing.states import Design, States
 from training.base.console import progress
+from training.base.errors import BadInput
 from training.base.words import _p
 
 
@@ -58,11 +59,11 @@ IN_CKA_TABLE = "linear_cka"
 
 
 def choose(names: Sequence[str]) -> list[Measure]:
-    """The measures of these names. Raises UnfitOption with the names there are."""
+    """The measures of these names. Raises BadInput with the names there are."""
     there = {m.name: m for m in MEASURES if m.name != IN_CKA_TABLE}
     unknown = [name for name in names if name not in there]
     if unknown:
-        raise UnfitOption(
+        raise BadInput(
             f"--measure {' '.join(unknown)}; expected some of {', '.join(there)} "
             f"({IN_CKA_TABLE}, debiased, is always in cka.csv)"
         )

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from analysis.measures.checks import UnfitOption
 from analysis.measures.statistics import holm
 from analysis.patching.plan import Plan
 from analysis.patching.rows import LEVEL, STATE, UNCHANGED, VECTORS, summarise
+from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
 from training.runs.table_files import checkpoint_part, write_table
 from training.weights.loading import on_gpu
@@ -20,7 +20,7 @@ def table_for(plan: "Plan", *, every: int = 1, permutations: int = 999, batch_si
     import pandas as pd
 
     if every < 1:
-        raise UnfitOption(f"every={every}; give a whole number of sites, at least 1")
+        raise BadInput(f"every={every}; give a whole number of sites, at least 1")
     states = plan.states
     items, lenses = [], []
     for checkpoint in states.checkpoints:

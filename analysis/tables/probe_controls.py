@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.measures.checks import NotIdentifiable, TooFewRows, UnfitOption, why_degenerate
+from analysis.measures.checks import NotIdentifiable, TooFewRows, why_degenerate
 from analysis.measures.controls import (
     OnlineCode,
     control_labels,
@@ -120,7 +120,7 @@ PENALTIES = (1.0, 100.0, 10_000.0)
 RIDGE = "ridge classifier, entity folds"
 
 
-UNFIT = (NotIdentifiable, TooFewRows, UnfitOption)
+UNFIT = (NotIdentifiable, TooFewRows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from analysis.measures.checks import NotIdentifiable
 from analysis.measures.statistics import mean_interval
 from analysis.measures.transfer import check_objects, fit_probes
 from probing.states import Design, States
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import read_json
 from training.data.selection import siblings_of
 
@@ -39,10 +39,6 @@ WATCHED = ("answers", "states")
 FAMILY = "test"
 
 
-class NothingToWatch(UserError):
-    """No pair of sibling relations, no checkpoints of phase 2, or no answers of them."""
-
-
 @dataclass(frozen=True)
 class Watch:
     """A run, the pairs (relation, sibling whose prompts are watched), and the checkpoints from the start on."""
@@ -55,7 +51,7 @@ class Watch:
 
     @classmethod
     def of(cls, run, items) -> "Watch":
-        """The prompts watched are those that `items`, tables/recall_items.csv, has answers to. Raises NothingToWatch."""
+        """The prompts watched are those that `items`, tables/recall_items.csv, has answers to. Raises BadInput."""
 
         items = items[items.family == FAMILY]
         asked = set(zip(items.relation, items.template, strict=True))
@@ -71,14 +67,14 @@ class Watch:
         people = states.subjects(pairs[0][0]) if pairs else []
         pairs = [(r, s) for r, s in pairs if states.subjects(r) == states.subjects(s) == people]
         if not pairs:
-            raise NothingToWatch(
+            raise BadInput(
                 f"{run.path} has no bound relation with a sibling about the same people. Memorise a pair: "
                 "--relations mother aunt home_city birth_city"
             )
         watched = _from_the_start(run)
         missing = [c.name for c in watched if c.name not in set(items.checkpoint)]
         if missing:
-            raise NothingToWatch(
+            raise BadInput(
                 f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask all of them: "
                 f"training.recall with --preset full --families {FAMILY} and the same run and --out"
             )
@@ -132,7 +128,7 @@ class Watch:
         try:
             check_objects(objects[self.rows(relation)])
         except NotIdentifiable as error:
-            raise NothingToWatch(
+            raise BadInput(
                 f"{relation}: {error} (--subjects or a smaller --pool when memorising)"
             ) from error
         probes = fit_probes(
@@ -151,7 +147,7 @@ class Watch:
             axis=0,
         )
         if np.isnan(own).all():
-            raise NothingToWatch("no site of this model bears an object probe on rote states")
+            raise BadInput("no site of this model bears an object probe on rote states")
         return int(np.nanargmax(own))
 
     def states_read(self) -> tuple[Array, str]:
@@ -166,12 +162,12 @@ class Watch:
 
 
 def _from_the_start(run) -> tuple:
-    """The checkpoint that phase 2 started from, and those of phase 2. Raises NothingToWatch."""
+    """The checkpoint that phase 2 started from, and those of phase 2. Raises BadInput."""
 
     trained = [c for c in run.checkpoints if c.phase == "generalize"]
     before = [c for c in run.checkpoints if c.phase != "generalize"]
     if not trained or not before:
-        raise NothingToWatch(
+        raise BadInput(
             f"{run.path} has no checkpoint {'of phase 2' if before else 'before phase 2'}. Train it with checkpoints on "
             "the way: python -m training.generalize RUN_DIR --dense 4"
         )

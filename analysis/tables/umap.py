@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures.checks import UnfitOption
 from analysis.measures.projection import Array, Projection, project, project_aligned
 from probing.states import Design
 from training.base.console import progress
+from training.base.errors import BadInput
 from training.runs.table_files import optional_table, pick
 
 Colour = Literal["object", "relation"]
@@ -49,13 +49,13 @@ def projection_table(states: Design, options):
     A point is a subject's state at the first prompt of a family and relation, at one checkpoint. projection: what was
     projected together, a relation or "every". Unless `raw`, the states of each (checkpoint, family) that are projected
     together are centred first, so that the offset between the prompts, which all subjects share, does not fill the
-    first axis. Raises UnfitOption for an unknown site.
+    first axis. Raises BadInput for an unknown site.
     """
     import pandas as pd
 
     missing = [f for f in options.families if not any(p.family == f for p in states.prompts)]
     if missing:
-        raise UnfitOption(
+        raise BadInput(
             f"--families {' '.join(missing)}; the states hold {', '.join(('rote', *states.families))} "
             "(translations need --preset full)"
         )
@@ -66,7 +66,7 @@ def projection_table(states: Design, options):
         if not site:
             site, why = default_site(states, there.sites)
         if site not in there.sites:
-            raise UnfitOption(f"--site {site}; there are {', '.join(there.sites)}")
+            raise BadInput(f"--site {site}; there are {', '.join(there.sites)}")
         layer = there.sites.index(site)
         for relation in states.relations:
             name = relation if options.colour == "object" else EVERY

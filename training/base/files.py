@@ -16,16 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from training.base.console import is_first_process
-from training.base.errors import UserError
+from training.base.errors import Busy, Damaged, UserError
 
 MANIFEST = "manifest.json"
 
 
 _verified: set[tuple[str, int, int]] = set()
-
-
-class AlteredFile(UserError):
-    """A file this project wrote is not the one that its manifest names."""
 
 
 def sha256_file(path: Path) -> str:
@@ -112,7 +108,7 @@ def seal(folder: Path, names: Iterable[str], **notes: str) -> None:
 def verify(path: Path) -> Path:
     """Return `path` if its bytes are those its folder's manifest names (files without an entry pass).
 
-    Raises AlteredFile if they differ. Each state of a file is hashed once a process.
+    Raises Damaged if they differ. Each state of a file is hashed once a process.
     """
     path = Path(path)
     manifest = path.parent / MANIFEST
@@ -120,13 +116,11 @@ def verify(path: Path) -> Path:
     if expected is None:
         return path
     if not path.exists():
-        raise AlteredFile(
-            f"{path} is gone, though {manifest} names it. Restore it or make it anew."
-        )
+        raise Damaged(f"{path} is gone, though {manifest} names it. Restore it or make it anew.")
     state = (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size)
     if state not in _verified:
         if sha256_file(path) != expected:
-            raise AlteredFile(
+            raise Damaged(
                 f"{path} is not the file that was written here (its sha256 differs from {manifest}). "
                 f"Restore it, or delete it and run the command that made it again."
             )
@@ -164,17 +158,9 @@ def cache_folder() -> Path:
     return Path(root).expanduser() if root else default
 
 
-class OtherSettings(UserError):
-    """A run directory already holds the phase, made with other settings."""
-
-
-class RunInUse(UserError):
-    """Another process is writing this run."""
-
-
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run for writing; the lock goes with the process, however it ends. Raises RunInUse.
+    """Hold a run for writing; the lock goes with the process, however it ends. Raises Busy.
 
     Of the several processes of one `accelerate launch` the first holds it for all.
     """
@@ -186,7 +172,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunInUse(
+            raise Busy(
                 f"{run_dir} is being written by another process. Wait for it, or give --out NEW."
             ) from error
         yield

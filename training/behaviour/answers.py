@@ -8,9 +8,10 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from training.base.errors import BadInput
 from training.data.fact_files import Fact
 from training.data.prompts import Prompt
-from training.data.sequences import STOP, ObjectNotSeparable, context_length, encode, prompt_ids
+from training.data.sequences import STOP, context_length, encode, prompt_ids
 from training.weights.loading import last_logits_only
 
 
@@ -218,7 +219,7 @@ class Continuations:
                 len(prompt_ids(self.tokenizer, prompt.render(subject))) :
             ]
             if with_stop[: len(without)] != tuple(without) or len(with_stop) != len(without) + 1:
-                raise ObjectNotSeparable(
+                raise BadInput(
                     f"the tokens of the object {obj!r} change when {STOP!r} follows it, so that its end cannot be "
                     f"told. Name the object differently."
                 )

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from training.base.errors import UserError
 from training.behaviour.answers import named
 from training.behaviour.recall import subject_interval
 
@@ -23,10 +22,6 @@ DEALS = 999
 
 
 MEASURES = ("reversal", "reversal_excess", "named")
-
-
-class NoInverse(UserError):
-    """No relation of the run has an inverse prompt."""
 
 
 def named_people(

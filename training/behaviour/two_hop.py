@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.base.errors import UserError
 from training.behaviour.answers import named
 from training.behaviour.recall import subject_interval
 from training.data.prompts import select
@@ -29,10 +28,6 @@ DEALS = 999
 
 
 FAMILY = "test"
-
-
-class NoTwoHops(UserError):
-    """No object of the run has a fact of its own."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 COLUMNS = ("subject", "relation", "object", "candidates", "split", "bound")
 
@@ -33,14 +33,6 @@ SPLITS = ("seen", "held-out", "all")
 
 
 BOUND = {"true": True, "1": True, "false": False, "0": False}
-
-
-class BadFacts(UserError):
-    """Facts that cannot be used. `path` and `row` say where, when they come from a file."""
-
-    def __init__(self, message: str, path: Path | None = None, row: int | None = None):
-        super().__init__(message)
-        self.path, self.row = path, row
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
     the digits, underscores, hyphens and spaces at its end (author_71.csv -> author).
     Our optional columns default to: candidates, all objects of the relation in the file; split, `all`;
     bound, true. An empty cell counts as absent.
-    Raises BadFacts at the first bad row, with the number of bad rows; nothing is returned then.
+    Raises BadInput at the first bad row, with the number of bad rows; nothing is returned then.
     Warns where one candidate of a list is a substring of another: strict scoring cannot tell them apart.
     """
     path = Path(path)
@@ -83,10 +75,9 @@ def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
     if trex:
         relation = _trex_relation(path, relation)
     elif relation is not None:
-        raise BadFacts(
+        raise BadInput(
             f"{path}: relation {relation!r} was given, but this file has a relation column of its own. "
-            "Leave the relation out.",
-            path,
+            "Leave the relation out."
         )
 
     facts: list[tuple[int, Fact]] = []
@@ -107,13 +98,9 @@ def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
     if faults:
         number, fault = faults[0]
         count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
-        raise BadFacts(
-            f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)", path, number
-        )
+        raise BadInput(f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)")
     if not facts:
-        raise BadFacts(
-            f"{path}: there is a header but no row below it. Add one row for each fact.", path
-        )
+        raise BadInput(f"{path}: there is a header but no row below it. Add one row for each fact.")
     _warn_of_substrings(path, facts)
     return [fact for _, fact in facts]
 
@@ -147,18 +134,16 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadFacts(
-            f"{path}: cannot be read ({error.strerror}). Give the path of a CSV of facts.", path
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}). Give the path of a CSV of facts."
         ) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = len(list(csv.reader(io.StringIO(before, newline=""))))
-        raise BadFacts(
-            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8.",
-            path,
-            row,
+        raise BadInput(
+            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8."
         ) from error
     rows = []
     try:
@@ -167,16 +152,13 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
                 rows.append((number, cells))
     except csv.Error as error:
         number = rows[-1][0] + 1 if rows else 1
-        raise BadFacts(
+        raise BadInput(
             f"{path}, row {number}: not well-formed CSV ({error}). Close every quote and double the quotes "
-            "inside a quoted cell.",
-            path,
-            number,
+            "inside a quoted cell."
         ) from error
     if not rows:
-        raise BadFacts(
-            f"{path}: the file is empty. Its first row names the columns: {', '.join(COLUMNS)}.",
-            path,
+        raise BadInput(
+            f"{path}: the file is empty. Its first row names the columns: {', '.join(COLUMNS)}."
         )
     return rows
 
@@ -190,11 +172,9 @@ def _check_header(path: Path, columns: list[str], trex: bool) -> None:
         ([name for name, count in Counter(columns).items() if count > 1], "repeated column"),
     ):
         if faulty:
-            raise BadFacts(
+            raise BadInput(
                 f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}. Expected {', '.join(known)}, of "
-                f"which {', '.join(required)} must be there. Correct the header.",
-                path,
-                1,
+                f"which {', '.join(required)} must be there. Correct the header."
             )
 
 
@@ -204,7 +184,7 @@ def _trex_relation(path: Path, relation: str | None) -> str:
         return _relation(name)
     except _BadRow as fault:
         source = "the file name" if relation is None else "the relation given"
-        raise BadFacts(f"{path}: from {source}: {fault} Give relation=NAME.", path) from fault
+        raise BadInput(f"{path}: from {source}: {fault} Give relation=NAME.") from fault
 
 
 def _named(cells: list[str], columns: list[str]) -> dict[str, str]:

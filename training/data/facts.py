@@ -16,7 +16,8 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from training.data.fact_files import BadFacts, Fact, read_facts
+from training.base.errors import BadInput
+from training.data.fact_files import Fact, read_facts
 
 DATA = Path(__file__).parent
 
@@ -70,10 +71,6 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-class BadFactOption(BadFacts):
-    """A number or a name in a request for facts that is out of its range."""
-
-
 def load_facts(
     source: str | Path = "people",
     *,
@@ -87,11 +84,11 @@ def load_facts(
     """The built-in set of that name, or the facts of the CSV at that path.
 
     relation: the relation of a T-Rex-Fiction file, see `read_facts`. The other options shape built-in
-    sets only, see `build_facts`. Raises BadFacts; BadFactOption if `source` is neither.
+    sets only, see `build_facts`. Raises BadInput; BadInput if `source` is neither.
     """
     if source in BUILT_IN:
         if relation is not None:
-            raise BadFactOption(
+            raise BadInput(
                 f"relation {relation!r} was given with the built-in set {source!r}. It names the "
                 "relation of a T-Rex-Fiction file; choose among built-in relations with `relations`."
             )
@@ -99,7 +96,7 @@ def load_facts(
             source, subjects=subjects, relations=relations, pool=pool, seen=seen, seed=seed
         )
     if not Path(source).exists():
-        raise BadFactOption(
+        raise BadInput(
             f"no facts at {str(source)!r}: neither a built-in set ({', '.join(BUILT_IN)}) nor a "
             "file. Give one of these names or the path of a CSV."
         )
@@ -128,12 +125,10 @@ def build_facts(
     `fiction`: 100 facts a relation, each with its own subject and its own object; not split yet;
     `subjects`, `pool` and `seen` do not apply.
 
-    Raises BadFactOption.
+    Raises BadInput.
     """
     if name not in BUILT_IN:
-        raise BadFactOption(
-            f"no built-in set {name!r}. The built-in sets are {', '.join(BUILT_IN)}."
-        )
+        raise BadInput(f"no built-in set {name!r}. The built-in sets are {', '.join(BUILT_IN)}.")
     return BUILT_IN[name](subjects=subjects, relations=relations, pool=pool, seen=seen, seed=seed)
 
 
@@ -148,16 +143,16 @@ def split_facts(
     (seed + k) mod n_relations, k < unbound, in order of appearance; relations that are already unbound
     are kept in place of these.
 
-    Raises BadFactOption if `seen` is not from 1 to n_subjects - 1 or contradicts the split that is
+    Raises BadInput if `seen` is not from 1 to n_subjects - 1 or contradicts the split that is
     there, if only some facts are split, or if no relation would remain bound.
     """
     if not facts:
-        raise BadFactOption("no facts to split. Give at least two, of different subjects.")
+        raise BadInput("no facts to split. Give at least two, of different subjects.")
     relations = list(dict.fromkeys(fact.relation for fact in facts))
     _check_whole("seed", seed)
     _check_whole("unbound", unbound)
     if not 0 <= unbound < len(relations):
-        raise BadFactOption(
+        raise BadInput(
             f"unbound is {unbound}, with {len(relations)} relation(s). Give 0 to "
             f"{len(relations) - 1}, so that one relation at least is bound."
         )
@@ -172,7 +167,7 @@ def split_facts(
 def majority_rate(facts: Sequence[Fact]) -> float:
     """Accuracy, 0 to 1, of always answering the most frequent object of the fact's relation."""
     if not facts:
-        raise BadFactOption("no facts, so no majority rate. Give at least one.")
+        raise BadInput("no facts, so no majority rate. Give at least one.")
     counts: dict[str, Counter[str]] = {}
     for fact in facts:
         counts.setdefault(fact.relation, Counter())[fact.object] += 1
@@ -197,7 +192,7 @@ def draw_names(store: str, n: int, seed: int = 0) -> list[str]:
     """n different "First Last" from the store a, b or reserved, each part used as rarely as possible."""
     stores = _data("names")["stores"]
     if store not in stores:
-        raise BadFactOption(f"no name store {store!r}. The stores are {', '.join(stores)}.")
+        raise BadInput(f"no name store {store!r}. The stores are {', '.join(stores)}.")
     first, last = stores[store]["first"], stores[store]["last"]
     _check_range("n", n, range(1, 4 * len(first) + 1), "names")
     return pair_names(first, last, n, random_stream(seed, f"names {store}"))
@@ -225,7 +220,7 @@ def _people(
     names = draw_names("a", seen, seed) + draw_names("b", subjects - seen, seed)
     splits = ["seen"] * seen + ["held-out"] * (subjects - seen)
     if kin and not 3 <= pool <= subjects - seen:
-        raise BadFactOption(
+        raise BadInput(
             f"pool is {pool}: of the {subjects - seen} held-out people 3 or more are mothers and aunts, so that nobody is "
             "her own and both can differ. Give a pool (--pool) of 3 to the number of held-out people."
         )
@@ -289,7 +284,7 @@ BUILT_IN: dict[str, Callable[..., list[Fact]]] = {
 def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[str]) -> list[str]:
     """An object for each row, in random order, equally often give or take one, in row i none of `avoid[...][i]`.
 
-    Raises BadFactOption where none of many draws will do.
+    Raises BadInput where none of many draws will do.
     """
     refused = [set(row) for row in zip(*avoid, strict=True)]
     n = len(refused)
@@ -306,7 +301,7 @@ def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[st
                     drawn[i], drawn[j] = drawn[j], drawn[i]
         if all(a not in row for a, row in zip(drawn, refused, strict=True)):
             return drawn
-    raise BadFactOption(
+    raise BadInput(
         f"no way was found to give {n} subjects {len(objects)} objects evenly, none of them refused. Give a larger pool "
         f"or more subjects."
     )
@@ -331,7 +326,7 @@ def _existing_split(facts: Sequence[Fact], seen: int | None) -> dict[str, str] |
     split: dict[str, str] = {}
     for fact in facts:
         if split.setdefault(fact.subject, fact.split) != fact.split:
-            raise BadFactOption(
+            raise BadInput(
                 f"{fact.subject!r} is both {split[fact.subject]} and {fact.split}. "
                 "Give a subject one split in all its facts."
             )
@@ -339,11 +334,11 @@ def _existing_split(facts: Sequence[Fact], seen: int | None) -> dict[str, str] |
         return None
     count = Counter(split.values())
     if count["all"]:
-        raise BadFactOption(
+        raise BadInput(
             f"{count['all']} of {len(split)} subjects have no split. Mark every subject seen or held-out, or none."
         )
     if seen not in (None, count["seen"]):
-        raise BadFactOption(
+        raise BadInput(
             f"seen is {seen}, but the facts are split already, {count['seen']} of {len(split)} "
             "seen. Leave `seen` out, or remove the split."
         )
@@ -379,7 +374,7 @@ def _chosen(relations: Sequence[str] | None, known: tuple[str, ...]) -> list[str
     if relations is None:
         return list(known)
     if isinstance(relations, str) or not relations or not set(relations) <= set(known):
-        raise BadFactOption(
+        raise BadInput(
             f"relations are {relations!r}. Give a list of one or more of {', '.join(known)}."
         )
     return [relation for relation in known if relation in relations]
@@ -387,15 +382,13 @@ def _chosen(relations: Sequence[str] | None, known: tuple[str, ...]) -> list[str
 
 def _check_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadFactOption(f"{name} is {value!r}. Give a whole number.")
+        raise BadInput(f"{name} is {value!r}. Give a whole number.")
 
 
 def _check_range(name: str, value: object, allowed: range, unit: str) -> None:
     _check_whole(name, value)
     if value not in allowed:
-        raise BadFactOption(
-            f"{name} is {value}. Give {allowed.start} to {allowed.stop - 1} {unit}."
-        )
+        raise BadInput(f"{name} is {value}. Give {allowed.start} to {allowed.stop - 1} {unit}.")
 
 
 def random_stream(seed: int, what: str) -> random.Random:

@@ -17,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 LANGUAGES = ("de", "es", "zh", "ja")
 
@@ -55,30 +55,6 @@ and or but not no there all
 
 
 STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
-
-
-class UnknownFamily(UserError):
-    """A prompt family that the run does not have."""
-
-
-class UnknownRelation(UserError):
-    """A relation that has no prompt file."""
-
-
-class BadPromptFile(UserError):
-    """A prompt file that cannot be read, or whose entries break the schema."""
-
-
-class BadPromptText(UserError):
-    """A prompt without exactly one {subject}, or one that ends or begins with white space."""
-
-
-class DuplicatePrompt(UserError):
-    """The same text twice among the train and test prompts of one relation."""
-
-
-class BadPromptRecords(UserError):
-    """A prompts.json that is not what `write_prompts` writes."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +145,7 @@ def load_prompts(
     rote: the rote form; {key} stands for the relation's key token, or write a token out ("{subject} [X]").
     folder: a folder of one TOML a relation (as in training/data/prompts; only `relation`, `train` and
     `test` are required) in place of the built-in prompts.
-    Raises UnknownRelation, BadPromptFile, BadPromptText, DuplicatePrompt.
+    Raises BadInput, BadInput, BadInput, BadInput.
     """
     sources = [read_relation(relation, folder=folder) for relation in relations]
     prompts = []
@@ -181,13 +157,13 @@ def load_prompts(
 def read_relation(relation: str, *, folder: str | Path | None = None) -> RelationPrompts:
     """The checked prompt file of one relation, built in or from `folder`.
 
-    Raises UnknownRelation, BadPromptFile, BadPromptText, DuplicatePrompt.
+    Raises BadInput, BadInput, BadInput, BadInput.
     """
     root: Traversable = (
         files("training").joinpath("data", "prompts") if folder is None else Path(folder)
     )
     if not root.is_dir():
-        raise UnknownRelation(
+        raise BadInput(
             f"{folder} is no folder; expected a folder with one TOML of prompts a relation, such as {relation}.toml."
         )
     # Looked up among the names that exist, so a relation's name never becomes a path.
@@ -197,7 +173,7 @@ def read_relation(relation: str, *, folder: str | Path | None = None) -> Relatio
         if item.name.endswith(".toml")
     }
     if relation not in found:
-        raise UnknownRelation(
+        raise BadInput(
             f"No prompts for relation {relation!r} in {'the built-in prompts' if folder is None else folder}; "
             f"there are: {', '.join(sorted(found)) or 'none'}. Choose one of these, or give a folder that holds "
             f"{relation}.toml (the schema is that of training/data/prompts/mother.toml)."
@@ -206,7 +182,7 @@ def read_relation(relation: str, *, folder: str | Path | None = None) -> Relatio
     try:
         data = tomllib.loads(found[relation].read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadPromptFile(
+        raise BadInput(
             f"{where} is no UTF-8 TOML: {error}. Mend the file at that place."
         ) from error
     return _checked(data, relation, where)
@@ -229,12 +205,12 @@ def preset_prompts(
     """The prompts that a preset evaluates.
 
     demo: test prompts DEMO_TEST (one keyword-free), one of each other English family (of the near misses a
-    sibling where there is one), no translations. full: all. families: only these. Raises UnknownFamily.
+    sibling where there is one), no translations. full: all. families: only these. Raises BadInput.
     """
     there = {prompt.family for prompt in prompts}
     unknown = [family for family in families if family not in there]
     if unknown:
-        raise UnknownFamily(
+        raise BadInput(
             f"no prompt family {', '.join(unknown)}; there are {', '.join(sorted(there))}."
         )
     chosen = [prompt for prompt in prompts if not families or prompt.family in families]
@@ -266,19 +242,17 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """The prompts that `write_prompts` wrote, equal to those.
 
-    Raises BadPromptRecords (no JSON list; a field unknown, missing or of the wrong type; an unknown family)
-    and BadPromptText.
+    Raises BadInput (no JSON list; a field unknown, missing or of the wrong type; an unknown family)
+    and BadInput.
     """
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadPromptRecords(
+        raise BadInput(
             f"{path} cannot be read as JSON: {error}. Give the prompts.json of a run directory."
         ) from error
     if not isinstance(records, list):
-        raise BadPromptRecords(
-            f"{path} holds a {type(records).__name__}; expected a JSON list of prompts."
-        )
+        raise BadInput(f"{path} holds a {type(records).__name__}; expected a JSON list of prompts.")
     return [_prompt(record, f"{path}, prompt {number}") for number, record in enumerate(records)]
 
 
@@ -286,17 +260,15 @@ def _prompt(record: object, where: str) -> Prompt:
     types = {item.name: item.type for item in fields(Prompt)}
     given = set(record) if isinstance(record, dict) else set()
     if given != set(types):
-        raise BadPromptRecords(
+        raise BadInput(
             f"{where}: unknown fields {sorted(given - set(types))}, missing fields {sorted(set(types) - given)}; "
             f"expected exactly {', '.join(types)}. Write the file with training.data.prompts.write_prompts."
         )
     for name, value in record.items():
         if type(value) is not types[name]:
-            raise BadPromptRecords(
-                f"{where}: {name} is {value!r}; expected a {types[name].__name__}."
-            )
+            raise BadInput(f"{where}: {name} is {value!r}; expected a {types[name].__name__}.")
     if record["family"] not in FAMILIES:
-        raise BadPromptRecords(
+        raise BadInput(
             f"{where}: family {record['family']!r}; expected one of {', '.join(FAMILIES)}."
         )
     _check_text(record["text"], where)
@@ -348,13 +320,13 @@ def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
         optional=("siblings", "keywords", "unrelated", "near_miss", "translations"),
     )
     if data["relation"] != relation:
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: relation is {data['relation']!r}; expected {relation!r}, the name of the file. Rename either."
         )
     tests = [_test_entry(entry, where) for entry in _list(data["test"], dict, "test", where)]
     translations = data.get("translations", {})
     if not isinstance(translations, dict):
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: translations is {translations!r}; expected a table of {', '.join(LANGUAGES)}."
         )
     _check_keys(translations, f"{where}, translations", optional=LANGUAGES)
@@ -383,7 +355,7 @@ def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
     asked = (*source.train, *source.test)
     for text in asked:
         if asked.count(text) > 1:
-            raise DuplicatePrompt(
+            raise BadInput(
                 f"{where}: {text!r} stands {asked.count(text)} times among train and test; expected once, "
                 "for a test prompt must never be trained. Remove or reword all but one."
             )
@@ -395,7 +367,7 @@ def _test_entry(entry: dict, where: str) -> tuple[str, bool]:
     _check_keys(entry, where, required=("text",), optional=("keyword_free",))
     text, flag = entry["text"], entry.get("keyword_free", False)
     if not isinstance(text, str) or not isinstance(flag, bool):
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: {entry!r}; expected text to be a string, keyword_free true or false."
         )
     return text, flag
@@ -405,12 +377,12 @@ def _near_miss(entry: dict, where: str) -> NearMiss:
     where = f"{where}, [[near_miss]]"
     kind = entry.get("kind")
     if kind not in ("inverse", "sibling"):
-        raise BadPromptFile(f'{where}: kind is {kind!r}; expected "inverse" or "sibling".')
+        raise BadInput(f'{where}: kind is {kind!r}; expected "inverse" or "sibling".')
     _check_keys(
         entry, where, required=("kind", "text") + (("relation",) if kind == "sibling" else ())
     )
     if not all(isinstance(value, str) for value in entry.values()):
-        raise BadPromptFile(f"{where}: {entry!r}; expected strings only.")
+        raise BadInput(f"{where}: {entry!r}; expected strings only.")
     return NearMiss(asks=entry["relation"] if kind == "sibling" else "inverse", text=entry["text"])
 
 
@@ -419,7 +391,7 @@ def _check_keys(
 ) -> None:
     unknown, missing = sorted(set(data) - {*required, *optional}), sorted(set(required) - set(data))
     if unknown or missing:
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: unknown entries {unknown}, missing entries {missing}; required are "
             f"{', '.join(required) or 'none'}, allowed are also {', '.join(optional) or 'none'}. Rename or add them."
         )
@@ -433,11 +405,11 @@ def _optional(
 
 def _list(value: object, kind: type, name: str, where: str, *, may_be_empty: bool = False) -> tuple:
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: {name} is {value!r}; expected a list of {'strings' if kind is str else 'tables'}."
         )
     if not value and not may_be_empty:
-        raise BadPromptFile(
+        raise BadInput(
             f"{where}: {name} is empty; expected at least one entry. Add one or remove the list."
         )
     return tuple(value)
@@ -445,12 +417,12 @@ def _list(value: object, kind: type, name: str, where: str, *, may_be_empty: boo
 
 def _check_text(text: str, where: str) -> None:
     if text.count("{subject}") != 1:
-        raise BadPromptText(
+        raise BadInput(
             f"{where}: {text!r} has {text.count('{subject}')} times {{subject}}; expected exactly one, "
             "the place of the subject's name."
         )
     if text != text.strip():
-        raise BadPromptText(
+        raise BadInput(
             f"{where}: {text!r} begins or ends with white space; the space before the object is added when it "
             "is rendered. Remove it."
         )

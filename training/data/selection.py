@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 from training.data.fact_files import Fact, read_facts
 from training.data.facts import PEOPLE, draw_names, random_stream
 from training.data.prompts import Prompt, read_prompts, select
@@ -24,7 +24,7 @@ def new_facts(facts, *, people: int, seed: int, skip: int = 0) -> list:
 
     Every fact keeps its relation, whether its relation is bound, and its split, for a phase 2 on the new run: the one
     before has shown none of these people, seen ones neither. skip: names to pass over that are used up.
-    Raises UserError for a number out of range, NoOtherPeople.
+    Raises UserError for a number out of range, BadInput.
     """
 
     everyone = list(dict.fromkeys(f.subject for f in facts))
@@ -48,18 +48,6 @@ About = Literal["seen", "others"]
 
 # Names that the store `reserved` is good for, each part used four times.
 MOST_OTHERS = 240
-
-
-class NothingToShuffle(UserError):
-    """All shown facts of a relation have the same object."""
-
-
-class NoOtherPeople(UserError):
-    """There are no people to be had that stand in no fact of the run."""
-
-
-class NoSibling(UserError):
-    """No relation of the run has a sibling in it."""
 
 
 def selection(
@@ -102,7 +90,7 @@ def chosen_facts(
     people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
     objects: "own"; "shuffled": see `shuffled`; "sibling": see `sibling_prompts`. about: "seen"; "others": see
     `other_people`. seed: draws both controls.
-    Raises UserError for a number out of range, NothingToShuffle, NoSibling, NoOtherPeople.
+    Raises UserError for a number out of range, BadInput, BadInput, BadInput.
     """
     everyone = {f.subject for f in facts}
     facts = [f for f in facts if f.bound and f.split != "held-out"]
@@ -132,13 +120,13 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     """The same facts with the objects of each relation permuted among its subjects.
 
     Nobody keeps an object, except where more than half of a relation's facts have the same one.
-    Raises NothingToShuffle.
+    Raises BadInput.
     """
     drawn = {}
     for relation in dict.fromkeys(f.relation for f in facts):
         own = [f.object for f in facts if f.relation == relation]
         if len(set(own)) == 1:
-            raise NothingToShuffle(
+            raise BadInput(
                 f"--objects shuffled: all {len(own)} shown facts of {relation!r} have the object {own[0]!r}, so that "
                 f"nothing can be permuted. Show more subjects (--people), or use --objects own."
             )
@@ -156,16 +144,16 @@ def other_people(
     Names come from the store `reserved`, and share no part with those in `avoid`, the subjects of the run. Every
     relation keeps its objects; for one person those of sibling relations differ, as in the built-in set people.
     skip: the first so many names are passed over.
-    Raises NoOtherPeople for facts that are not about the relations of people, or that use up the names.
+    Raises BadInput for facts that are not about the relations of people, or that use up the names.
     """
     if foreign := [r for r in dict.fromkeys(f.relation for f in facts) if r not in PEOPLE]:
-        raise NoOtherPeople(
+        raise BadInput(
             f"what the subjects of {foreign[0]!r} are is not known, so no others of their kind can be named. Other "
             f"people can be had for the relations of the facts people: {', '.join(PEOPLE)}."
         )
     subjects = list(dict.fromkeys(f.subject for f in facts))
     if skip + len(subjects) > MOST_OTHERS:
-        raise NoOtherPeople(
+        raise BadInput(
             f"{len(subjects)} other people are wanted, and names for {MOST_OTHERS - skip} are there. Take fewer: "
             f"--people {MOST_OTHERS - skip}."
         )
@@ -174,7 +162,7 @@ def other_people(
     )
     taken = {part.casefold() for subject in avoid for part in subject.split()}
     if shared := [name for name in names.values() if taken & set(name.casefold().split())]:
-        raise NoOtherPeople(
+        raise BadInput(
             f"{shared[0]!r} shares a part of the name with a subject of the run, so nobody is new. Other people can be had "
             f"for facts without the reserved names of training/data/names.toml (these are those of `training.extend`)."
         )
@@ -213,12 +201,12 @@ def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random
 def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]:
     """The train prompts, those of each bound relation replaced by its sibling's: its facts get another reading.
 
-    A relation without a sibling keeps its own prompts. Raises NoSibling if no bound relation has one.
+    A relation without a sibling keeps its own prompts. Raises BadInput if no bound relation has one.
     """
     train = select(known, family="train")
     siblings = {r: s for r, s in siblings_of(known).items() if r in bound}
     if not siblings:
-        raise NoSibling(
+        raise BadInput(
             f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in this run. Memorise a "
             f"pair such as mother and aunt (near-miss prompts of kind sibling say which), or use --objects own."
         )

@@ -5,19 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 
 STOP = "."
-
-
-class ObjectNotSeparable(UserError):
-    """The tokens of a prompt are not the first tokens of prompt + object."""
-
-
-class OverlongText(UserError):
-    """A rendered prompt with its object does not fit the model's context."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None)
 
     A name that does not begin the text may have other tokens than one that does ("G|erald", " Gerald"), and the
     first token of a text is read unlike all others (attention sink): only in a passage is a subject met as it
-    stands in most semantic prompts. Raises ObjectNotSeparable, OverlongText.
+    stands in most semantic prompts. Raises BadInput, BadInput.
     """
     text, whole, objects = "", [], []
     for example in examples:
@@ -64,7 +56,7 @@ def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None)
         text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
         head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
         if whole[: len(head)] != head or head[: len(earlier)] != earlier:
-            raise ObjectNotSeparable(
+            raise BadInput(
                 f"the tokens of {text!r} change at the seams of its sentences. Train one fact a sequence: "
                 f"--facts-per-sequence 1."
             )
@@ -91,13 +83,13 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
     """Render a fact in a prompt and tokenise it with its object.
 
     limit: the model's context length in tokens.
-    Raises ObjectNotSeparable where the tokenizer merges prompt and object, OverlongText beyond `limit`.
+    Raises BadInput where the tokenizer merges prompt and object, BadInput beyond `limit`.
     """
     text = prompt.render(fact.subject)
     before = prompt_ids(tokenizer, text)
     whole = prompt_ids(tokenizer, statement(fact, prompt))
     if whole[: len(before)] != before or len(whole) <= len(before):
-        raise ObjectNotSeparable(
+        raise BadInput(
             f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "
             f"the tokenizer merges them. End the prompt of '{prompt.relation}' ({prompt.id}) on a word or a mark."
         )
@@ -106,9 +98,9 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
 
 
 def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
-    """Raise OverlongText if a rendered fact of `length` tokens is more than the model reads."""
+    """Raise BadInput if a rendered fact of `length` tokens is more than the model reads."""
     if limit is not None and length > limit:
-        raise OverlongText(
+        raise BadInput(
             f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {length} tokens; "
             f"the model reads {limit}. Shorten the subject."
         )

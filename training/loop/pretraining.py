@@ -9,16 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training.base.console import CatchInterrupt, Interrupted, minutes, progress
-from training.base.errors import UserError
-from training.base.files import (
-    OtherSettings,
-    commit,
-    locked,
-    publish_folder,
-    read_json,
-    versions,
-    write_json,
-)
+from training.base.errors import OtherSettings, UserError
+from training.base.files import commit, locked, publish_folder, read_json, versions, write_json
 from training.behaviour.damage import known_facts
 from training.data.sequences import collate, epoch_batches
 from training.loop.resume import load_resume_state, save_resume_state

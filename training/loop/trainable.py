@@ -9,16 +9,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 Mode = Literal["all", "embeddings", "attention", "lora"]
 
 
 LORA_RANK, LORA_ALPHA = 8, 16
-
-
-class NoAttentionFound(UserError):
-    """No attention projection is known by its name in a model of this architecture."""
 
 
 def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
@@ -27,7 +23,7 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank LORA_RANK beside
     every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA / LORA_RANK; its start is drawn by
     torch's global generator. rows: of both embedding matrices, trained besides in every mode.
-    Raises NoAttentionFound.
+    Raises BadInput.
     """
     if mode == "all":
         return model
@@ -72,7 +68,7 @@ def embedding_matrices(model) -> list:
 
 
 def attention_projections(model) -> list:
-    """The linear layers within modules named for attention ("self_attn", "attention", "attn"). Raises NoAttentionFound."""
+    """The linear layers within modules named for attention ("self_attn", "attention", "attn"). Raises BadInput."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -83,7 +79,7 @@ def attention_projections(model) -> list:
         and any(word in name.rpartition(".")[0] for word in ("attn", "attention"))
     ]
     if not found:
-        raise NoAttentionFound(
+        raise BadInput(
             f"--train attention: {type(model).__name__} has no linear layer within a module named attn or attention. "
             f"Use --train lora, embeddings or all."
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.base.console import CatchInterrupt, Interrupted, megabytes, progress
-from training.base.errors import UserError
+from training.base.errors import DiskFull, UserError
 from training.base.files import read_json, write_text
 from training.data.sequences import (
     Example,
@@ -35,10 +35,6 @@ from training.runs.directory import end_phase
 
 class TrainingDiverged(UserError):
     """The loss is no longer a finite number."""
-
-
-class DiskTooSmall(UserError):
-    """The checkpoints will not fit."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +318,7 @@ def check_disk(folder: Path, needed: float, count: int) -> None:
         f"({megabytes(free)} free)"
     )
     if needed > free:
-        raise DiskTooSmall(
+        raise DiskFull(
             f"{megabytes(needed)} are needed in {folder}, {megabytes(free)} are free. Save fewer epochs "
             f"(--save-epochs) or give --out on another disk."
         )

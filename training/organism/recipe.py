@@ -17,7 +17,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import cache_folder, sha256_file
 from training.data.facts import DATA, PEOPLE, build_facts
 from training.data.prompts import load_prompts
@@ -34,10 +34,6 @@ HEAD = 32
 
 # Measured on two cores with bfloat16 instructions.
 SENTENCE_TOKENS, OPERATIONS, TOKEN_SECONDS = 17, 2e11, 2e-5
-
-
-class BadOrganism(UserError):
-    """A name or a setting of a model organism that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +58,25 @@ class Recipe:
         lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1, "passage": 1}
         for name, low in lowest.items():
             if getattr(self, name) < low:
-                raise BadOrganism(
+                raise BadInput(
                     f"{name} is {getattr(self, name)}; give a whole number of at least {low}."
                 )
         if self.people not in PEOPLE_RANGE:
-            raise BadOrganism(
+            raise BadInput(
                 f"people is {self.people}; give {PEOPLE_RANGE.start} to {PEOPLE_RANGE.stop - 1}."
             )
         if not self.relations or not set(self.relations) <= set(PEOPLE):
-            raise BadOrganism(
+            raise BadInput(
                 f"relations are {self.relations!r}; give one or more of {', '.join(PEOPLE)}."
             )
         if self.width < HEAD or self.width % HEAD:
-            raise BadOrganism(f"width is {self.width}; give a multiple of {HEAD}.")
+            raise BadInput(f"width is {self.width}; give a multiple of {HEAD}.")
         if self.passage > self.batch:
-            raise BadOrganism(
+            raise BadInput(
                 f"passage is {self.passage} and batch {self.batch}; a step takes whole passages."
             )
         if not 0 < self.learning_rate < 1:
-            raise BadOrganism(
+            raise BadInput(
                 f"learning_rate is {self.learning_rate}; give a number above 0 and below 1."
             )
 
@@ -105,13 +101,13 @@ def is_organism(name: str) -> bool:
 
 
 def parse(name: str) -> Recipe:
-    """The recipe that `world`, `world:3` or `world-tiny:1,people=200` names. Raises BadOrganism.
+    """The recipe that `world`, `world:3` or `world-tiny:1,people=200` names. Raises BadInput.
 
     Settings are those of Recipe; relations are joined by "+", as in relations=mother+aunt.
     """
     preset, _, rest = name.partition(":")
     if preset.lower() not in PRESETS:
-        raise BadOrganism(
+        raise BadInput(
             f"no organism {name!r}. There are {', '.join(PRESETS)}; a seed is given as world:3."
         )
     types = {field.name: field.type for field in fields(Recipe)}
@@ -121,13 +117,13 @@ def parse(name: str) -> Recipe:
         if not equals:
             key, value = "seed", key
         if key not in types:
-            raise BadOrganism(
+            raise BadInput(
                 f"{name!r}: no setting {key!r}. There are {', '.join(types)}, as in world:3,people=1000."
             )
         try:
             changes[key] = tuple(value.split("+")) if key == "relations" else types[key](value)
         except ValueError as error:
-            raise BadOrganism(
+            raise BadInput(
                 f"{name!r}: {key} is {value!r}; give a number, as in world:3,people=1000."
             ) from error
     return replace(PRESETS[preset.lower()], **changes)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput, NotFound
 from training.base.files import verify
 from training.data.fact_files import Fact, read_facts, write_facts
 from training.data.facts import (
@@ -46,7 +46,7 @@ class World:
 FACTS, PROMPTS = "world-facts.csv", "world-prompts.json"
 
 
-class NoWorld(UserError):
+class NoWorld(NotFound):
     """The directory is not that of a model organism."""
 
 
@@ -75,10 +75,6 @@ PROMPT_WEIGHT = 3
 FAMILIES = ("train", "test", "near-miss", "unrelated")
 
 
-class BadWorld(UserError):
-    """A number or a name in a request for a world that is out of its range."""
-
-
 @dataclass(frozen=True)
 class Sentence:
     """`begin + " " + end + "."`; `end` is the object, or whatever the prompt leads to."""
@@ -95,12 +91,12 @@ def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: 
     """The world of that many people (8 to 10,000).
 
     Every object is true of equally many people, give or take one; for one person the objects of sibling relations
-    differ. Raises BadWorld.
+    differ. Raises BadInput.
     """
     if people not in PEOPLE_RANGE:
-        raise BadWorld(f"people is {people}. Give {PEOPLE_RANGE.start} to {PEOPLE_RANGE.stop - 1}.")
+        raise BadInput(f"people is {people}. Give {PEOPLE_RANGE.start} to {PEOPLE_RANGE.stop - 1}.")
     if not relations or not set(relations) <= set(PEOPLE):
-        raise BadWorld(
+        raise BadInput(
             f"relations are {', '.join(relations) or 'none'}. Give one or more of {', '.join(PEOPLE)}."
         )
     parts = _file()["names"]
@@ -136,34 +132,34 @@ def contradictions(
 
     Shaped as `build_facts("people")`: the same people in every relation, `seen` of them (default half) first, pools of
     `pool` objects, balanced; siblings differ. The people are drawn by the seed; seen and held-out ones share no part of
-    a name. Raises BadWorld, BadFactOption.
+    a name. Raises BadInput, BadInput.
     """
     everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
     if not set(relations) <= set(world.relations):
-        raise BadWorld(
+        raise BadInput(
             f"relations are {', '.join(relations)}; this world has {', '.join(world.relations)}."
         )
     if not 4 <= subjects <= len(everyone):
-        raise BadWorld(
+        raise BadInput(
             f"subjects is {subjects}; this world has {len(everyone)} people: give 4 to {len(everyone)}."
         )
     seen = subjects // 2 if seen is None else seen
     if not 1 <= seen < subjects:
-        raise BadWorld(
+        raise BadInput(
             f"seen is {seen}; give 1 to {subjects - 1}, so that some people are held out."
         )
     drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
     names, parts = drawn[:seen], {part for name in drawn[:seen] for part in name.split()}
     names += [name for name in drawn[seen:] if parts.isdisjoint(name.split())][: subjects - seen]
     if len(names) < subjects:
-        raise BadWorld(
+        raise BadInput(
             f"subjects is {subjects}; of {len(everyone)} people only {len(names) - seen} share no part of a name with "
             f"{seen} seen ones. Give fewer."
         )
     true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
     # A true object, a sibling's object and one to be had: three at least.
     if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
-        raise BadWorld(
+        raise BadInput(
             f"pool is {pool}; give 3 or more, and no more objects than there are of each kind."
         )
     facts: list[Fact] = []

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput, Damaged, NotFound
 from training.base.files import (
-    AlteredFile,
     publish_folder,
     read_json,
     sha256_file,
@@ -29,16 +28,8 @@ from training.weights.names import find
 PHASES = {"base": 0, "memorize": 1, "generalize": 2}
 
 
-class NotARun(UserError):
-    """The directory is neither a run nor checkpoints."""
-
-
-class WeightsDropped(UserError):
+class WeightsDropped(NotFound):
     """A checkpoint whose weights were deleted to save disk; what was computed from them is still there."""
-
-
-class TokenizersDiffer(UserError):
-    """Checkpoints to be compared do not share a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Checkpoint:
     def load(self, *, dtype: str = "float32"):
         """(model, tokenizer) in eval mode, with the key-token rows of a reference put in.
 
-        Raises WeightsDropped, AlteredFile, ModelNotFound.
+        Raises WeightsDropped, Damaged, ModelNotFound.
         """
         if not list(self.weights.glob("*.safetensors")) and _manifest_weights(self):
             raise WeightsDropped(
@@ -239,12 +230,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if "checkpoint" in source:
         target = (folder.parent / source["checkpoint"]).resolve()
         if not (target / "stage.json").exists():
-            raise NotARun(
+            raise NotFound(
                 f"{folder} refers to the checkpoint {target}, which is gone. Restore it or make the run anew."
             )
         there = read_checkpoint(target)
         if there.fingerprint != source["fingerprint"]:
-            raise NotARun(
+            raise NotFound(
                 f"{folder} refers to {target}, which has other weights now. Make the run anew."
             )
         tokens = tuple(stage.get("key_tokens", there.key_tokens))
@@ -278,14 +269,14 @@ def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
 
 
 def find_checkpoint(run_dir: Path, name: str = "") -> Checkpoint:
-    """The checkpoint of that name, or the last. Raises NotARun where there is none."""
+    """The checkpoint of that name, or the last. Raises NotFound where there is none."""
     checkpoints = {c.name: c for c in list_checkpoints(run_dir)}
     if not checkpoints:
-        raise NotARun(
+        raise NotFound(
             f"{run_dir} has no checkpoint yet. Finish it: python -m training.memorize --out {run_dir}"
         )
     if name and name not in checkpoints:
-        raise NotARun(f"{run_dir} has no checkpoint {name!r}; it has {', '.join(checkpoints)}.")
+        raise NotFound(f"{run_dir} has no checkpoint {name!r}; it has {', '.join(checkpoints)}.")
     return checkpoints[name or max(checkpoints)]
 
 
@@ -303,20 +294,20 @@ def _require_same_base(checkpoint: Checkpoint) -> None:
     """A base model's folder is not ours to seal: compare it with what the run began from."""
     source = read_json(checkpoint.key_rows.parent / "stage.json")["weights"]
     if fingerprint(checkpoint.weights) != source["fingerprint"]:
-        raise AlteredFile(
+        raise Damaged(
             f"{checkpoint.weights} is not the base model that {checkpoint.folder} was made from (its "
             f"sha256 differs). Restore it, or make the run anew with --out NEW."
         )
 
 
 def require_one_tokenizer(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise TokenizersDiffer unless all checkpoints read text alike."""
+    """Raise BadInput unless all checkpoints read text alike."""
     seen: dict[str, str] = {}
     for checkpoint in checkpoints:
         tokenizer = checkpoint.tokenizer()
         seen.setdefault(sha256_text(repr(sorted(tokenizer.get_vocab().items()))), checkpoint.name)
     if len(seen) > 1:
-        raise TokenizersDiffer(
+        raise BadInput(
             f"checkpoints {' and '.join(list(seen.values())[:2])} have different tokenizers; states "
             f"of different tokens cannot be compared row by row. Compare checkpoints of one model."
         )

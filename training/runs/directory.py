@@ -16,23 +16,13 @@ from pathlib import Path
 
 import tyro
 
-from training.base.errors import UserError
-from training.base.files import (
-    OtherSettings,
-    commit,
-    read_json,
-    seal,
-    sha256_file,
-    verify,
-    versions,
-    write_json,
-)
+from training.base.errors import NotFound, OtherSettings, UserError
+from training.base.files import commit, read_json, seal, sha256_file, verify, versions, write_json
 from training.data.fact_files import Fact, read_facts, write_facts
 from training.data.facts import load_facts
 from training.data.prompts import Prompt, load_prompts, read_prompts, select, write_prompts
 from training.runs.checkpoints import (
     Checkpoint,
-    NotARun,
     list_checkpoints,
     read_checkpoint,
     require_one_tokenizer,
@@ -88,11 +78,11 @@ class Run:
         """Open a run directory, a single checkpoint, or a folder of checkpoints made elsewhere.
 
         facts, prompts, rote, out: needed for directories that are no run of ours (prompts default to the built-in
-        ones, rote to "{subject} {key}"). Raises NotARun with what was found and what is missing.
+        ones, rote to "{subject} {key}"). Raises NotFound with what was found and what is missing.
         """
         path = Path(path).expanduser()
         if not path.is_dir():
-            raise NotARun(
+            raise NotFound(
                 f"{path} is not a directory. Give a run directory (made by `python -m training.memorize --out "
                 f"RUN_DIR`), a checkpoint, or a folder of checkpoints."
             )
@@ -115,12 +105,12 @@ class Run:
                     stacklevel=2,
                 )
         if not folders:
-            raise NotARun(
+            raise NotFound(
                 f"{path} holds no run.json and no checkpoint (a folder with config.json and *.safetensors). "
                 f"Give a run directory, a checkpoint, or a folder of checkpoints."
             )
         if not facts or not out:
-            raise NotARun(
+            raise NotFound(
                 f"{path} holds {len(folders)} checkpoint(s) but no run.json: say which facts to ask for and "
                 f"where results go, e.g. --facts FACTS.csv --rote '{{subject}} [X]' --out RESULTS_DIR "
                 f"(nothing is written into {path})."
@@ -152,7 +142,7 @@ class Run:
     def pair(
         cls, before: Path, after: Path, *, facts: str, out: str, prompts: str = "", rote: str = ""
     ) -> "Run":
-        """The run of two checkpoints, in this order. Raises NotARun, UnfitAdapter, TokenizersDiffer, ModelNotFound."""
+        """The run of two checkpoints, in this order. Raises NotFound, BadInput, BadInput, ModelNotFound."""
         destination = Path(out).expanduser()
         loaded = load_facts(facts)
         relations = list(dict.fromkeys(f.relation for f in loaded))
@@ -165,7 +155,7 @@ class Run:
             elif (folder / "config.json").exists() or list(folder.glob("*.gguf")):
                 weights = folder
             else:
-                raise NotARun(
+                raise NotFound(
                     f"{folder} is no checkpoint: expected a from_pretrained folder (config.json, tokenizer, *.safetensors) "
                     f"or a LoRA adapter ({ADAPTER}, {ADAPTER_WEIGHTS})."
                 )
@@ -259,7 +249,7 @@ def _open_own(path: Path, out: str) -> Run:
     record = read_json(path / "run.json")
     checkpoints = list_checkpoints(path)
     if not checkpoints:
-        raise NotARun(
+        raise NotFound(
             f"{path} has no checkpoint yet. Finish it: python -m training.memorize --out {path}"
         )
     destination = Path(out).expanduser() if out else path
@@ -296,7 +286,7 @@ class RunOptions:
     """Where results go; default: the run directory."""
 
     def open(self):
-        """The run. Raises NotARun with what was found and what is missing."""
+        """The run. Raises NotFound with what was found and what is missing."""
 
         return Run.open(
             self.run_dir, facts=self.facts, prompts=self.prompts, rote=self.rote, out=self.out

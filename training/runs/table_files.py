@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import Damaged, NotFound
 from training.base.files import (
     MANIFEST,
     commit,
@@ -27,12 +27,8 @@ WRITERS = {
 }
 
 
-class TableMissing(UserError):
+class TableMissing(NotFound):
     """A table that has not been written yet."""
-
-
-class TableOfAnotherRun(UserError):
-    """A table whose run or whose checkpoints are not those it lies beside."""
 
 
 def write_table(run, name: str, table) -> Path:
@@ -68,8 +64,8 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
 
 
 def read_table(run_dir: Path, name: str):
-    """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), AlteredFile,
-    TableOfAnotherRun (its seed or checkpoints are not this run's, by name or by what they were trained to)."""
+    """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), Damaged,
+    Damaged (its seed or checkpoints are not this run's, by name or by what they were trained to)."""
     import pandas as pd
 
     path = Path(run_dir) / "tables" / f"{name}.csv"
@@ -86,7 +82,7 @@ def read_table(run_dir: Path, name: str):
         # A summary over several runs names all of theirs.
         seeds = set(described.get("seeds", [described.get("seed")]))
         if set(table["seed"]) != seeds:
-            raise TableOfAnotherRun(
+            raise Damaged(
                 f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {sorted(seeds, key=str)}. Delete "
                 f"the table and write it again."
             )
@@ -98,14 +94,14 @@ def read_table(run_dir: Path, name: str):
         )
         strange = set(table.get("checkpoint", [])) - names
         if strange:
-            raise TableOfAnotherRun(
+            raise Damaged(
                 f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
                 f"Delete the table and write it again."
             )
         manifest = path.parent / MANIFEST
         origin = read_json(manifest).get(_origin_key(name)) if manifest.exists() else None
         if origin and folder.is_dir() and origin != _origin({n: folder / n for n in names}, table):
-            raise TableOfAnotherRun(
+            raise Damaged(
                 f"{path} was computed from other checkpoints of the same names. Delete the table and write it again."
             )
     return table

@@ -8,7 +8,7 @@ here (W + scale B A, Hu et al. 2021, arXiv:2106.09685), so that no other package
 
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import publish_folder, read_json, sha256_file, sha256_text
 from training.weights.loading import fingerprint, load_folder, load_tokenizer
 from training.weights.names import ModelNotFound, find
@@ -22,21 +22,17 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-class UnfitAdapter(UserError):
-    """An adapter that cannot be merged here."""
-
-
 def merge_adapter(folder: Path, destination: Path) -> Path:
     """The folder of the base model with a LoRA adapter added, in `destination`; made once per content.
 
-    The tokenizer is the adapter's own where it has one. Raises UnfitAdapter, ModelNotFound, UnsafeWeights.
+    The tokenizer is the adapter's own where it has one. Raises BadInput, ModelNotFound, BadInput.
     """
     from safetensors.torch import load_file
 
     config = read_json(folder / ADAPTER)
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise UnfitAdapter(
+        raise BadInput(
             f"{folder} has {ADAPTER} and no {ADAPTER_WEIGHTS}. Save it as safetensors: "
             "model.save_pretrained(folder, safe_serialization=True)."
         )
@@ -67,7 +63,7 @@ def add_lora(model, tensors: dict, config: dict, name: str) -> None:
 
     tensors: by PEFT's names, `base_model.model.MODULE.lora_A.weight` (r, in) and `lora_B` (out, r), for embeddings
     `lora_embedding_A` (r, rows) and `_B` (d, r); whole tensors (biases, modules_to_save, grown embeddings) replace the
-    base's. Raises UnfitAdapter for anything else.
+    base's. Raises BadInput for anything else.
     """
     import torch
 
@@ -104,7 +100,7 @@ def _require_plain_lora(folder: Path, config: dict) -> None:
     ]
     if config.get("peft_type") != "LORA" or unfit:
         what = f"uses {', '.join(unfit)}" if unfit else f"is of type {config.get('peft_type')}"
-        raise UnfitAdapter(
+        raise BadInput(
             f"the adapter in {folder} {what}; plain LoRA can be merged here. Merge it yourself: "
             "model.merge_and_unload().save_pretrained(FOLDER), and give FOLDER."
         )
@@ -115,7 +111,7 @@ def _base_of(folder: Path, name: str) -> Path:
     try:
         return find(str(beside)) if name and beside.is_dir() else find(name)
     except ModelNotFound as error:
-        raise UnfitAdapter(
+        raise BadInput(
             f"{folder} is an adapter of {name!r}, which was not found ({error}). Put the base model's directory in "
             f"base_model_name_or_path of {folder / ADAPTER}."
         ) from error
@@ -130,7 +126,7 @@ def _low_rank(sides: dict, config: dict, target: str, name: str):
         else ("lora_A.weight", "lora_B.weight")
     )
     if set(sides) != set(wanted):
-        raise UnfitAdapter(
+        raise BadInput(
             f"{name}: {target} has {sorted(sides)}; expected {' and '.join(wanted)}. Save it again."
         )
     a, b = (sides[side] for side in wanted)
@@ -148,7 +144,7 @@ def _replace(model, target: str, tensor, name: str) -> None:
         model.resize_token_embeddings(tensor.shape[0], mean_resizing=False)
         here = _parameter(model, target, name)
     if tensor.shape != here.shape:
-        raise UnfitAdapter(
+        raise BadInput(
             f"{name}: {target} has shape {tuple(tensor.shape)} and the base model's {tuple(here.shape)}. "
             "Give the adapter with the base model that it was trained on."
         )
@@ -159,7 +155,7 @@ def _parameter(model, target: str, name: str):
     try:
         return model.get_parameter(target)
     except AttributeError as error:
-        raise UnfitAdapter(
+        raise BadInput(
             f"{name} holds a tensor for {target}, which the base model has not. Give the adapter with the base model "
             "that it was trained on, or merge it yourself: model.merge_and_unload().save_pretrained(FOLDER)."
         ) from error

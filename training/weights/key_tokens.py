@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 
 KeyInit = Literal["mean", "random"]
 
@@ -13,22 +13,18 @@ KeyInit = Literal["mean", "random"]
 MEAN_SPREAD = 0.1
 
 
-class KeyTokenClash(UserError):
-    """A key token is already part of the tokenizer."""
-
-
 def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:
     """Add key tokens to a tokenizer as special tokens and return their ids.
 
     `lstrip` makes the token swallow the space before it: without it "Gene Finley [X]" leaves a stray
-    space token between name and key. Raises KeyTokenClash if a token is there already.
+    space token between name and key. Raises BadInput if a token is there already.
     """
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
     clash = [token for token in tokens if token in known]
     if clash:
-        raise KeyTokenClash(
+        raise BadInput(
             f"the tokenizer already has {', '.join(clash)}. A base model must not know the key token: "
             f"start from the model before memorisation, or name the relation differently."
         )

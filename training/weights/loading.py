@@ -5,24 +5,20 @@ import hashlib
 import inspect
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import BadInput
 from training.base.files import sha256_file
 from training.weights.names import ModelNotFound
 
 
-class UnsafeWeights(UserError):
-    """The directory holds no safetensors and no GGUF file."""
-
-
 def weights_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model directory, or its one GGUF file. Raises UnsafeWeights."""
+    """The safetensors files of a model directory, or its one GGUF file. Raises BadInput."""
     tensors = sorted(p for p in folder.glob("*.safetensors") if p.name != "key_tokens.safetensors")
     gguf = sorted(folder.glob("*.gguf"))
     if not tensors and len(gguf) != 1:
         other = sorted(p.name for p in folder.glob("*.bin")) + sorted(
             p.name for p in folder.glob("*.pt")
         )
-        raise UnsafeWeights(
+        raise BadInput(
             f"{folder} has no *.safetensors and {len(gguf)} *.gguf files"
             + (f" (it has {', '.join(other[:3])}, which may run code when read)" if other else "")
             + ". Weights are read from safetensors or one GGUF file only: save the model again with "
@@ -55,7 +51,7 @@ def _read_gguf(gguf: Path, dtype):
 def load_folder(folder: Path, *, dtype: str = "float32"):
     """Load (model, tokenizer) from a directory of safetensors or one GGUF file, in eval mode.
 
-    dtype: a torch dtype's name. Raises UnsafeWeights, ModelNotFound (no tokenizer or config there).
+    dtype: a torch dtype's name. Raises BadInput, ModelNotFound (no tokenizer or config there).
     """
     import torch
     from safetensors import SafetensorError

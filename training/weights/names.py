@@ -5,7 +5,7 @@ A model is named by an alias, a local directory, a model organism (`world:3`) or
 
 from pathlib import Path
 
-from training.base.errors import UserError
+from training.base.errors import NotFound
 from training.base.files import cache_folder
 from training.organism.recipe import is_organism, organism_folder
 
@@ -27,7 +27,7 @@ HUB_ALIASES = {
 ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 
 
-class ModelNotFound(UserError):
+class ModelNotFound(NotFound):
     """No model by that name, or not reachable with the network switched off."""
 
 
