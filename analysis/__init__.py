@@ -1,0 +1,13 @@
+"""States in, tables out: measures of alignment with intervals, nulls and controls.
+
+>>> from analysis import compare, linear_cka
+>>> linear_cka(x[:, 20], y[0, :, 20])            # debiased; 0 for independent rows
+>>> compare(states["aunt", "rote"], states["aunt", "test"], split="held-out")    # by site
+
+The measures take arrays, (n, d) with one row per subject, and import neither torch nor pandas.
+Names are imported when first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

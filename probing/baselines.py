@@ -1,9 +1,9 @@
-"""States that know nothing of what a model learned: its input embeddings alone, and its architecture alone.
+"""Baselines that know nothing of what a model learned: its input embeddings, its architecture.
 
     names = subject_embeddings(model, tokenizer, ["Gene Finley", ...])      # (n, d)
     states = hidden_states(untrained(model), tokenizer, prompts)
 
-What a probe reads from these, it reads from the spelling of the name or from the tokens of the prompt.
+What a probe reads from these comes from the spelling of the name or the tokens of the prompt.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from torch import FloatTensor, nn
 
 
-# A model that was itself initialised from a small seed would else be its own control.
+# Far from the small seeds that models are initialised from: a model must not be its own control.
 FIRST_SEED = 915_301
 
 
 def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]) -> FloatTensor:
     """Mean input embedding of each subject's tokens, (n_subjects, d) float32 on the CPU.
 
-    Tokenised as at the head of a prompt; special tokens that the tokenizer adds by itself are left out. Raises what
-    `probing.states.encode` raises, and BadInput for a subject without a token of its own.
+    Tokenised as at the start of a prompt, without the special tokens that the tokenizer adds.
+    Raises BadInput as `encode` does, and for a subject that has only special tokens.
     """
     import torch
 
@@ -45,9 +45,9 @@ def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model of the same class and configuration with freshly initialised float32 weights, in eval mode.
+    """A model of the same class and configuration with fresh float32 weights, in eval mode.
 
-    `model` and the global random state are left as they are; the same seed gives the same weights.
+    The same seed gives the same weights. `model` and the global random state do not change.
     """
     import torch
 

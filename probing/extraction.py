@@ -1,9 +1,9 @@
-"""Hidden states of prompts: one vector a prompt and site, at a chosen token.
+"""Hidden states of prompts: one vector per prompt and site, at a chosen token.
 
     states = hidden_states(model, tokenizer, ["Gene Finley [X_mother]", ...], positions="last")
 
-Row i is prompt i. `encode` turns prompts into token ids and one token index each, without a model; `extract`
-runs a model over them.
+Row i is prompt i. `encode` turns prompts into token ids and one token index each, without a model;
+`extract` runs a model over them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from probing.sites import choose_sites, site_names
 from probing.tracing import read_sites, tokenizer_left_as_found, traced
-from training.base.errors import BadInput, UserError
+from training.base.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import FloatTensor, nn
 
 
 NAMED_POSITIONS = ("last", "subject_last", "key")
-
-
 KEY_TOKEN = re.compile(r"\[X[^\]]*\]")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised prompts: `token_ids[i]` of prompt i, and `positions[i]`, an index into it from 0."""
+    """Tokenised prompts: `token_ids[i]` of prompt i, and `positions[i]`, its token index."""
 
     token_ids: list[list[int]]
     positions: list[int]
@@ -49,24 +47,25 @@ def hidden_states(
     key_tokens: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> FloatTensor:
-    """Hidden states (n_prompts, n_sites, d), float32 on the CPU, in the order of `prompts` and `sites`.
+    """Hidden states of prompts at named sites, (n_prompts, n_sites, d) float32 on the CPU.
 
-    model: any Hugging Face causal language model, in whose own dtype all is computed. prompts: a list, tuple,
-    array or Series of raw text, tokenised exactly as `tokenizer(text)` does: no chat template, and special
-    tokens (a BOS) only where the tokenizer adds them by itself. positions, the token that is read:
+    >>> x = hidden_states(model, tokenizer, ["Ida Lund [X_mother]", "Tom Frost [X_mother]"])
+    >>> x[:, site_names(model).index("resid_post.20")]          # (2, d)
+
+    model: any Hugging Face causal language model; everything is computed in its dtype.
+    prompts: raw texts, tokenised as `tokenizer(text)` does: no chat template, and a BOS only where
+    the tokenizer adds one. positions: the token that is read:
       "last"          the last token of the prompt;
-      "subject_last"  the last token that overlaps the last character of the prompt's subject (`subjects`,
-                      one a prompt; its last occurrence as a whole word, else its last occurrence);
-      "key"           the last key token: `key_tokens` (one for all, or one a prompt), by default any
-                      special token of the tokenizer that looks like "[X...]";
-      an int, or one a prompt: token index in the prompt, special tokens counted, negative from the end.
-    sites: names from `site_names(model)`, by default all. batch_size: prompts a forward pass, of equal token
-    count, so nothing is padded. progress: a bar on stderr, unless that is no terminal.
+      "subject_last"  the last token of the prompt's subject (`subjects`, one per prompt): its last
+                      occurrence as a whole word, else its last occurrence;
+      "key"           the last key token: `key_tokens` (one for all or one per prompt), by default
+                      any special token like "[X...]";
+      an int, or one per prompt: token index, special tokens counted, negative from the end.
+    sites: names from `site_names(model)`; default: all. batch_size: prompts per forward pass; all
+    have the same token count, so nothing is padded. progress: a bar on stderr in a terminal.
 
-    Runs in eval mode without gradients; modes, padding, truncation and pad token are left as found. The same
-    tokens at the same position are computed once.
-    Raises BadInput, BadInput, BadInput, BadInput, BadInput, BadInput,
-    BadInput, and UnsupportedModel or BadInput from `probing.sites`.
+    Runs in eval mode without gradients and leaves model and tokenizer as they were. Equal prompts
+    are computed once. Raises BadInput, and UnsupportedModel where the layers cannot be found.
     """
     encoded = encode(
         tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
@@ -82,7 +81,7 @@ def encode(
     subjects: Sequence[str] | None = None,
     key_tokens: str | Sequence[str] | None = None,
 ) -> Encoded:
-    """Token ids and positions of `prompts`, without a model; arguments and errors as in `hidden_states`."""
+    """Token ids and positions of `prompts`, without a model; arguments as in `hidden_states`."""
     texts = _checked(prompts)
     by_subject = isinstance(positions, str) and positions == "subject_last"
     if by_subject:
@@ -114,14 +113,12 @@ def extract(
     batch_size: int = 32,
     progress: bool = True,
 ) -> FloatTensor:
-    """States (n_prompts, n_sites, d) of encoded prompts; arguments and errors as in `hidden_states`."""
+    """States (n_prompts, n_sites, d) of encoded prompts; arguments as in `hidden_states`."""
     import torch
     from tqdm import tqdm
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadInput(
-            f"batch_size must be a whole number of prompts, at least 1, got {batch_size!r}"
-        )
+        raise BadInput(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     names = choose_sites(site_names(model), sites)
     check_readable(model, encoded.token_ids)
 
@@ -157,9 +154,9 @@ def extract(
 
 
 def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
-    """Index of the last token over character `characters[i]` of `texts[i]`, as a position for `encode`.
+    """Index of the last token over character `characters[i]` of `texts[i]`.
 
-    Raises BadInput, BadInput where no token covers the character.
+    Raises BadInput where no token covers the character, or for a slow tokenizer.
     """
     _require_offsets(tokenizer, "a character's token")
     with tokenizer_left_as_found(tokenizer):
@@ -178,7 +175,7 @@ def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -
 
 
 def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
-    """Raises BadInput or BadInput where the model cannot read these token ids."""
+    """Raise BadInput for prompts longer than the model reads, or tokens that it lacks."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     _check_lengths(token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
     _check_vocabulary(model, token_ids)
@@ -205,8 +202,8 @@ def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: 
     longest = max(range(len(token_ids)), key=lambda index: len(token_ids[index]))
     if limit is not None and len(token_ids[longest]) > limit:
         raise BadInput(
-            f"prompt {longest} has {len(token_ids[longest])} tokens, {what} is {limit}; shorten it: "
-            "prompts are never truncated"
+            f"prompt {longest} has {len(token_ids[longest])} tokens, {what} is {limit}; shorten it "
+            "(prompts are never truncated)"
         )
 
 
@@ -214,15 +211,15 @@ def _check_vocabulary(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> N
     largest, n_rows = max(map(max, token_ids)), model.get_input_embeddings().num_embeddings
     if largest >= n_rows:
         raise BadInput(
-            f"token id {largest} is outside the {n_rows} embeddings of this {type(model).__name__}; give the "
-            "tokenizer that belongs to it, or resize the embeddings for the tokens that were added"
+            f"token id {largest} is outside the {n_rows} embeddings of {type(model).__name__}; "
+            "give the tokenizer that belongs to it, or resize the embeddings for added tokens"
         )
 
 
-def _one_each(values: Any, n: int, what: str, error: type[UserError]) -> list[Any]:
+def _one_each(values: Any, n: int, what: str) -> list[Any]:
     listed = list(values)
     if len(listed) != n:
-        raise error(f"got {len(listed)} {what} for {n} prompts; give one a prompt")
+        raise BadInput(f"got {len(listed)} {what} for {n} prompts; give one per prompt")
     return listed
 
 
@@ -230,26 +227,25 @@ def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
     if isinstance(positions, str):
         if positions != "last":
             raise BadInput(
-                f"position {positions!r} is none of {', '.join(map(repr, NAMED_POSITIONS))}, "
-                "a token index, or one token index a prompt"
+                f"position {positions!r} is not {', '.join(map(repr, NAMED_POSITIONS))}, "
+                "a token index, or one token index per prompt"
             )
         positions = -1
     if hasattr(positions, "tolist"):
         positions = positions.tolist()
     if isinstance(positions, Iterable):
-        indices = _one_each(positions, len(lengths), "positions", BadInput)
+        indices = _one_each(positions, len(lengths), "positions")
     else:
         indices = [positions] * len(lengths)
     found = []
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise BadInput(
-                f"position {index!r} of prompt {row} is no whole number; give a token index"
-            )
+            raise BadInput(f"position {index!r} of prompt {row} is not an integer; give an index")
         index = operator.index(index)
         if not -length <= index < length:
             raise BadInput(
-                f"position {index} is outside prompt {row}, which has {length} tokens; give {-length} to {length - 1}"
+                f"position {index} is outside prompt {row}, which has {length} tokens; "
+                f"give {-length} to {length - 1}"
             )
         found.append(index % length)
     return found
@@ -261,9 +257,9 @@ def _subject_ends(
     offsets: Sequence[Sequence[tuple[int, int]]],
 ) -> list[int]:
     if subjects is None or isinstance(subjects, str):
-        raise BadInput(f"'subject_last' needs subjects, a list with one a prompt, got {subjects!r}")
+        raise BadInput(f"'subject_last' needs subjects, one per prompt, got {subjects!r}")
     ends = []
-    wanted = _one_each(subjects, len(texts), "subjects", BadInput)
+    wanted = _one_each(subjects, len(texts), "subjects")
     for row, (text, subject, spans) in enumerate(zip(texts, wanted, offsets, strict=True)):
         if not isinstance(subject, str) or not subject.strip():
             raise BadInput(f"the subject of prompt {row} is {subject!r}; give a name")
@@ -271,7 +267,8 @@ def _subject_ends(
         inside = _tokens_over(spans, last)
         if last < 0 or not inside:
             raise BadInput(
-                f"subject {subject!r} does not occur in prompt {row} ({text!r}); give it as written there"
+                f"subject {subject!r} does not occur in prompt {row} ({text!r}); "
+                "give it as written there"
             )
         ends.append(inside[-1])
     return ends
@@ -286,12 +283,12 @@ def _require_offsets(tokenizer: Any, what: str) -> None:
 
 
 def _tokens_over(spans: Sequence[tuple[int, int]], character: int) -> list[int]:
-    """Special tokens have empty spans; the tokens of one character in several bytes all have its span."""
+    """Indices of the tokens that cover a character; special tokens have empty spans."""
     return [index for index, (start, end) in enumerate(spans) if start <= character < end]
 
 
 def _last_character(text: str, subject: str) -> int:
-    """Where the last occurrence of `subject` ends in `text`, or -1; "Ann" prefers not to be in "Anna"."""
+    """Where the last `subject` ends in `text`, or -1; whole words first ("Ann", not "Anna")."""
     whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
     if whole:
         return whole[-1].end() - 1
@@ -313,12 +310,12 @@ def _key_positions(
         }
         if not default:
             raise BadInput(
-                "the tokenizer has no special token like '[X...]'; add the key tokens, or give key_tokens"
+                "the tokenizer has no special token like '[X...]'; add one, or give key_tokens"
             )
         wanted = [default] * len(texts)
     else:
         named = [key_tokens] * len(texts) if isinstance(key_tokens, str) else key_tokens
-        named = _one_each(named, len(texts), "key tokens", BadInput)
+        named = _one_each(named, len(texts), "key tokens")
         ids = {token: _token_id(token, tokenizer) for token in set(named)}
         wanted = [{ids[token]} for token in named]
     found = []
@@ -327,7 +324,7 @@ def _key_positions(
         if not here:
             names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(keys)))
             raise BadInput(
-                f"prompt {row} ({texts[row]!r}) has no key token ({names}); write it into the prompt"
+                f"prompt {row} ({texts[row]!r}) has no key token ({names}); add it to the prompt"
             )
         found.append(here[-1])
     return found
@@ -336,7 +333,5 @@ def _key_positions(
 def _token_id(token: Any, tokenizer: Any) -> int:
     index = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
     if index is None or tokenizer.convert_ids_to_tokens(index) != token:
-        raise BadInput(
-            f"key token {token!r} is no token of the tokenizer; add it as a special token"
-        )
+        raise BadInput(f"key token {token!r} is not in the tokenizer; add it as a special token")
     return index

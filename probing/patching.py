@@ -1,10 +1,11 @@
-"""Changing hidden states inside a forward pass: interchange between prompts, steering, and the logit lens.
+"""Changing hidden states inside a forward pass: interchange, steering, and the logit lens.
 
-    logits = patch(model, tokenizer, "Gene Finley [X_mother]", "Where does Orin Vale live?", site="resid_post.12")
+    logits = patch(model, tokenizer, "Gene Finley [X_mother]", "Where does Orin Vale live?",
+                   site="resid_post.12")
 
-The state of the source prompt at a site and token takes the place of the target prompt's state at the same
-site (Vig et al. 2020, arXiv:2004.12265; Geiger et al. 2021, arXiv:2106.02997). Many sites and pairs go into one
-forward pass: a row of the batch is one pair changed at one site.
+The source prompt's state at a site and token replaces the target prompt's state at the same site
+(Vig et al. 2020, arXiv:2004.12265; Geiger et al. 2021, arXiv:2106.02997). Many sites and pairs
+share a forward pass: a row of the batch is one pair changed at one site.
 """
 
 from __future__ import annotations
@@ -47,15 +48,18 @@ def patch(
 ) -> FloatTensor:
     """Logits after `target` when its state at a site and token is that of `source`.
 
-    model: any Hugging Face causal language model. source, target: a prompt, or a list of n prompts each; pair i
-    is source i into target i. site: one name of `site_names(model)`; a list of names, or None for all: each is
-    patched by itself, never two at once. position: the token of the target whose state is replaced, as in
-    `hidden_states` ("last", "subject_last" with `subjects`, "key", a token index, or one index a prompt).
-    source_position: the token of the source whose state is taken, in the same words; by default that of
-    `position`, for which "subject_last" needs `source_subjects`. batch_size: rows (pairs x sites) in one forward.
+    >>> logits = patch(model, tokenizer, "Ida Lund [X_aunt]", "Who is Tom Frost's aunt?", site=None)
+    >>> logits.shape                                             # (1, n_sites, vocabulary)
 
-    Returns float32 on the CPU: (n, vocabulary) for one site name, else (n, n_sites, vocabulary). Raises BadInput
-    and what `hidden_states` raises.
+    model: any Hugging Face causal language model. source, target: a prompt, or a list of n prompts
+    each; source i goes into target i. site: a name from `site_names(model)`; or a list of names, or
+    None for all, each patched on its own. position: the token of the target whose state is
+    replaced, as in `hidden_states`. source_position: the token of the source whose state is taken;
+    default: `position`, for which "subject_last" needs `source_subjects`. batch_size: rows
+    (pairs x sites) per forward pass.
+
+    Returns float32 on the CPU: (n, vocabulary) for one site name, else (n, n_sites, vocabulary).
+    Raises BadInput, and what `hidden_states` raises.
     """
     import torch
 
@@ -73,7 +77,7 @@ def patch(
     n = len(into.token_ids)
     if len(taken.token_ids) != n:
         raise BadInput(
-            f"got {len(taken.token_ids)} sources for {n} targets; give one source a target"
+            f"got {len(taken.token_ids)} sources for {n} targets; give one source per target"
         )
     states = extract(model, tokenizer, taken, sites=sites, batch_size=batch_size, progress=progress)
     rows = [(pair, place) for pair in range(n) for place in range(len(sites))]
@@ -107,9 +111,12 @@ def steer(
     batch_size: int = 64,
     progress: bool = True,
 ) -> FloatTensor:
-    """Logits (n, vocabulary) after `prompts`, float32 on the CPU, when a vector is added to a state of each.
+    """Logits (n, vocabulary) after `prompts` when a vector is added to a state of each.
 
-    vectors: (d,) the same for all, or (n, d) one a prompt. The rest is as in `patch`.
+    >>> direction = x_mother.mean(0) - x_aunt.mean(0)            # (d,) at one site
+    >>> steer(model, tokenizer, "Who is Ida Lund's aunt?", direction, site="resid_post.12")
+
+    vectors: (d,) the same for all, or (n, d) one per prompt. The rest is as in `patch`.
     """
     import torch
 
@@ -149,11 +156,11 @@ def changed_logits(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Iterator[tuple[list[int], FloatTensor]]:
-    """Yield (row indices, logits (rows, vocabulary) float32 after each row's last token) in batches.
+    """Yield (row indices, float32 logits (rows, vocabulary) after the last token) in batches.
 
-    Row i: the prompt `token_ids[i]`, whose state at `sites[i]` and token `positions[i]` (an index from 0) becomes
-    `vectors[i]`, or has it added. What stands before the changed token is read once for all rows that share it
-    and kept as keys and values; recurrent models, which keep none, read it again. Raises BadInput.
+    Row i: the prompt `token_ids[i]`, whose state at `sites[i]` and token index `positions[i]`
+    becomes `vectors[i]`, or has it added. The tokens before the changed one are read once for all
+    rows that share them and kept as keys and values, where the model can. Raises BadInput.
     """
     import torch
     from tqdm import tqdm
@@ -163,10 +170,10 @@ def changed_logits(
     if not (len(positions) == len(sites) == n) or vectors.shape[0] != n or vectors.dim() != 2:
         raise BadInput(
             f"got {n} prompts, {len(positions)} positions, {len(sites)} sites and vectors of shape "
-            f"{tuple(vectors.shape)}; give one of each a row, vectors ({n}, {width})"
+            f"{tuple(vectors.shape)}; give one of each per row, vectors ({n}, {width})"
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadInput(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}")
+        raise BadInput(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     check_readable(model, token_ids)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(token_ids, positions, strict=True)):
@@ -211,12 +218,16 @@ def logit_lens(
     *,
     token_ids: Sequence[int] | None = None,
 ) -> FloatTensor:
-    """What each state would answer if it were the last: final norm and unembedding of states (n, n_sites, d).
+    """The answer each state would give if it were the last: final norm, then unembedding.
 
-    nostalgebraist 2020, "interpreting GPT: the logit lens". sites: names of the second axis; at `final_norm` the
-    norm has been applied already. token_ids: only the logits of these tokens, in this order.
-    Returns float32 on the CPU, (n, n_sites, vocabulary or n_tokens). A scale or soft cap that some models put
-    behind the unembedding is left out; it changes no order. Raises BadInput, UnsupportedModel.
+    >>> logits = logit_lens(model, x, site_names(model))         # x (n, n_sites, d)
+    >>> logits.argmax(-1)                                        # (n, n_sites) token ids
+
+    states: (n, n_sites, d). sites: names of the second axis; at `final_norm` the norm is already
+    applied. token_ids: only the logits of these tokens, in this order. Returns float32 on the CPU,
+    (n, n_sites, vocabulary or n_tokens), without the scale or soft cap that some models apply last
+    (it does not change the order). Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+    Raises BadInput, UnsupportedModel.
     """
     import torch
     from torch.nn import Linear, functional
@@ -227,8 +238,8 @@ def logit_lens(
     width = states.shape[-1]
     if not isinstance(head, Linear) or head.in_features != width:
         raise UnsupportedModel(
-            f"{type(model).__name__}: its unembedding is no linear map of states of width {width}, so that there "
-            "is no logit lens; leave it out for this architecture"
+            f"{type(model).__name__}: its unembedding is not a linear map of width {width}, "
+            "so the logit lens does not apply; leave it out for this architecture"
         )
     chosen = (
         slice(None) if token_ids is None else torch.tensor(token_ids, device=head.weight.device)
@@ -244,8 +255,10 @@ def logit_lens(
 
 
 def _keys_and_values(model: nn.Module, ids: Tensor) -> Any:
-    """Keys and values of the tokens `ids` (rows, k), one row a row, each distinct row read once; None if there
-    is nothing to read or the model keeps no such cache."""
+    """Keys and values of the tokens `ids` (rows, k), each distinct row read once.
+
+    None if there is nothing to read or the model keeps no such cache.
+    """
     import torch
 
     if not ids.shape[1]:

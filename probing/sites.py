@@ -1,7 +1,7 @@
 """The named activation sites of a decoder: where in a language model a hidden state is read.
 
-`embed` is what enters the first layer, `resid_post.i` what leaves layer i (the residual stream), and
-`final_norm` what leaves the norm after the last layer: L + 2 names in execution order.
+`embed` is what enters the first layer, `resid_post.i` what leaves layer i (the residual stream),
+and `final_norm` what leaves the norm after the last layer: L + 2 names in execution order.
 Hugging Face's `hidden_states[-1]` is `final_norm`, not `resid_post.{L-1}`.
 """
 
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
 
 
 EMBED = "embed"
-
-
 FINAL_NORM = "final_norm"
-
-
 _LAYER = "resid_post."
 
 
 class UnsupportedModel(BadInput):
-    """The sites of this model cannot be found: it is no Hugging Face causal decoder of the usual shape."""
+    """The sites cannot be found: not a Hugging Face causal decoder of the usual shape."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,7 @@ class Decoder:
 
 
 _decoders: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
-
-
 _locks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-
-
 _locks_guard = threading.Lock()
 
 
@@ -59,15 +51,17 @@ def names_of(n_layers: int) -> list[str]:
 
 
 def site_names(model: nn.Module) -> list[str]:
-    """The site names of `model`, any Hugging Face causal language model, in execution order (L + 2).
+    """The L + 2 site names of a Hugging Face causal language model, in execution order.
 
-    Raises UnsupportedModel, naming the class, where layers or final norm cannot be told.
+    >>> site_names(model)                # ['embed', 'resid_post.0', ..., 'final_norm']
+
+    Raises UnsupportedModel, naming the class, where layers or final norm cannot be found.
     """
     return names_of(len(find_decoder(model).layers))
 
 
 def choose_sites(names: Sequence[str], sites: Sequence[str] | None) -> list[str]:
-    """`sites` as a list, all of `names` for None. Raises BadInput for none, or one outside `names`."""
+    """`sites` as a list, or all of `names` for None. Raises BadInput for a site not in `names`."""
     if sites is None:
         return list(names)
     if isinstance(sites, str):
@@ -87,9 +81,9 @@ def choose_sites(names: Sequence[str], sites: Sequence[str] | None) -> list[str]
 def find_decoder(model: nn.Module) -> Decoder:
     """Layers and final norm of `model`, found once per model object.
 
-    The layers are the one child of the decoder that is a ModuleList of `num_hidden_layers` modules. The
-    final norm is the child that runs after them, seen in a one-token forward: no order of registration
-    and no table of names holds for every architecture. Raises UnsupportedModel.
+    The layers are the one child of the decoder that is a ModuleList of `num_hidden_layers` modules.
+    The final norm is the child that runs after them in a one-token forward pass: no registration
+    order and no table of names holds for every architecture. Raises UnsupportedModel.
     """
     if model not in _decoders:
         _decoders[model] = _find_decoder(model)
@@ -98,7 +92,7 @@ def find_decoder(model: nn.Module) -> Decoder:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, for one thread at a time; every submodule's own mode is put back afterwards."""
+    """The model in eval mode, one thread at a time; submodules' modes are restored."""
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
     with lock:
@@ -112,7 +106,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def first(output: Any) -> Any:
-    """The hidden states (batch, tokens, d) in a module's output, in some architectures part of a tuple."""
+    """The hidden states (batch, tokens, d) of a module's output, which may be a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -123,7 +117,8 @@ def _find_decoder(model: nn.Module) -> Decoder:
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedModel(
-            f"{kind} is not a Hugging Face model; give what AutoModelForCausalLM.from_pretrained returns"
+            f"{kind} is not a Hugging Face model; "
+            "give what AutoModelForCausalLM.from_pretrained returns"
         )
     if model.config.is_encoder_decoder or not model.can_generate():
         raise UnsupportedModel(
@@ -138,8 +133,8 @@ def _find_decoder(model: nn.Module) -> Decoder:
     ]
     if len(stacks) != 1:
         raise UnsupportedModel(
-            f"{kind}: expected one ModuleList of {n_layers} layers in its {type(decoder).__name__}, "
-            f"found {len(stacks)} ({', '.join(stacks) or 'none'}); this architecture is not supported"
+            f"{kind}: expected one ModuleList of {n_layers} layers in {type(decoder).__name__}, "
+            f"found {len(stacks)} ({', '.join(stacks) or 'none'}); architecture not supported"
         )
     root = next(name for name, module in model.named_modules() if module is decoder)
     prefix = f"{root}." if root else ""
@@ -173,8 +168,8 @@ def _child_after_layers(model: nn.Module, decoder: nn.Module, stack: str) -> str
     after = ran[last_layer + 1 :]
     if len(after) != 1 or after[0][1] != ran[last_layer][1]:
         raise UnsupportedModel(
-            f"{type(model).__name__}: expected exactly one module, a norm of the layers' width, to run after "
-            f"the layers of its {type(decoder).__name__}, found {', '.join(n for n, _ in after) or 'none'}; "
-            "this architecture is not supported"
+            f"{type(model).__name__}: expected one module, a norm of the same width, to run after "
+            f"the layers of its {type(decoder).__name__}, "
+            f"found {', '.join(n for n, _ in after) or 'none'}; architecture not supported"
         )
     return after[0][0]

@@ -1,63 +1,250 @@
-"""The hidden states of a run as the analyses need them: per checkpoint, relation and prompt, one row a subject.
+"""The hidden states of a run: one row per subject, by relation and prompt family.
 
-    design = Design.of(Run.open("runs/demo"), preset="demo")
-    for checkpoint in design.checkpoints:
-        states = design.load(checkpoint)           # from the store, extracted if missing
-        rote = states["mother", "rote"]            # (n_subjects, n_sites, d)
-        test = states["mother", "test"]            # (n_prompts, n_subjects, n_sites, d)
+    run = Run.open("runs/demo")
+    states = States(run, "generalized")            # reads the store, extracts what is missing
+    rote = states["mother", "rote"]                # (n_subjects, n_sites, d)
+    test = states["mother", "test"]                # (n_prompts, n_subjects, n_sites, d)
 
-Row i is the same subject in every array of a relation, and in every relation if they share subjects.
+Row i is the same subject in every array of a relation, and in all relations that share subjects.
 """
 
+from __future__ import annotations
+
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probing.baselines import untrained
-from probing.sites import names_of
+from probing.patching import patch
+from probing.sites import choose_sites, names_of
 from probing.store import StateStore, states_for
 from training.base.console import minutes
 from training.base.errors import BadInput
+from training.base.files import write_with
 from training.data.prompts import Prompt, preset_prompts, select
 from training.runs.checkpoints import Checkpoint
 from training.runs.directory import Run
 from training.weights.loading import on_gpu
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Array = np.ndarray
-
-
-# Its prompts are those of the other relations' test family: the crossed table holds their states already.
+# Its prompts are those of the other relations' test family, whose states are there already.
 NOT_EXTRACTED = "other-relation"
 
 
-@dataclass(frozen=True)
-class States:
-    """The states of one checkpoint; `sites` names the third axis of what it returns."""
+class StateArray(np.ndarray):
+    """States of one relation and family: a float32 array that knows what its rows are.
 
-    design: "Design"
-    checkpoint: Checkpoint
+    >>> x = states["aunt", "rote"]                       # (n_subjects, n_sites, d)
+    >>> X, y = x.xy(site=-1, split="seen")               # (n, d) and (n,) for scikit-learn
+
+    Families other than rote have a first axis of prompts: (n_prompts, n_subjects, n_sites, d).
+    relation, family: what was asked for. subjects, objects, splits: one entry per row.
+    sites: names of the site axis. Indexing gives a plain array.
+    """
+
+    relation: str
+    family: str
+    subjects: list[str]
+    objects: Array
+    splits: Array
     sites: tuple[str, ...]
-    rows: dict[str, int]
-    values: Array
 
-    def of(self, prompt: Prompt) -> Array:
-        """States of a prompt about every subject of its relation, (n_subjects, n_sites, d) float32."""
-        return self.values[
-            [self.rows[prompt.render(s)] for s in self.design.subjects(prompt.relation)]
-        ]
+    @classmethod
+    def of(cls, values: Array, **labels: Any) -> StateArray:
+        """`values` with its labels; the data is not copied."""
+        array = np.asarray(values, dtype=np.float32).view(cls)
+        array.__dict__.update(labels)
+        return array
 
-    def __getitem__(self, key: tuple[str, str]) -> Array:
-        """States of (relation, family): (n_subjects, n_sites, d) for "rote", else (n_prompts, n_subjects, n_sites, d)."""
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
+
+    def rows(self, split: str = "all") -> Array:
+        """Row indices of a split, "seen", "held-out" or "all". Raises BadInput if empty."""
+        found = np.flatnonzero((self.splits == split) | (split == "all"))
+        if not len(found):
+            there = ", ".join(sorted(set(self.splits)))
+            raise BadInput(f"split={split!r} has no rows of {self.relation}; there are {there}")
+        return found
+
+    def xy(self, *, site: str | int = -1, split: str = "all") -> tuple[Array, Array]:
+        """(n, d) states at one site and (n,) objects, ready for a classifier.
+
+        site: a name or an index into `sites`. Where there are several prompts, n is prompts x
+        subjects, prompt by prompt: split by subject before you score.
+        """
+        rows, place = self.rows(split), site_index(self.sites, site)
+        values = np.asarray(self)[..., rows, place, :]
+        repeats = 1 if self.ndim == 3 else len(values)
+        return values.reshape(-1, values.shape[-1]), np.tile(self.objects[rows], repeats)
+
+
+class States:
+    """Hidden states of a run at one checkpoint, extracted when first asked for.
+
+    >>> states = States(Run.open("runs/demo"), "generalized")
+    >>> states["aunt", "test"].shape                     # (n_prompts, n_subjects, n_sites, d)
+    (3, 80, 32, 576)
+    >>> states.patch("Gerald Combs [X_aunt]", "Who is Rosa Bell's aunt?", site=20)   # DataFrame
+
+    run: a Run, or a Design that says which prompts. checkpoint: a Checkpoint, its name, or a phase
+    ("base", "memorized", "generalized": its last checkpoint); default: the last of the run.
+    preset, families, position: see `Design.of`. seed: if given, a model of this architecture with
+    fresh random weights, a control. sites: names of the site axis. Raises NotFound, BadInput.
+    """
+
+    def __init__(
+        self,
+        run: Run | Design,
+        checkpoint: Checkpoint | str = "",
+        *,
+        preset: str = "demo",
+        families: Sequence[str] = (),
+        position: str = "last",
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(run, Design):
+            run = Design.of(run, preset=preset, families=families, position=position)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = run.run.checkpoint(checkpoint)
+        self.design, self.checkpoint, self.seed = run, checkpoint, seed
+        self._values: dict[str, Array] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> StateArray:
+        """States of (relation, family). Raises BadInput where the design has no such prompts."""
         relation, family = key
         prompts = self.design.prompts_of(relation, family)
-        return self.of(prompts[0]) if family == "rote" else np.stack([self.of(p) for p in prompts])
+        if not prompts:
+            there = ", ".join(dict.fromkeys(p.family for p in self.design.prompts))
+            raise BadInput(
+                f"no prompts of family {family!r} about relation {relation!r}; there are relations "
+                f"{', '.join(self.design.relations)} and families {there}"
+            )
+        values = [self.of(prompt) for prompt in prompts]
+        facts = self.design.facts_of(relation)
+        return StateArray.of(
+            values[0] if family == "rote" else np.stack(values),
+            relation=relation,
+            family=family,
+            subjects=[f.subject for f in facts],
+            objects=self.design.objects(relation),
+            splits=np.array([f.split for f in facts]),
+            sites=self.sites,
+        )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites, in execution order."""
+        return tuple(names_of(self._family("rote").shape[1] - 2))
+
+    def subjects(self, relation: str) -> list[str]:
+        """The row order of a relation's states."""
+        return self.design.subjects(relation)
+
+    def of(self, prompt: Prompt) -> Array:
+        """States of a prompt for each subject, (n_subjects, n_sites, d) float32."""
+        places = [self.design.places[prompt.render(s)] for s in self.subjects(prompt.relation)]
+        if len({family for family, _ in places}) == 1:
+            return self._family(places[0][0])[[row for _, row in places]]
+        return np.stack([self._family(family)[row] for family, row in places])
+
+    def load(self) -> States:
+        """Extract or read all families of the design now, with the model loaded at most once."""
+        model = self._model_loader()
+        for family in ("rote", *self.design.families):
+            self._family(family, model)
+        return self
+
+    def patch(self, source: str, target: str, *, site: str | int, k: int = 5) -> pd.DataFrame:
+        """The k likeliest next tokens after `target` with `source`'s last state put in at `site`.
+
+        Columns token, probability, and unpatched: its probability without the patch.
+        """
+        import pandas as pd
+
+        model, tokenizer = self.checkpoint.load()
+        name = self.sites[site_index(self.sites, site)]
+        patched = patch(model, tokenizer, source, target, site=name, progress=False)
+        same = patch(model, tokenizer, target, target, site=name, progress=False)
+        probability, plain = patched[0].softmax(-1), same[0].softmax(-1)
+        top = probability.topk(k)
+        return pd.DataFrame(
+            {
+                "token": [tokenizer.decode([i]) for i in top.indices],
+                "probability": top.values.numpy(),
+                "unpatched": plain[top.indices].numpy(),
+            }
+        )
+
+    def to_npz(self, path: str | Path) -> Path:
+        """Write all states to one NumPy file: arrays "RELATION/FAMILY", and their labels as JSON.
+
+        >>> states.to_npz("demo.npz")
+        >>> file = np.load("demo.npz"); labels = json.loads(str(file["labels"]))
+        """
+        pairs = dict.fromkeys((p.relation, p.family) for p in self.design.prompts)
+        arrays = {f"{relation}/{family}": self[relation, family] for relation, family in pairs}
+        rows = {
+            a.relation: {"subjects": a.subjects, "objects": list(a.objects)}
+            for a in arrays.values()
+        }
+        labels = {**self.checkpoint.stage, "sites": list(self.sites), "rows": rows}
+        path = Path(path).with_suffix(".npz")
+
+        def fill(part: Path) -> None:
+            with open(part, "wb") as file:
+                np.savez(file, labels=json.dumps(labels), **arrays)
+
+        write_with(path, fill)
+        return path
+
+    def _model_loader(self) -> Callable:
+        """() -> the model, loaded at the first call."""
+        loaded: list = []
+
+        def model():
+            if not loaded:
+                there = self.checkpoint.load()[0]
+                loaded.append(on_gpu(there if self.seed is None else untrained(there, self.seed)))
+            return loaded[0]
+
+        return model
+
+    def _family(self, family: str, model: Callable | None = None) -> Array:
+        """States of a family's distinct texts, (n_texts, n_sites, d)."""
+        if family not in self._values:
+            about = self.design.texts(family)
+            fingerprint = self.checkpoint.fingerprint
+            if self.seed is not None:
+                fingerprint += f" untrained, seed {self.seed}"
+            self._values[family] = states_for(
+                StateStore(self.design.run.path / "states"),
+                fingerprint,
+                self.checkpoint.tokenizer(),
+                list(about),
+                model or self._model_loader(),
+                self.design.position,
+                subjects=list(about.values()) if self.design.position == "subject_last" else None,
+                description={"checkpoint": self.checkpoint.name, "family": family},
+            ).numpy()
+        return self._values[family]
 
 
 @dataclass(frozen=True)
 class Design:
-    """Which states of a run are wanted, and how to get them."""
+    """Which prompts of a run are compared: relations, families, splits, and the order of the rows.
+
+    >>> design = Design.of(Run.open("runs/demo"), families=("test", "unrelated"))
+    >>> design.bound, design.unbound, design.splits
+    """
 
     run: Run
     prompts: tuple[Prompt, ...]
@@ -66,19 +253,19 @@ class Design:
     @classmethod
     def of(
         cls, run: Run, *, preset: str = "demo", families: Sequence[str] = (), position: str = "last"
-    ) -> "Design":
-        """The states of a preset's prompts, or of some families and rote. Raises BadInput."""
+    ) -> Design:
+        """The prompts of a preset, or rote and some families. Raises BadInput without rote prompts.
+
+        position: "last" or "subject_last", the token whose states are read.
+        """
         wanted = ("rote", *(f for f in families if f != "rote")) if families else ()
-        prompts = [
-            p
-            for p in preset_prompts(run.prompts, preset, families=wanted)
-            if p.family != NOT_EXTRACTED
-        ]
+        chosen = preset_prompts(run.prompts, preset, families=wanted)
+        prompts = tuple(p for p in chosen if p.family != NOT_EXTRACTED)
         if not any(p.family == "rote" for p in prompts):
             raise BadInput(
                 f"{run.path} has no rote prompts. Say what was memorised: --rote '{{subject}} [X]'."
             )
-        return cls(run, tuple(prompts), position)
+        return cls(run, prompts, position)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -106,6 +293,29 @@ class Design:
         """Relations that phase 2 never touched."""
         return [r for r in self.relations if r not in self.bound]
 
+    @cached_property
+    def splits(self) -> list[str]:
+        """The splits to report: held-out and seen, or all where subjects were not split."""
+        there = {f.split for f in self.run.facts}
+        return [s for s in ("held-out", "seen") if s in there] if "held-out" in there else ["all"]
+
+    @cached_property
+    def shared_subjects(self) -> bool:
+        """Whether all relations have the same subjects, which crossed contrasts need."""
+        orders = {tuple(self.subjects(r)) for r in self.relations}
+        return len(self.relations) > 1 and len(orders) == 1
+
+    @cached_property
+    def _facts(self) -> dict:
+        # One order of subjects for every relation, whatever their order in the file.
+        order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
+        facts = sorted(self.run.facts, key=lambda f: order[f.subject])
+        return {r: [f for f in facts if f.relation == r] for r in self.relations}
+
+    def facts_of(self, relation: str) -> list:
+        """The facts of a relation in the order of its rows."""
+        return self._facts[relation]
+
     def prompts_of(self, relation: str, family: str) -> list[Prompt]:
         """The chosen prompts of a relation's family."""
         return select(self.prompts, relation=relation, family=family)
@@ -120,100 +330,57 @@ class Design:
 
     def rows(self, relation: str, split: str) -> Array:
         """Row indices of a split: "seen", "held-out" or "all"."""
-        return np.array(
-            [i for i, f in enumerate(self._facts[relation]) if split in ("all", f.split)], dtype=int
-        )
+        facts = self._facts[relation]
+        return np.array([i for i, f in enumerate(facts) if split in ("all", f.split)], dtype=int)
 
-    @cached_property
-    def splits(self) -> list[str]:
-        """The splits to report: held-out and seen, or all where subjects were not split."""
-        there = {f.split for f in self.run.facts}
-        return [s for s in ("held-out", "seen") if s in there] if "held-out" in there else ["all"]
-
-    @cached_property
-    def shared_subjects(self) -> bool:
-        """Whether all relations have the same subjects in the same order, which crossed contrasts need."""
-        return (
-            len(self.relations) > 1 and len({tuple(self.subjects(r)) for r in self.relations}) == 1
-        )
-
-    @cached_property
-    def _facts(self) -> dict:
-        # Of every relation in one order of subjects, whatever the order in the file.
-        order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
-        facts = sorted(self.run.facts, key=lambda f: order[f.subject])
-        return {r: [f for f in facts if f.relation == r] for r in self.relations}
-
-    def texts(self, family: str) -> list[str]:
-        """Distinct rendered prompts of a family, in order."""
+    def texts(self, family: str) -> dict[str, str]:
+        """Distinct rendered prompts of a family, in order, each with its subject."""
         prompts = [p for p in self.prompts if p.family == family]
-        return list(dict.fromkeys(p.render(s) for p in prompts for s in self.subjects(p.relation)))
+        about: dict[str, str] = {}
+        for prompt in prompts:
+            for subject in self.subjects(prompt.relation):
+                about.setdefault(prompt.render(subject), subject)
+        return about
 
-    def only(self, families: Sequence[str]) -> "Design":
+    @cached_property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Rendered prompt -> (family, row) of its states; the first family that holds it."""
+        found: dict[str, tuple[str, int]] = {}
+        for family in ("rote", *self.families):
+            for row, text in enumerate(self.texts(family)):
+                found.setdefault(text, (family, row))
+        return found
+
+    def only(self, families: Sequence[str]) -> Design:
         """The same with the rote prompts and those of some families."""
-        return replace(
-            self, prompts=tuple(p for p in self.prompts if p.family in ("rote", *families))
-        )
+        kept = tuple(p for p in self.prompts if p.family in ("rote", *families))
+        return replace(self, prompts=kept)
 
     @property
     def content(self) -> list:
-        """What the states and their rows depend on besides the weights."""
+        """What the states and their rows depend on, weights apart."""
         return [*self.run.facts, *self.prompts, self.position, self.run.seed]
 
     def announce(self) -> str:
         """How many prompts may have to be read, in words."""
         count = sum(len(self.texts(f)) for f in ("rote", *self.families)) * len(self.checkpoints)
-        return f"states of {count} prompts (about {minutes(count / 30)} on 2 cores if none is stored yet)"
+        return (
+            f"states of {count} prompts (about {minutes(count / 30)} on 2 cores if none is stored)"
+        )
 
     def load(self, checkpoint: Checkpoint) -> States:
-        """All wanted states of a checkpoint, from states/ or extracted; the model is loaded only if needed."""
-        return self._read(checkpoint, checkpoint.fingerprint, lambda: checkpoint.load()[0])
+        """All states of a checkpoint, from the store or extracted."""
+        return States(self, checkpoint).load()
 
     def untrained(self, checkpoint: Checkpoint, seed: int = 0) -> States:
-        """The same of a model with the checkpoint's architecture and tokenizer and freshly initialised weights."""
+        """The same for the checkpoint's architecture and tokenizer with fresh random weights."""
+        return States(self, checkpoint, seed=seed).load()
 
-        fingerprint = f"{checkpoint.fingerprint} untrained, seed {seed}"
-        return self._read(checkpoint, fingerprint, lambda: untrained(checkpoint.load()[0], seed))
 
-    def _read(self, checkpoint: Checkpoint, fingerprint: str, make_model: Callable) -> States:
-
-        store = StateStore(self.run.path / "states")
-        tokenizer = checkpoint.tokenizer()
-        loaded: list = []
-
-        def model():
-            if not loaded:
-                loaded.append(on_gpu(make_model()))
-            return loaded[0]
-
-        rows: dict[str, int] = {}
-        parts = []
-        for family in ("rote", *self.families):
-            prompts = [p for p in self.prompts if p.family == family]
-            # A text may come from two prompts; the first one says which subject it is about.
-            about = {
-                p.render(s): s
-                for p in reversed(prompts)
-                for s in reversed(self.subjects(p.relation))
-            }
-            texts = self.texts(family)
-            note = {"checkpoint": checkpoint.name, "family": family}
-            part = states_for(
-                store,
-                fingerprint,
-                tokenizer,
-                texts,
-                model,
-                self.position,
-                subjects=[about[text] for text in texts]
-                if self.position == "subject_last"
-                else None,
-                description=note,
-            ).numpy()
-            for text in texts:
-                rows.setdefault(text, len(rows))
-            # A text that an earlier family had already keeps its first row.
-            fresh = [i for i, text in enumerate(texts) if rows[text] >= sum(len(p) for p in parts)]
-            parts.append(part[fresh])
-        values = np.concatenate(parts)
-        return States(self, checkpoint, tuple(names_of(values.shape[1] - 2)), rows, values)
+def site_index(sites: Sequence[str], site: str | int) -> int:
+    """The index of a site given by name or index. Raises BadInput."""
+    if isinstance(site, str):
+        return list(sites).index(choose_sites(sites, [site])[0])
+    if not -len(sites) <= site < len(sites):
+        raise BadInput(f"site={site}; give {-len(sites)} to {len(sites) - 1}, or a name")
+    return site % len(sites)

@@ -1,35 +1,32 @@
-"""Hidden states on disk, keyed by content: the same weights, tokens, positions and sites are read once.
+"""Hidden states on disk, keyed by content: equal weights, tokens and positions are read once.
 
     store = StateStore(run_directory / "states")
     states = states_for(store, fingerprint, tokenizer, prompts, load_model)
 
-`KEY.safetensors` holds the states, `KEY.json` beside it says what they are and their sha256. Both are written
-to a temporary name, synced and renamed, the JSON last: without it, a tensor file does not count.
+`KEY.safetensors` holds the states, `KEY.json` what they are and their sha256. Both are written
+atomically, the JSON last: a tensor file without it does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probing.extraction import Encoded, encode, extract
-from probing.sites import choose_sites, names_of
-from training.base.errors import BadInput, Damaged, NotFound
+from probing.extraction import encode, extract
+from probing.sites import names_of
+from training.base.errors import BadInput
+from training.base.files import sha256_file, sha256_text, write_with
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
 
 
 STORED_DTYPES = ("float32", "bfloat16")
-
-
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,11 +35,14 @@ class DamagedStates(UserWarning):
 
 
 class StateStore:
-    """The states in one folder. dtype: how they are stored, float32 or bfloat16 (half the disk, 3 digits)."""
+    """The states in one folder.
+
+    dtype: how they are stored, float32 or bfloat16 (half the disk, 3 digits).
+    """
 
     def __init__(self, folder: str | Path, *, dtype: str = "float32") -> None:
         if dtype not in STORED_DTYPES:
-            raise Damaged(
+            raise BadInput(
                 f"states cannot be stored as {dtype!r}; give one of {', '.join(STORED_DTYPES)} "
                 "(float16 cannot hold the outliers of a residual stream)"
             )
@@ -54,26 +54,26 @@ class StateStore:
         fingerprint: str,
         token_ids: Sequence[Sequence[int]],
         positions: Sequence[int],
-        sites: Sequence[str] | None = None,
         dtype: str = "float32",
     ) -> str:
         """The sha256, in hex, of all that determines the stored states.
 
-        fingerprint: of the weights. token_ids: of the prompts in order. positions: one token index a prompt,
-        from 0. sites: names in order, None for all. dtype: what the model computes in.
+        fingerprint: of the weights. token_ids: of the prompts in order. positions: one token index
+        per prompt, from 0. dtype: what the model computes in.
         """
         content = {
             "fingerprint": fingerprint,
             "token_ids": [list(map(int, ids)) for ids in token_ids],
             "positions": list(map(int, positions)),
-            "sites": None if sites is None else list(sites),
+            # Older keys could name some of the sites; None stands for all of them.
+            "sites": None,
             "dtype": dtype,
             "stored": self.dtype,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return sha256_text(json.dumps(content, sort_keys=True))
 
     def get(self, key: str) -> FloatTensor | None:
-        """The states under `key`, float32 (n, n_sites, d), or None if there are none that are whole.
+        """The states under `key`, float32 (n, n_sites, d), or None if they are missing.
 
         A damaged file gives None and the warning DamagedStates.
         """
@@ -93,17 +93,18 @@ class StateStore:
             return None
 
     def put(self, key: str, tensor: Tensor, description: Mapping[str, Any]) -> FloatTensor:
-        """Stores `tensor` (n, n_sites, d) under `key`; returns it as `get` will (bfloat16 has rounded it).
+        """Store `tensor` (n, n_sites, d) under `key`; return it as `get` will.
 
-        description: JSON values that tell a reader what this is. Raises Damaged for a bad key or tensor.
+        description: JSON values that say what this is. Raises BadInput for a bad key or tensor.
         """
         import torch
         from safetensors.torch import save_file
 
         path, description_path = self._paths(key)
         if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise Damaged(
-                f"states must be floating-point (n, n_sites, d), got {tensor.dtype} {tuple(tensor.shape)}"
+            raise BadInput(
+                f"states must be floating-point (n, n_sites, d), "
+                f"got {tensor.dtype} {tuple(tensor.shape)}"
             )
         stored = tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,41 +112,20 @@ class StateStore:
 
         def write_states(temporary: Path) -> None:
             save_file({"states": stored}, temporary)
-            described["sha256"] = _sha256(temporary)
+            described["sha256"] = sha256_file(temporary)
 
         def write_description(temporary: Path) -> None:
             temporary.write_text(
                 json.dumps(described, indent=1, ensure_ascii=False) + "\n", "utf-8"
             )
 
-        _write_whole(path, write_states)
-        _write_whole(description_path, write_description)
+        write_with(path, write_states)
+        write_with(description_path, write_description)
         return stored.float()
-
-    def lookup(
-        self,
-        fingerprint: str,
-        token_ids: Sequence[Sequence[int]],
-        positions: Sequence[int],
-        sites: Sequence[str] | None = None,
-        dtype: str = "float32",
-    ) -> FloatTensor | None:
-        """`get` of the key of these; some of the sites are also found where all of them are stored.
-
-        Raises BadInput for a name that the stored model does not have.
-        """
-        states = self.get(self.key(fingerprint, token_ids, positions, sites, dtype))
-        if states is not None or sites is None:
-            return states
-        states = self.get(self.key(fingerprint, token_ids, positions, None, dtype))
-        if states is None:
-            return None
-        names = names_of(states.shape[1] - 2)
-        return states[:, [names.index(name) for name in choose_sites(names, sites)]]
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         if not _KEY.fullmatch(key):
-            raise Damaged(f"{key!r} is no key; take one from StateStore.key")
+            raise BadInput(f"{key!r} is not a key; take one from StateStore.key")
         return self.folder / f"{key}.safetensors", self.folder / f"{key}.json"
 
 
@@ -157,129 +137,38 @@ def states_for(
     load_model: Callable[[], nn.Module],
     positions: str | int | Sequence[int] = "last",
     *,
-    sites: Sequence[str] | None = None,
     subjects: Sequence[str] | None = None,
-    key_tokens: str | Sequence[str] | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
     dtype: str = "float32",
     description: Mapping[str, Any] | None = None,
 ) -> FloatTensor:
-    """`hidden_states` from the store; only if they are not there, from the model that `load_model()` gives.
+    """`hidden_states` at all sites from the store, else from the model that `load_model()` gives.
 
-    fingerprint: of the weights, from `weights_fingerprint` or `file_fingerprint`. dtype: what `load_model`
-    loads the weights in, part of the key. description: JSON values to keep beside the states (checkpoint,
-    family).
+    fingerprint: of the weights. dtype: what `load_model` loads them in, part of the key.
+    description: JSON values to keep with the states (checkpoint, family).
     Returns float32 (n_prompts, n_sites, d). Raises what `hidden_states` raises, and BadInput.
     """
-    encoded = encode(
-        tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
-    )
-    sites = None if sites is None else list(sites)
-    found = store.lookup(fingerprint, encoded.token_ids, encoded.positions, sites, dtype)
+    encoded = encode(tokenizer, prompts, positions=positions, subjects=subjects)
+    key = store.key(fingerprint, encoded.token_ids, encoded.positions, dtype)
+    found = store.get(key)
     if found is not None:
         return found
     model = load_model()
-    if _dtype_of(model) != dtype:
+    computed = str(model.dtype).removeprefix("torch.")
+    if computed != dtype:
         raise BadInput(
-            f"the model computes in {_dtype_of(model)}, its states were to be filed under {dtype}; "
-            f"load it with dtype={dtype!r} or give states_for dtype={_dtype_of(model)!r}"
+            f"the model computes in {computed}, its states were to be filed under {dtype}; "
+            f"load it with dtype={dtype!r} or give states_for dtype={computed!r}"
         )
-    states = extract(
-        model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=progress
-    )
-    key = store.key(fingerprint, encoded.token_ids, encoded.positions, sites, dtype)
-    return store.put(
-        key, states, _describe(fingerprint, encoded, sites, dtype, states, description or {})
-    )
-
-
-def cached_hidden_states(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Iterable[str],
-    *,
-    store: StateStore,
-    fingerprint: str | None = None,
-    positions: str | int | Sequence[int] = "last",
-    sites: Sequence[str] | None = None,
-    subjects: Sequence[str] | None = None,
-    key_tokens: str | Sequence[str] | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> FloatTensor:
-    """`hidden_states` through the store. fingerprint: of the model's weights, by default computed."""
-    return states_for(
-        store,
-        fingerprint or weights_fingerprint(model),
-        tokenizer,
-        prompts,
-        lambda: model,
-        positions,
-        sites=sites,
-        subjects=subjects,
-        key_tokens=key_tokens,
-        batch_size=batch_size,
-        progress=progress,
-        dtype=_dtype_of(model),
-    )
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor of the state dict, sorted by name.
-
-    0.4 s for 135M parameters. The configuration is not covered. It is never remembered for a model object:
-    a fused optimizer changes weights in place without a trace that could be checked.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def file_fingerprint(paths: Iterable[str | Path]) -> str:
-    """sha256 over the names and the sha256 of files, in any order: of the safetensors files of a checkpoint,
-    and of whatever else determines the model (its config.json). Raises NotFound."""
-    try:
-        files = sorted((Path(path).name, _sha256(Path(path))) for path in paths)
-    except OSError as problem:
-        raise NotFound(
-            f"cannot read {problem.filename}: {problem.strerror}; give existing files"
-        ) from None
-    if not files:
-        raise NotFound("no files were given; give the safetensors files of a checkpoint")
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
-def _describe(
-    fingerprint: str,
-    encoded: Encoded,
-    sites: Sequence[str] | None,
-    dtype: str,
-    states: Tensor,
-    description: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        **description,
+    states = extract(model, tokenizer, encoded)
+    described = {
+        **(description or {}),
         "fingerprint": fingerprint,
-        "token_ids_sha256": hashlib.sha256(json.dumps(encoded.token_ids).encode()).hexdigest(),
+        "token_ids_sha256": sha256_text(json.dumps(encoded.token_ids)),
         "positions": encoded.positions,
-        "sites": names_of(states.shape[1] - 2) if sites is None else list(sites),
+        "sites": names_of(states.shape[1] - 2),
         "dtype": dtype,
     }
-
-
-def _dtype_of(model: nn.Module) -> str:
-    return str(model.dtype).removeprefix("torch.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return store.put(key, states, described)
 
 
 def _read(path: Path, sha256: str, shape: Sequence[int]) -> FloatTensor:
@@ -292,20 +181,3 @@ def _read(path: Path, sha256: str, shape: Sequence[int]) -> FloatTensor:
     if list(states.shape) != list(shape):
         raise ValueError(f"its shape is {list(states.shape)}, not {list(shape)}")
     return states.float()
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """The file under its own name only once it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

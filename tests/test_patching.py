@@ -201,15 +201,20 @@ def test_the_lens_on_the_last_sites_is_the_models_own_answer(any_model):
     assert torch.allclose(some, lens[:, :, [7, 3]], atol=1e-5)
 
 
+def hooks_of(model):
+    return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+
+
 def test_model_and_tokenizer_are_left_as_found(llama):
     model, tokenizer = (copy.deepcopy(part) for part in llama)
     model.train()
     before = {name: p.clone() for name, p in model.named_parameters()}
+    hooks = hooks_of(model)
     tokenizer.padding_side = "right"
     patch(model, tokenizer, SOURCES, TARGETS, site=None)
     assert model.training and tokenizer.padding_side == "right"
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks_of(model) == hooks
 
 
 def test_what_cannot_be_patched_is_refused(llama):

@@ -19,15 +19,8 @@ import probing
 from probing import extraction as states_module
 from probing.extraction import encode, hidden_states
 from probing.sites import UnsupportedModel, names_of, site_names
-from probing.store import (
-    DamagedStates,
-    StateStore,
-    cached_hidden_states,
-    file_fingerprint,
-    states_for,
-    weights_fingerprint,
-)
-from training.base.errors import BadInput, Damaged, NotFound, UserError
+from probing.store import DamagedStates, StateStore, states_for
+from training.base.errors import BadInput, UserError
 
 PROMPTS = [
     "Gene Finley was born in",
@@ -134,7 +127,6 @@ def test_reading_leaves_no_hook_and_does_not_keep_the_model_alive():
     model = copy.deepcopy(tiny_model("llama")[0])
     site_names(model)
     hidden_states(model, tiny_tokenizer(), PROMPTS[:1])
-    weights_fingerprint(model)
     assert not any(module._forward_hooks for module in model.modules())
     alive = weakref.ref(model)
     del model
@@ -492,7 +484,7 @@ def test_key_tokens_that_are_not_there_are_refused(llama, key_tokenizer):
         (plain, ["Gene"], None, "has no special token"),
         (key_tokenizer, ["Gene [X_city]", "Gene"], None, "prompt 1"),
         (key_tokenizer, ["Gene [X_city]"], "[X_mother]", r"no key token \(\[X_mother\]\)"),
-        (key_tokenizer, ["Gene [X_city]"], "[X_aunt]", "no token of the tokenizer"),
+        (key_tokenizer, ["Gene [X_city]"], "[X_aunt]", "not in the tokenizer"),
         (key_tokenizer, ["Gene [X_city]"], ["[X_city]"] * 2, "2 key tokens for 1 prompts"),
     ):
         with pytest.raises(BadInput, match=says):
@@ -536,10 +528,14 @@ def store(tmp_path):
     return StateStore(tmp_path / "states")
 
 
+def through_the_store(store, model, tokenizer, fingerprint="weights"):
+    return states_for(store, fingerprint, tokenizer, PROMPTS, lambda: model)
+
+
 @pytest.fixture
 def stored(store, llama):
-    """(key, states) as `cached_hidden_states` put them."""
-    states = cached_hidden_states(*llama, PROMPTS, store=store)
+    """(key, states) as `states_for` stores them."""
+    states = through_the_store(store, *llama)
     (path,) = store.folder.glob("*.safetensors")
     return path.stem, states
 
@@ -553,10 +549,10 @@ def test_what_is_stored_comes_back_without_the_model(store, llama, stored):
     key, states = stored
     assert torch.equal(states, hidden_states(model, tokenizer, PROMPTS))
     assert torch.equal(store.get(key), states)
-    again = states_for(store, weights_fingerprint(model), tokenizer, PROMPTS, never)
+    again = states_for(store, "weights", tokenizer, PROMPTS, never)
     assert torch.equal(again, states)
     encoded = encode(tokenizer, PROMPTS)
-    found = store.lookup(weights_fingerprint(model), encoded.token_ids, encoded.positions)
+    found = store.get(store.key("weights", encoded.token_ids, encoded.positions))
     assert torch.equal(found, states)
 
 
@@ -565,40 +561,24 @@ def test_a_second_store_on_the_same_folder_finds_it(store, stored):
     assert torch.equal(StateStore(store.folder).get(key), states)
 
 
-def test_some_sites_are_found_where_all_are_stored(store, llama, stored):
-    model, tokenizer = llama
-    some = states_for(
-        store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["final_norm", "embed"]
-    )
-    assert torch.equal(some, stored[1][:, [-1, 0]])
-    with pytest.raises(BadInput):
-        states_for(
-            store, weights_fingerprint(model), tokenizer, PROMPTS, never, sites=["resid_post.3"]
-        )
-
-
 def test_bfloat16_halves_the_disk_and_gives_the_same_twice(tmp_path, llama):
     exact = hidden_states(*llama, PROMPTS)
     store = StateStore(tmp_path, dtype="bfloat16")
-    written = cached_hidden_states(*llama, PROMPTS, store=store)
-    read = cached_hidden_states(*llama, PROMPTS, store=store)
+    written = through_the_store(store, *llama)
+    read = through_the_store(store, *llama)
     assert written.dtype == torch.float32 and torch.equal(written, read)
     assert 0 < distance(read, exact) < 0.01
     (path,) = tmp_path.glob("*.safetensors")
     assert path.stat().st_size < exact.numel() * 2 + 1000
 
 
-def test_the_key_covers_weights_tokens_order_positions_sites_and_dtype(store, tmp_path):
-    one = dict(
-        fingerprint="a", token_ids=[[1, 2], [3]], positions=[1, 0], sites=None, dtype="float32"
-    )
+def test_the_key_covers_weights_tokens_order_positions_and_dtype(store, tmp_path):
+    one = dict(fingerprint="a", token_ids=[[1, 2], [3]], positions=[1, 0], dtype="float32")
     changes = [
         dict(fingerprint="b"),
         dict(token_ids=[[3], [1, 2]]),
         dict(token_ids=[[1], [2, 3]]),
         dict(positions=[0, 0]),
-        dict(sites=["embed", "final_norm"]),
-        dict(sites=["final_norm", "embed"]),
         dict(dtype="bfloat16"),
     ]
     keys = [store.key(**one), *(store.key(**{**one, **change}) for change in changes)]
@@ -607,12 +587,12 @@ def test_the_key_covers_weights_tokens_order_positions_sites_and_dtype(store, tm
     assert store.key(**{**one, "positions": np.array([1, 0])}) == keys[0]
 
 
-def test_changed_weights_are_read_anew(store, own_llama):
+def test_other_weights_are_read_from_the_model(store, own_llama):
     model, tokenizer = own_llama
-    before = cached_hidden_states(model, tokenizer, PROMPTS, store=store)
+    before = through_the_store(store, model, tokenizer)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    after = cached_hidden_states(model, tokenizer, PROMPTS, store=store)
+    after = through_the_store(store, model, tokenizer, fingerprint="other weights")
     assert distance(after, before) > 0
     assert torch.equal(after, hidden_states(model, tokenizer, PROMPTS))
 
@@ -636,12 +616,12 @@ def test_damaged_states_are_not_returned_but_read_anew(store, llama, stored, dam
         description.write_text(description.read_text().replace(f"{WIDTH}\n", "7\n"))
     if damage == "description gone":
         assert store.get(key) is None
-        again = cached_hidden_states(*llama, PROMPTS, store=store)
+        again = through_the_store(store, *llama)
     else:
         with pytest.warns(DamagedStates, match="read from the model again"):
             assert store.get(key) is None
         with pytest.warns(DamagedStates):
-            again = cached_hidden_states(*llama, PROMPTS, store=store)
+            again = through_the_store(store, *llama)
     assert torch.equal(again, states) and torch.equal(store.get(key), states)
 
 
@@ -686,40 +666,12 @@ def test_a_model_of_another_dtype_is_not_filed_under_this_one(store, llama):
     assert not store.folder.exists()
 
 
-def test_the_fingerprint_is_of_the_weights(own_llama, llama, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    model, _ = own_llama
-    original = weights_fingerprint(model)
-    assert weights_fingerprint(llama[0]) == original
-    model.save_pretrained(tmp_path)
-    assert weights_fingerprint(AutoModelForCausalLM.from_pretrained(tmp_path)) == original
-    model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
-    torch.optim.AdamW([model.lm_head.weight], fused=True).step()
-    assert weights_fingerprint(model) != original
-    assert weights_fingerprint(copy.deepcopy(llama[0]).to(torch.bfloat16)) != original
-
-
-def test_the_fingerprint_of_files_is_of_names_and_bytes_in_any_order(tmp_path):
-    a, b, elsewhere = tmp_path / "a", tmp_path / "b", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    a.write_bytes(b"1"), b.write_bytes(b"2"), (elsewhere / "a").write_bytes(b"1")
-    both = file_fingerprint([a, b])
-    assert both == file_fingerprint([b, str(elsewhere / "a")])
-    b.write_bytes(b"3")
-    assert file_fingerprint([a, b]) != both != file_fingerprint([a])
-    with pytest.raises(NotFound, match="c: No such file"):
-        file_fingerprint([tmp_path / "c"])
-    with pytest.raises(NotFound, match="no files"):
-        file_fingerprint([])
-
-
 def test_what_cannot_be_stored_is_refused(store, tmp_path):
-    with pytest.raises(Damaged, match="float16"):
+    with pytest.raises(BadInput, match="float16"):
         StateStore(tmp_path, dtype="float16")
-    with pytest.raises(Damaged, match="is no key"):
+    with pytest.raises(BadInput, match="is not a key"):
         store.get("../../etc/passwd")
-    with pytest.raises(Damaged, match="floating-point"):
+    with pytest.raises(BadInput, match="floating-point"):
         store.put("0" * 64, torch.zeros(2, 2), {})
 
 

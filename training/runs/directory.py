@@ -67,6 +67,14 @@ class Run:
         """Relations of the facts, in order of appearance."""
         return list(dict.fromkeys(fact.relation for fact in self.facts))
 
+    def checkpoint(self, name: str = "") -> Checkpoint:
+        """The checkpoint of that name, or the last of a phase; default: the last of all."""
+        phase = {"memorized": "memorize", "generalized": "generalize"}.get(name, name)
+        found = [c for c in self.checkpoints if not name or name == c.name or phase == c.phase]
+        if not found:
+            raise NotFound(f"{self.path} has no checkpoint {name!r}")
+        return found[-1]
+
     def table(self, name: str):
         """The DataFrame of tables/NAME.csv. Raises TableMissing with the command that writes it."""
         return read_table(self.path, name)

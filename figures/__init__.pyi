@@ -1,0 +1,1 @@
+from .redraw import draw_all as draw_all

@@ -1,0 +1,11 @@
+from .base.errors import BadInput as BadInput
+from .base.errors import NotFound as NotFound
+from .base.errors import UserError as UserError
+from .behaviour.recall import answers as answers
+from .data.fact_files import Fact as Fact
+from .data.facts import build_facts as build_facts
+from .data.facts import load_facts as load_facts
+from .data.prompts import Prompt as Prompt
+from .data.prompts import load_prompts as load_prompts
+from .runs.checkpoints import Checkpoint as Checkpoint
+from .runs.directory import Run as Run
