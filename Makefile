@@ -56,8 +56,10 @@ test: .venv/.installed  ## lint-free tests: laws, small real runs, faults, the n
 figures: .venv/.installed  ## redraw every picture of RUN and of the committed results, from tables only
 	$(PY) -m figures.redraw $(RUN)
 
-lint: .venv/.installed  ## style
+lint: .venv/.installed  ## style, format, and the types of the public API
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:  ## remove .venv and caches; runs and results stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,14 @@ The measures take arrays, (n, d) with one row per subject, and import neither to
 Names are imported when first used.
 """
 
+from pathlib import Path
+
 import lazy_loader
+
+import training
+
+if Path(training.__file__).parents[1] != Path(__file__).parents[1]:
+    hiding = Path(training.__file__).parent
+    raise ImportError(f"{hiding} hides the package 'training' of latent-alignment. Rename it.")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
