@@ -24,7 +24,7 @@ from analysis.across.conditions import (
     labelled_table,
     values_of,
 )
-from figures.ablations import draw
+from figures.across import draw_ablations as draw
 from training.base.console import run_command
 from training.base.files import commit, seal, write_text
 

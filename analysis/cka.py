@@ -19,7 +19,7 @@ from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table_
 from analysis.tables.cka_measures import choose, measure_lines, measures_table_for
 from analysis.tables.probes import table_for as transfer_table_for
 from analysis.tables.probes import verdict_lines
-from figures import cka, cka_checkpoints, cka_measures
+from figures import cka
 from probing.states import Design
 from training.base.console import run_command
 from training.data.prompts import Preset
@@ -63,8 +63,8 @@ def main(options: Options):
         print(line)
 
     drawn = cka.draw(run.path)
-    drawn += cka_checkpoints.draw(run.path) if len(trained) else []
-    drawn += cka_measures.draw(run.path) if measures else []
+    drawn += cka.draw_checkpoints(run.path) if len(trained) else []
+    drawn += cka.draw_measures(run.path) if measures else []
     print(
         f"wrote {run.path / 'tables' / 'cka.csv'} ({len(table)} rows), {', '.join(p.name for p in drawn)}    "
         f"next: python -m analysis.alignment {run.argument}"

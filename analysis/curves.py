@@ -15,7 +15,7 @@ import tyro
 
 from analysis.across.conditions import labelled_table
 from analysis.across.curves import LEAST_POINTS, _curves, _endpoints, curve_lines, tokens_at
-from figures.curves import draw
+from figures.across import draw_curves as draw
 from training.base.console import run_command
 from training.base.errors import NotFound
 from training.base.files import commit, seal, write_text

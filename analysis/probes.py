@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from analysis.measures.transfer import FOLDS
 from analysis.tables.probe_controls import control_lines, controls_for
 from analysis.tables.probes import table_for, verdict_lines
-from figures import probe_controls, probes
+from figures import probes
 from probing.states import Design
 from training.base.console import run_command
 from training.data.prompts import Preset
@@ -58,7 +58,7 @@ def main(options: Options):
         for line in control_lines(found):
             print(line)
         wrote += f", {run.path / 'tables' / 'probe_controls.csv'.name} ({len(found):,} rows)"
-        drawn += probe_controls.draw(run.path)
+        drawn += probes.draw_controls(run.path)
     print(
         f"wrote {wrote}, {', '.join(p.name for p in drawn)}    next: python -m analysis.umap {run.argument}"
     )

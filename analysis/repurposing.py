@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.tables.repurposing import Watch, _from_the_start, lines_of, rows_of
-from figures.repurposing import draw
+from figures.trajectory import draw_repurposing as draw
 from training.base.console import run_command
 from training.runs.directory import RunOptions
 from training.runs.table_files import read_table, write_table

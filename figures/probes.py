@@ -1,189 +1,184 @@
-"""Object probes by layer: fit on rote states, scored on semantic ones of other subjects, and back.
+"""Object probes by layer, fit on rote states and scored on semantic ones and back; their controls.
 
     python -m figures.probes runs/demo
 
-Reads tables/probes.csv, writes figures/probes.png and .svg.
+Reads tables/probes.csv and probe_controls.csv, those that exist; writes figures/probes and
+probe_controls, .png and .svg.
 """
 
 from pathlib import Path
 
-from figures.style import (
-    SIDES,
-    count_words,
-    drawer,
-    in_order,
-    interval_handle,
-    layer_line,
-    legend_below,
-    null_band,
-    null_handle,
-    panels,
-    reference_handle,
-    reference_line,
-    require_rows,
-    run_figure,
-    site_axis,
-    site_names,
-    stages,
-    styled,
-)
-from training.runs.table_files import headline_split, pick, read_table
+from figures import style
+from figures.lines import ALONE, Chart, Line, Panel
+from training.runs.table_files import optional_table, pick, read_table
 
-COLUMNS = [
-    "direction",
-    "side",
-    "family",
-    "line",
-    "checkpoint",
-    "phase",
-    "epoch",
-    "layer",
-    "site",
-    "value",
-    "low",
-    "high",
-    "chance",
-    "null_high",
-    "n",
-    "split",
-]
-# Each transfer beside the same probe scored where it was fit: the ceiling that the transfer can reach.
-AT_HOME = {"rote->semantic": "rote->rote", "semantic->rote": "semantic->semantic"}
-WORDS = {
-    "rote->semantic": "fit on rote,\nscored on prompts",
-    "semantic->rote": "fit on prompts,\nscored on rote",
+OVER, BACK, HERE = "rote->semantic", "semantic->rote", "semantic->semantic"
+# Each transfer with the same probe scored where it was fit: the ceiling of the transfer. A probe
+# fit and scored on rote states has no semantic family, so it is the same in every column.
+DIRECTIONS = {
+    OVER: ("fit on rote,\nscored on prompts", {"direction": "rote->rote", "family": "rote"}),
+    BACK: ("fit on prompts,\nscored on rote", {"direction": HERE}),
 }
-COLUMNS_A_ROW = 4
+CHART = Chart(
+    "probes",
+    "Object probes across prompts and across subjects ({n})",
+    {
+        f"{direction}, {side}": Panel(
+            f"{side} relations,\n{words}\nprobe accuracy",
+            {
+                "transfer": Line({"direction": direction}, width=1.8 if side == "bound" else 1.0),
+                "home": Line(home, "same probe scored where it was fit", ":", 1.1),
+            },
+            rows={"measure": "transfer_accuracy", "relation": side},
+            null="above",
+            limits=(0, 1),
+        )
+        for direction, (words, home) in DIRECTIONS.items()
+        for side in style.SIDES
+    },
+    wanted="transfer_accuracy",
+    heading="{} prompts",
+    reference="chance (guessing)",
+    height=(1.75, 1.1),
+    wrap=4,
+    unit_size=8.5,
+)
+STYLES = ("-", "--", ":", (0, (6, 2, 1, 2)), (0, (1, 4)))
+EMBEDDING = "subject_embedding_accuracy"
 
 
+def _panel(title: str, unit: str, rows: dict, *named: tuple[str, str, str]) -> Panel:
+    """Lines from (words, measure, direction) of bound relations; the first is solid and thick."""
+    lines = {}
+    for dash, (words, measure, direction) in zip(STYLES, named, strict=False):
+        wanted = {"measure": measure, "direction": direction}
+        table = "probes" if measure == "transfer_accuracy" else ""
+        lines[words] = Line(wanted, words, dash, 1.8 if dash == "-" else 1.2, table=table)
+    return Panel(unit, lines, title, {"relation": "bound", "family": "test", **rows})
+
+
+def _line_legend(axes, data, panel: str, column: str) -> None:
+    """Every panel of the controls has lines of its own, so a legend of its own."""
+    lines = CONTROLS.panels[panel].lines
+    there = style.present(lines, pick(data, panel=panel).line)
+    handles = [style.handle(words, linewidth=1.3, linestyle=lines[words].style) for words in there]
+    look = {"frameon": True, "framealpha": 0.75, "edgecolor": "none"}
+    axes.legend(handles=handles, loc="best", fontsize=7.5, **look)
+    axes.set_ylim(bottom=0)
+
+
+CODE = ("objects", "compression", ""), ("objects shuffled", "compression_shuffled", "")
+CONTROLS = Chart(
+    "probe_controls",
+    "Controls of the probes (bound relations, {n})",
+    {
+        "relation": _panel(
+            "Which relation is asked?",
+            "probe accuracy",
+            {"relation": "every"},
+            ("fit on rote, scored on test prompts", "relation_accuracy", OVER),
+            ("fit on test prompts, scored on rote", "relation_accuracy", BACK),
+            ("fit on rote, untrained weights", "relation_accuracy_untrained", OVER),
+        ),
+        "transfer": _panel(
+            "Object transfer, rote to test prompts",
+            "probe accuracy",
+            {"family": ("test", "")},
+            ("tuned probe", "transfer_accuracy", OVER),
+            ("mass-mean probe", "mass_mean_accuracy", OVER),
+            ("objects shuffled", "shuffled_accuracy", OVER),
+            ("untrained weights", "transfer_accuracy_untrained", OVER),
+            ("subject's input embedding", EMBEDDING, ""),
+        ),
+        "selectivity": _panel(
+            "Object from test prompts",
+            "probe accuracy",
+            {},
+            ("other subjects", "entity_split_accuracy", HERE),
+            ("other prompts, same subjects", "row_split_accuracy", HERE),
+            ("the same, random object per subject", "control_accuracy", HERE),
+        ),
+        "map": _panel(
+            "Rote state finds its own test-prompt state",
+            "found first",
+            {},
+            ("through a ridge map", "ridge_map_top1", OVER),
+            ("as it is", "unmapped_top1", OVER),
+        ),
+        "rote code": _panel(
+            "Code length of objects, rote states",
+            "compression",
+            {"family": "rote", "split": "all"},
+            *CODE,
+        ),
+        "test code": _panel(
+            "Code length of objects, a test prompt", "compression", {"split": "all"}, *CODE
+        ),
+    },
+    ALONE,
+    wanted=f"family test of bound relations, measures {EMBEDDING} and others",
+    reference="chance (guessing; no compression)",
+    height=(2.6, 0.7),
+    finish=_line_legend,
+)
 CAPTIONS = {
     "probes": (
         "Probe transfer between kinds of prompt",
-        "Solid: fit on one kind of state, scored on the other, always on subjects the probe was not fit on. "
-        "Dotted: the same probe scored on the kind of state it was fit on, the ceiling of the transfer.",
+        "Solid: fit on one kind of state, scored on the other, always on subjects the probe was "
+        "not fit on. Dotted: the same probe scored on the kind of state it was fit on, the "
+        "ceiling of the transfer.",
         "A probe finds what can be read from a state, not what the model uses.",
-    )
+    ),
+    "probe_controls": (
+        "Controls of the probes",
+        "Each solid line with what it has to exceed: the same probe on shuffled or random "
+        "objects, on untrained weights, or on the subject's input embedding alone; dashed grey: "
+        "guessing. A compression above 1 says that the states tell something about the objects of "
+        "new subjects.",
+        "Every line is of bound relations. A state finds its own because both are about one name; "
+        "a prompt's wording tells its relation. Neither shows that an answer is shared.",
+    ),
 }
 
 
 def panel_data(table):
-    """The lines drawn, one row a checkpoint and site; held-out subjects (all where they were not split).
+    """The rows of CHART in a column per semantic family; lines: transfer, and home, the same probe
+    scored where it was fit. Raises NothingToDraw."""
+    families = style.in_order(pick(table, direction=tuple(DIRECTIONS)).family)
+    return CHART.gather(table, {family: {"family": family} for family in families})
 
-    direction: rote->semantic | semantic->rote; side: bound | unbound; family: the semantic prompts; line:
-    transfer, or home (the same probe scored at other subjects' prompts of the kind it was fit on). Raises
-    NothingToDraw.
+
+def controls_data(controls, probes=None):
+    """The rows of CONTROLS at the last checkpoint of each phase; probes: a table or None.
+
+    A baseline without a site stands at every site. Raises NothingToDraw.
     """
     import pandas as pd
 
-    scored = pick(table, measure="transfer_accuracy", split=headline_split(table), relation=SIDES)
-    parts = []
-    for direction, home in AT_HOME.items():
-        transfer = pick(scored, direction=direction)
-        ceiling = pick(scored, direction=home)
-        for family in in_order(transfer.family):
-            parts.append(pick(transfer, family=family).assign(line="transfer", panel_family=family))
-            own = pick(ceiling, family=family)
-            # A probe fit and scored on rote states has no semantic family: it is the same in every panel.
-            own = own if len(own) else pick(ceiling, family="rote")
-            parts.append(own.assign(line="home", direction=direction, panel_family=family))
-    parts = [part for part in parts if len(part)]
-    rows = require_rows(
-        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
-        "probes",
-        "transfer_accuracy",
-    )
-    return rows.assign(side=rows.relation, family=rows.panel_family).reindex(columns=COLUMNS)
+    def filled(table):
+        blank = {name: table[name].fillna("") for name in ("family", "direction")}
+        return table.assign(**blank)[table.value.notna()]
+
+    sites = controls[["layer", "site"]].dropna().drop_duplicates("layer")
+    baseline = pick(controls, measure=EMBEDDING).drop(columns=["layer", "site"])
+    everywhere = [controls[controls.measure != EMBEDDING], baseline.merge(sites, how="cross")]
+    table = filled(pd.concat(everywhere, ignore_index=True))
+    rows = CONTROLS.gather(table, probes=None if probes is None else filled(probes))
+    return pick(rows, checkpoint=tuple(stage.checkpoint for stage in style.milestones(rows)))
 
 
-def picture(data):
-    """The figure of panel_data: a row a direction and side, a column a family (four a row)."""
-    from matplotlib.lines import Line2D
-
-    sites = site_names(data)
-    shown = stages(data)
-    families = in_order(data.family)
-    chunks = [families[i : i + COLUMNS_A_ROW] for i in range(0, len(families), COLUMNS_A_ROW)]
-    lines = [
-        (direction, side, chunk)
-        for direction in AT_HOME
-        for side in SIDES
-        for chunk in chunks
-        if len(pick(data, direction=direction, side=side, family=tuple(chunk)))
-    ]
-    split = headline_split(data)
-    of = count_words(data, f"{split} subjects" if split != "all" else "subjects")
-    figure, grid = panels(
-        len(lines),
-        max(map(len, chunks)),
-        height=1.75 * len(lines) + 1.1,
-        sharex=True,
-        sharey=True,
-        title=f"Object probes across prompts and across subjects ({of})",
-    )
-    for place, (direction, side, chunk) in enumerate(lines):
-        line_of_axes = grid[place]
-        line_of_axes[0].set_ylabel(
-            f"{side} relations,\n{WORDS[direction]}\nprobe accuracy", fontsize=8.5
-        )
-        for axes in line_of_axes[len(chunk) :]:
-            axes.set_visible(False)
-        for axes, family in zip(line_of_axes, chunk, strict=False):
-            rows = pick(data, direction=direction, side=side, family=family)
-            _panel(axes, rows, shown, sites, 1.8 if side == "bound" else 1.0)
-            site_axis(axes, sites, most=4)
-            if place == 0 or len(chunks) > 1:
-                axes.set_title(f"{family} prompts")
-    for axes in grid[-1]:
-        axes.set_xlabel("after block")
-    home = Line2D(
-        [],
-        [],
-        color="black",
-        linewidth=1.2,
-        linestyle=":",
-        label="same probe scored where it was fit",
-    )
-    legend_below(
-        figure,
-        shown,
-        [interval_handle(), home, reference_handle("chance (guessing)"), null_handle()],
-    )
-    return figure
+@style.drawing
+def draw(run_dir: Path) -> dict:
+    return {"probes": CHART.draw(panel_data(read_table(run_dir, "probes")))}
 
 
-def _panel(axes, rows, shown, sites: dict[int, str], width: float) -> None:
-    """One panel: null, chance, the transfer of each checkpoint and its ceiling."""
-    transfer = rows[rows.line == "transfer"]
-    level = transfer.chance.mean()
-    if level == level:
-        reference_line(axes, level)
-        high = transfer.groupby("layer").null_high.max()
-        if high.notna().any():
-            null_band(axes, high * 0 + level, high)
-    for stage in shown:
-        for kind, line in rows[rows.checkpoint == stage.checkpoint].groupby("line", sort=False):
-            main = kind == "transfer"
-            layer_line(
-                axes,
-                line,
-                max(sites) + 1,
-                stage.colour,
-                style="-" if main else ":",
-                width=width if main else 1.1,
-                band=main,
-            )
-    axes.set_ylim(0, 1)
+@style.drawing
+def draw_controls(run_dir: Path) -> dict:
+    tables = read_table(run_dir, "probe_controls"), optional_table(run_dir, "probes")
+    return {"probe_controls": CONTROLS.draw(controls_data(*tables))}
 
 
-def pictures(run_dir: Path) -> dict:
-    """The figures by name. Raises TableMissing, NothingToDraw."""
-    data = panel_data(read_table(run_dir, "probes"))
-    with styled():
-        return {"probes": picture(data)}
-
-
-draw = drawer(pictures)
-
+DRAWINGS = {"probes": draw, "probe_controls": draw_controls}
 
 if __name__ == "__main__":
-    run_figure(draw, __doc__)
+    style.run_figure(DRAWINGS, __doc__)

@@ -3,57 +3,40 @@
     python -m figures.redraw runs/demo
     python -m figures.redraw
 
-Writes RUN_DIR/figures/*.png and .svg, docs/images/NAME-*.png for every committed results/NAME with tables, and
-results/NAME/figures for those that are not committed.
+Writes RUN_DIR/figures/*.png and .svg, docs/images/NAME-*.png for every committed results/NAME with
+tables, and results/NAME/figures for those that are not committed.
 """
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from figures import (
-    ablations,
+    across,
     alignment,
     cka,
-    cka_checkpoints,
-    cka_measures,
-    curves,
     interchange,
-    probe_controls,
     probes,
     projection,
     recall,
-    repurposing,
-    seeds,
     trajectory,
     verdict,
 )
-from figures.style import NothingToDraw, save
+from figures.style import draw_each
+from training.base.console import run_command
 from training.base.errors import UserError
 from training.base.files import read_json
-from training.runs.table_files import TableMissing
 
-MODULES = (
-    verdict,
-    recall,
-    cka,
-    cka_checkpoints,
-    cka_measures,
-    alignment,
-    probes,
-    probe_controls,
-    interchange,
-    projection,
-    trajectory,
-    repurposing,
-)
-# What lies in a folder that is no run, by the kind in its run.json: means over runs, or the conditions of a sweep.
-KINDS = {"summary over seeds": (seeds,), "trajectory": (trajectory,), "sweep": (ablations,)}
-
-
-class NoTables(UserError):
-    """There is no table anywhere to draw from."""
+MODULES = (verdict, recall, cka, alignment, probes, interchange, projection, trajectory)
+OF_A_RUN = {name: draw for module in MODULES for name, draw in module.DRAWINGS.items()}
+# By the kind in the run.json of a folder that is not a run: means over runs, or a sweep.
+KINDS = {
+    "summary over seeds": {"seeds": across.draw_seeds},
+    "trajectory": {"trajectory": trajectory.draw},
+    "sweep": {"ablations": across.draw_ablations},
+}
 
 
 @dataclass
@@ -68,59 +51,48 @@ class Options:
     """Where pictures of committed results go, as NAME-*.png."""
 
 
+def table_names(run_dir: Path) -> list[str]:
+    """Names of the tables of a directory."""
+    return sorted(path.stem for path in (run_dir / "tables").glob("*.csv"))
+
+
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
-    """Draw every figure whose tables exist; returns (paths, what was skipped and why). how: see save."""
-    record = Path(run_dir) / "run.json"
+    """Draw every figure whose tables exist: see `style.draw_each`."""
+    record = run_dir / "run.json"
     kind = read_json(record).get("kind") if record.exists() else None
-    there = {p.stem for p in (Path(run_dir) / "tables").glob("*.csv")}
-    # A sweep's table of someone's own has no record.
-    own = (ablations,) if "ablations" in there else ()
-    # Of a few sweeps.
-    own_curves = (curves,) if "curves" in there else ()
-    written, skipped = [], []
-    for module in (*KINDS.get(kind, (*MODULES, *own)), *own_curves):
-        try:
-            written += save(module.pictures(run_dir), folder, **how)
-        except (TableMissing, NothingToDraw) as reason:
-            skipped.append(f"{module.__name__.split('.')[-1]}: {reason}")
-    return written, skipped
+    drawings = dict(KINDS.get(kind, OF_A_RUN))
+    # Only some sweeps have curves, and a sweep's table of someone's own has no record.
+    there = table_names(run_dir)
+    drawings |= {name: across.DRAWINGS[name] for name in ("ablations", "curves") if name in there}
+    return draw_each(drawings, run_dir, folder, **how)
 
 
 def main(options: Options) -> list[Path]:
-    """Redraw; print what was written and what was left out; return the paths. Raises NoTables."""
-    committed = sorted(
-        p.parent
-        for p in options.results.glob("*/run.json")
-        if list((p.parent / "tables").glob("*.csv"))
-    )
+    """Redraw, say what was written and left out, return the paths. UserError: no table at all."""
     run_dir = options.run_dir
-    has_tables = run_dir is not None and bool(list((run_dir / "tables").glob("*.csv")))
-    if not has_tables and not committed:
+    committed = [p.parent for p in options.results.glob("*/run.json") if table_names(p.parent)]
+    measured = run_dir is not None and bool(table_names(run_dir))
+    if not measured and not committed:
         where = f"{run_dir} holds no tables/*.csv" if run_dir else "no RUN_DIR was given"
-        raise NoTables(
-            f"{where}, and {options.results} has no NAME/run.json with NAME/tables/*.csv. Make tables first "
-            f"(python -m training.recall RUN_DIR), then: python -m figures.redraw RUN_DIR"
+        raise UserError(
+            f"{where}, and {options.results} has no NAME/run.json with NAME/tables/*.csv. Make "
+            f"tables first (python -m training.recall RUN_DIR), then: python -m figures.redraw "
+            f"RUN_DIR"
         )
-    written = []
-    if has_tables:
-        written += _redraw(run_dir, run_dir / "figures")
-    elif run_dir is not None:
-        print(
-            f"skipped {run_dir}: no tables/*.csv there. Write them: python -m training.recall {run_dir}"
-        )
-    for folder in committed:
-        if _tracked(folder):
-            written += _redraw(folder, options.images, prefix=f"{folder.name}-", formats=("png",))
-        else:
-            written += _redraw(folder, folder / "figures")
+    written = _redraw(run_dir, run_dir / "figures") if measured else []
+    if run_dir is not None and not measured:
+        command = f"python -m training.recall {run_dir}"
+        print(f"skipped {run_dir}: no tables/*.csv there. Write them: {command}")
+    for folder in sorted(committed):
+        how = {"prefix": f"{folder.name}-", "formats": ("png",)}
+        where = (options.images, how) if _tracked(folder) else (folder / "figures", {})
+        written += _redraw(folder, where[0], **where[1])
     print(f"wrote {len(written)} files")
     return written
 
 
 def _tracked(folder: Path) -> bool:
-    """Whether git keeps a folder's record; everything counts where there is no git or no checkout."""
-    import subprocess
-
+    """Whether git tracks a folder's record; without git or a checkout, every folder counts."""
     try:
         asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "run.json"]
         done = subprocess.run(asked, capture_output=True, text=True)
@@ -130,7 +102,6 @@ def _tracked(folder: Path) -> bool:
 
 
 def _redraw(run_dir: Path, folder: Path, **how) -> list[Path]:
-    """Draw all figures of one directory and say so."""
     written, skipped = draw_all(run_dir, folder, **how)
     for line in skipped:
         print(f"skipped {line}")
@@ -140,6 +111,4 @@ def _redraw(run_dir: Path, folder: Path, **how) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from training.base.console import run_command
-
     run_command(main, Options, __doc__)

@@ -1,25 +1,31 @@
-"""What all pictures share: colours by checkpoint, axes by site, legends, and files whole or not there.
+"""What all pictures share: colours of checkpoints, picking of rows, panels, legends, files.
 
-Pictures are drawn from tables only, on matplotlib's own canvases: no window, no global setting is changed.
+Pictures are drawn from tables only, on matplotlib's own canvases: no window opens, and no global
+setting changes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 
 import tyro
 
+from training.base.console import run_command
 from training.base.errors import UserError
 from training.base.files import write_with
+from training.runs.table_files import TableMissing, headline_split
 
 DPI = 150
 WIDTH = 10.0
+# A PNG of more bytes is stored with 256 colours.
 LARGE_PNG = 200_000
-# What the common width holds in a legend's letters, a handle counted as seven.
+# How many letters a legend of the common width holds; a handle counts as seven.
 LEGEND_LETTERS = 128
 GREY = "#6f6f6f"
 NULL_GREY = "#d9d9d9"
-# Grey, blue and orange stay apart under every common colour-blindness, and in print by their lightness.
+REFERENCE = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (5, 3))}
+# Grey, blue and orange stay apart for colour-blind readers, and in print by their lightness.
 STAGES = {
     "base": ("base", GREY),
     "memorize": ("memorized", "#0072B2"),
@@ -49,7 +55,7 @@ RC = {
     "figure.facecolor": "white",
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
-    # Names of relations and objects are text, whatever dollar signs they hold.
+    # Names of relations and objects are plain text, whatever dollar signs they hold.
     "text.parse_math": False,
     # The same table gives the same file.
     "svg.hashsalt": "latent-alignment",
@@ -57,7 +63,7 @@ RC = {
 
 
 class NothingToDraw(UserError):
-    """A table is there but holds no row that the picture shows."""
+    """A table exists but holds no row that the picture shows."""
 
 
 @dataclass
@@ -79,40 +85,26 @@ class Stage:
 
 
 def stages(table) -> list[Stage]:
-    """Checkpoints of a table in training order, each with one label and one colour.
-
-    The last checkpoint of a phase has the phase's full colour, earlier ones paler shades of it.
-    """
-    columns = [c for c in ("checkpoint", "phase", "epoch") if c in table]
-    rows = (
-        table[columns]
-        .drop_duplicates("checkpoint")
-        .reindex(columns=["checkpoint", "phase", "epoch"])
-    )
-    rows = rows.assign(phase=rows.phase.fillna(""))
-    order = {phase: rank for rank, phase in enumerate(("", *STAGES))}
-    rows = rows.sort_values(
-        "phase", key=lambda phases: phases.map(lambda p: order.get(p, len(order))), kind="stable"
-    )
+    """Checkpoints of a table in training order; the earlier ones of a phase have paler shades."""
+    rows = table.drop_duplicates("checkpoint").reindex(columns=["checkpoint", "phase", "epoch"])
+    groups = dict(iter(rows.groupby(rows.phase.fillna(""), sort=False)))
+    order = ["", *STAGES, *groups]
     found = []
-    for phase, group in rows.groupby("phase", sort=False):
+    for phase, group in sorted(groups.items(), key=lambda item: order.index(item[0])):
         word, colour = STAGES.get(phase, ("", STAGES["memorize"][1]))
         distinct = group.epoch.notna().all() and group.epoch.is_unique
         for place, row in enumerate(group.itertuples(), start=1):
-            if word and len(group) == 1:
-                label = word
-            elif word and distinct:
-                label = f"{word}, epoch {row.epoch:g}"
-            else:
-                label = str(row.checkpoint)
+            label = f"{word}, epoch {row.epoch:g}" if distinct else str(row.checkpoint)
+            label = word if len(group) == 1 else label
+            shade = _pale(colour, 0.3 + 0.7 * place / len(group))
             found.append(
-                Stage(row.checkpoint, phase, label, _pale(colour, 0.3 + 0.7 * place / len(group)))
+                Stage(row.checkpoint, phase, label if word else str(row.checkpoint), shade)
             )
     return found
 
 
 def milestones(table, most: int = 4) -> list[Stage]:
-    """The last checkpoint of each phase; where phases are unknown, `most` checkpoints spread evenly."""
+    """The last checkpoint of each phase; without phases, `most` evenly spread checkpoints."""
     every = stages(table)
     if any(stage.phase for stage in every):
         return list({stage.phase: stage for stage in every}.values())
@@ -127,46 +119,39 @@ def _pale(colour: str, share: float) -> str:
     return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)
 
 
-# --- picking rows -------------------------------------------------------------------------------------------
-
-
 def in_order(families: Iterable[str]) -> list[str]:
-    """Prompt families in the order people read them: rote, trained, test, controls, then other languages."""
+    """Prompt families in reading order: rote, trained, test, controls, then other languages."""
     families = set(families)
     return [f for f in FAMILIES if f in families] + sorted(families - set(FAMILIES))
 
 
+def present(names: Iterable[str], column) -> list[str]:
+    """Those names that a column holds, in the order given."""
+    return [name for name in names if name in set(column)]
+
+
 def require_rows(rows, table: str, wanted: str):
-    """Return rows, or raise NothingToDraw saying which rows were looked for."""
+    """Return rows; if there are none, raise NothingToDraw saying which rows were looked for."""
     if not len(rows):
+        found = f"tables/{table}.csv holds no rows to draw (looked for: {wanted})"
         raise NothingToDraw(
-            f"tables/{table}.csv holds no rows to draw (looked for: {wanted}). Write the table again "
-            f"with those included, or leave this picture out."
+            f"{found}. Write the table again with those, or leave this picture out."
         )
     return rows
 
 
-def count_words(rows, noun: str = "subjects", column: str = "n") -> str:
-    """`n = 40 subjects`, or `n = 38-40 subjects` where rows differ; empty if no n is known."""
-    counts = rows[column].dropna() if column in rows else []
-    if not len(counts):
+def count_words(rows, noun: str = "") -> str:
+    """`n = 38-40 held-out subjects`, the subjects being those of the headline split; "": no n."""
+    counts = sorted({int(n) for n in rows.n.dropna()})
+    if not counts:
         return ""
-    low, high = int(min(counts)), int(max(counts))
-    return f"n = {low} {noun}" if low == high else f"n = {low}-{high} {noun}"
-
-
-# --- drawing ------------------------------------------------------------------------------------------------
-
-
-def styled():
-    """Context in which this project's settings hold; the user's own come back after it."""
-    import matplotlib
-
-    return matplotlib.rc_context(RC)
+    split = "" if noun or headline_split(rows) == "all" else "held-out "
+    span = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"n = {span} {split}{noun or 'subjects'}"
 
 
 def panels(rows: int, columns: int, *, height: float, title: str, **options):
-    """(figure, axes of shape (rows, columns)) of the common width; height in inches; one title."""
+    """(figure, axes of shape (rows, columns)) of the common width; height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -174,164 +159,110 @@ def panels(rows: int, columns: int, *, height: float, title: str, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def layer_line(
-    axes, line, layers: int, colour: str, *, style="-", width: float = 1.8, band: bool = True
-) -> None:
-    """One measure over sites with its 95% band; a site without a value is a gap.
-
-    line: rows with layer, value, low, high; layers: how many sites the axis has.
-    """
-    line = line.drop_duplicates("layer").set_index("layer").reindex(range(layers))
-    axes.plot(
-        line.index,
-        line.value,
-        color=colour,
-        linestyle=style,
-        linewidth=width,
-        marker=".",
-        markersize=2.5 * width**0.5,
-    )
-    if band and line.low.notna().any():
-        axes.fill_between(
-            line.index,
-            line.low.astype(float),
-            line.high.astype(float),
-            color=colour,
-            alpha=0.14,
-            linewidth=0,
-        )
+def tiles(count: int, *, columns: int = 2, height: float, extra: float, title: str, **options):
+    """(figure, `count` axes, row by row); height: of a row, extra: of what stands around them."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, grid = panels(rows, columns, height=height * rows + extra, title=title, **options)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, list(grid.flat[:count])
 
 
-def null_band(axes, low, high) -> None:
-    """A grey band: where 95% of the null lies. low, high: Series indexed by layer."""
-    axes.fill_between(
-        high.index,
-        low.astype(float),
-        high.astype(float),
-        color=NULL_GREY,
-        alpha=0.7,
-        linewidth=0,
-        zorder=0.5,
-    )
-
-
-def reference_line(axes, level: float) -> None:
+def reference_line(axes, level: float, *, vertical: bool = False) -> None:
     """A thin dashed line: chance, majority, or zero."""
-    axes.axhline(level, color="#444444", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1.5)
+    (axes.axvline if vertical else axes.axhline)(level, zorder=1.5, **REFERENCE)
 
 
-def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8) -> None:
-    """Ticks of a site axis: `embed`, block numbers, `final`. sites: index in site order -> name."""
-    last = max(sites)
-    blocks = {
-        index: name.removeprefix("resid_post.")
-        for index, name in sites.items()
-        if name.startswith("resid_post.")
-    }
-    step = next(s for s in (1, 2, 3, 4, 5, 8, 10, 15, 20, 40) if len(blocks) <= s * most or s == 40)
-    ends = {
-        index: {"embed": "emb", "final_norm": "fin"}.get(name, name)
-        for index, name in sites.items()
-        if index not in blocks
-    }
-    # A block number beside an end would be printed over it.
-    apart = max(1, round(last / 20))
-    ticks = {
-        i: n
-        for i, n in blocks.items()
-        if n.isdigit() and int(n) % step == 0 and all(abs(i - e) >= apart for e in ends)
-    }
-    chosen = dict(sorted({**ticks, **ends}.items()))
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks(list(chosen), list(chosen.values()))
+def band(axes, x, low, high, colour: str, alpha: float = 0.14) -> None:
+    """A 95% interval along a line."""
+    axes.fill_between(
+        x, low.astype(float), high.astype(float), color=colour, alpha=alpha, linewidth=0
+    )
 
 
-SITE_LABEL = "residual stream after block (emb: embedding, fin: final norm)"
+def handle(label: str, color: str = "black", **look):
+    """Legend entry of a line."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, label=label, **look)
 
 
-def site_names(table, site: str = "site", layer: str = "layer") -> dict[int, str]:
-    """Index in site order -> site name, from a table's columns."""
-    pairs = table[[layer, site]].dropna().drop_duplicates(layer).sort_values(layer)
-    return {int(index): str(name) for index, name in pairs.to_numpy()}
+def reference_handle(label: str):
+    """Legend entry of the thin dashed line."""
+    return handle(label, **REFERENCE)
+
+
+def interval_handle(label: str = "95% interval", color: str = "#b9b9d0", alpha: float = 0.5):
+    """Legend entry of a band."""
+    from matplotlib.patches import Patch
+
+    return Patch(color=color, alpha=alpha, linewidth=0, label=label)
 
 
 def legend_below(figure, shown: Iterable[Stage], extra: Iterable = ()) -> None:
-    """One legend under all panels: a coloured line for each checkpoint, then `extra` handles, row by row."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=s.colour, linewidth=3, label=s.label) for s in shown] + list(
-        extra
-    )
-    widths = [len(handle.get_label()) + 7 for handle in handles]
-    fits = (
+    """One legend under all panels: a line for each checkpoint, then `extra` handles."""
+    handles = [*(handle(s.label, s.colour, linewidth=3) for s in shown), *extra]
+    widths = [len(entry.get_label()) + 7 for entry in handles]
+    columns = next(
         c
-        for c in range(len(handles), 1, -1)
-        if sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS
+        for c in range(len(handles), 0, -1)
+        if c == 1 or sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS
     )
-    columns = next(fits, 1)
-    # Legends are filled column by column, people read row by row.
+    # matplotlib fills legends column by column, people read them row by row.
     by_row = [handles[i : i + columns] for i in range(0, len(handles), columns)]
     ordered = [row[c] for c in range(columns) for row in by_row if c < len(row)]
     figure.legend(handles=ordered, loc="outside lower center", ncols=columns)
 
 
-def interval_handle():
-    """Legend entry of a 95% interval band."""
-    from matplotlib.patches import Patch
+def drawing(make: Callable[[Path], Mapping[str, object]]) -> Callable[..., list[Path]]:
+    """Turn a function (run directory -> figures by name) into one that writes them.
 
-    return Patch(color="#b9b9d0", alpha=0.5, linewidth=0, label="95% interval")
+    draw(run_dir) writes FOLDER/PREFIX+NAME.png (150 dpi) and .svg, each whole or not at all, and
+    returns their paths; folder: RUN_DIR/figures by default. Raises TableMissing, NothingToDraw.
+    """
 
+    @wraps(make)
+    def draw(run_dir: Path, folder: Path | None = None, *, prefix="", formats=("png", "svg")):
+        import matplotlib
 
-def null_handle(label: str = "95% of the null"):
-    """Legend entry of the grey null band."""
-    from matplotlib.patches import Patch
+        run_dir, paths = Path(run_dir), []
+        # The user's own settings come back after it.
+        with matplotlib.rc_context(RC):
+            for name, figure in make(run_dir).items():
+                for kind in formats:
+                    paths.append((folder or run_dir / "figures") / f"{prefix}{name}.{kind}")
+                    write_with(paths[-1], partial(_write, figure, kind))
+        return paths
 
-    return Patch(color=NULL_GREY, linewidth=0, label=label)
-
-
-def reference_handle(label: str):
-    """Legend entry of the thin dashed line."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color="#444444", linewidth=0.9, linestyle=(0, (5, 3)), label=label)
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def save(
-    pictures: Mapping[str, object],
-    folder: Path,
-    *,
-    prefix: str = "",
-    formats: tuple[str, ...] = ("png", "svg"),
-) -> list[Path]:
-    """Write each figure as FOLDER/PREFIX+NAME.png (150 dpi) and .svg, whole or not at all; returns paths."""
-    paths = []
-    with styled():
-        for name, figure in pictures.items():
-            for kind in formats:
-                path = Path(folder) / f"{prefix}{name}.{kind}"
-                write_with(path, lambda part, figure=figure, kind=kind: _write(figure, part, kind))
-                paths.append(path)
-    return paths
+    return draw
 
 
-def _write(figure, path: Path, kind: str) -> None:
-    """Write one file. A large PNG keeps the 256 colours that fit it best: a third of the size."""
+def _write(figure, kind: str, path: Path) -> None:
+    """Write one file. A large PNG keeps only its 256 best colours: a third of the size."""
     if kind != "png":
         figure.savefig(path, format=kind, metadata={"Date": None})
         return
     from PIL import Image
 
     figure.savefig(path, format="png", dpi=DPI)
-    # A small one is left as it is: a map of few pixels needs its colours exact.
+    # A small file stays as it is: a map of few pixels needs its exact colours.
     if path.stat().st_size > LARGE_PNG:
+        how = {"method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
         with Image.open(path) as image:
-            palette = image.convert("RGB").quantize(
-                256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-            )
+            palette = image.convert("RGB").quantize(256, **how)
         palette.save(path, format="png", optimize=True, dpi=(DPI, DPI))
+
+
+def draw_each(drawings: Mapping[str, Callable], run_dir: Path, folder: Path | None = None, **how):
+    """Draw what the tables allow; returns (paths, what was skipped and why). how: see `drawing`."""
+    written, skipped = [], []
+    for name, draw in drawings.items():
+        try:
+            written += draw(run_dir, folder, **how)
+        except (TableMissing, NothingToDraw) as reason:
+            skipped.append(f"{name}: {reason}")
+    return written, skipped
 
 
 def say_written(paths: Iterable[Path]) -> None:
@@ -339,63 +270,15 @@ def say_written(paths: Iterable[Path]) -> None:
     print("wrote " + ", ".join(str(path) for path in paths))
 
 
-def drawer(pictures: Callable[[Path], Mapping[str, object]]) -> Callable[[Path], list[Path]]:
-    """The `draw` of a figure module: draw(run_dir) writes RUN_DIR/figures/NAME.png and .svg and returns their paths.
+def run_figure(drawings: Mapping[str, Callable], text: str) -> None:
+    """`python -m figures.NAME RUN_DIR`: draw what there are tables for and say what was written."""
 
-    pictures: run directory -> figures by name; raises TableMissing or NothingToDraw.
-    """
+    def main(options: Options) -> None:
+        written, skipped = draw_each(drawings, options.run_dir)
+        if not written:
+            raise NothingToDraw("; ".join(skipped))
+        for line in skipped:
+            print(f"skipped {line}")
+        say_written(written)
 
-    def draw(run_dir: Path) -> list[Path]:
-        return save(pictures(run_dir), Path(run_dir) / "figures")
-
-    return draw
-
-
-def run_figure(draw: Callable[[Path], list[Path]], text: str) -> None:
-    """`python -m figures.NAME RUN_DIR`: draw and say what was written."""
-    from training.base.console import run_command
-
-    run_command(lambda options: say_written(draw(options.run_dir)), Options, text)
-
-
-# --- the interactive curves of the report page --------------------------------------------------------------
-
-
-def plotly_trace(
-    figure, rows, x: list[str], stage: Stage, row: int, column: int, *, marks: str
-) -> None:
-    """Add one checkpoint's values with their intervals to a plotly subplot; one legend entry a checkpoint.
-
-    Plotly reads labels as HTML, so they are escaped.
-    """
-    from html import escape
-
-    import plotly.graph_objects as go
-
-    above, below = list(rows.high - rows.value), list(rows.value - rows.low)
-    error = {
-        "type": "data",
-        "symmetric": False,
-        "array": above,
-        "arrayminus": below,
-        "thickness": 1,
-        "width": 0,
-    }
-    label = escape(stage.label)
-    first = not any(trace.name == label for trace in figure.data)
-    figure.add_trace(
-        go.Scatter(
-            x=[escape(str(name)) for name in x],
-            y=list(rows.value),
-            error_y=error,
-            mode=marks,
-            name=label,
-            legendgroup=label,
-            offsetgroup=label,
-            showlegend=first,
-            line={"color": stage.colour},
-            marker={"color": stage.colour, "size": 7},
-        ),
-        row=row,
-        col=column,
-    )
+    run_command(main, Options, text)

@@ -23,7 +23,7 @@ from analysis.across.endpoints import ENDPOINTS, GAP, RECALL, Endpoint
 from analysis.curves import Options as CurveOptions
 from analysis.curves import main as draw_curves
 from analysis.measures.statistics import holm, mean_interval, paired_difference, share_interval
-from figures.ablations import panel_data
+from figures.across import ablations_data
 from training.base.errors import NotFound, UserError
 from training.runs.table_files import read_table
 
@@ -243,7 +243,7 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     written = read_table(results, "ablations")
     assert list(written.value) == pytest.approx(list(table.value), abs=1e-6)
     assert (results / "figures" / "ablations.png").stat().st_size > 10_000
-    data, axis = panel_data(written)
+    data, axis = ablations_data(written)
     assert axis == "generalize.people"
     assert list(data[data.relation == "bound"].x) == [1, 5, 50]
     words = ablation_lines(table)

@@ -1,16 +1,29 @@
-"""Figures: which rows each picture shows, that pictures and report are written, and without torch."""
+"""Figures: which rows each picture shows; pictures and report are written, and without torch."""
 
 import json
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from figures import alignment, cka, interchange, probes, projection, recall, redraw, report, style
+from figures import (
+    alignment,
+    cka,
+    interchange,
+    lines,
+    probes,
+    projection,
+    recall,
+    redraw,
+    report,
+    style,
+)
+from training.base.errors import UserError
 from training.runs.table_files import TableMissing, pick
 
 CHECKPOINTS = (
@@ -19,23 +32,16 @@ CHECKPOINTS = (
     ("200-generalize-epoch-01", "generalize", 1),
 )
 BOUND, UNBOUND = ("mother", "<b>x</b>"), ("home_$city$_",)
+RELATIONS = (*BOUND, *UNBOUND, "bound", "unbound")
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3", "final_norm")
 HELD_OUT_TEST = 0.7371
 N = 32
 
 
-def rows_of(**columns) -> dict:
-    """One table row with what every table has."""
-    return {"seed": 0, "commit": "test", "n": N, **columns}
-
-
 def strength(phase: str, side: str, layer: int = 4) -> float:
     """How much meaning the made-up model has: none but late in the generalized one, bound ones."""
-    return (
-        {"base": 0.0, "memorize": 0.1, "generalize": 0.8 if side == "bound" else 0.15}[phase]
-        * layer
-        / 4
-    )
+    last = 0.8 if side == "bound" else 0.15
+    return {"base": 0.0, "memorize": 0.1, "generalize": last}[phase] * layer / 4
 
 
 def side_of(relation: str) -> str:
@@ -44,202 +50,78 @@ def side_of(relation: str) -> str:
 
 def recall_table() -> pd.DataFrame:
     rows = []
-    for checkpoint, phase, epoch in CHECKPOINTS:
-        for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
-            for split in ("held-out", "seen", "all"):
-                for family in ("rote", "train", "test", "near-miss", "other-relation", "unrelated"):
-                    value = strength(phase, side_of(relation)) * {
-                        "near-miss": 0.2,
-                        "unrelated": 0.1,
-                        "other-relation": 0,
-                    }.get(family, 1)
-                    value = (
-                        float(phase != "base")
-                        if family == "rote"
-                        else value * (1.1 if split == "seen" else 1)
-                    )
-                    if (phase, relation, split, family) == (
-                        "generalize",
-                        "bound",
-                        "held-out",
-                        "test",
-                    ):
-                        value = HELD_OUT_TEST
-                    common = {
-                        "checkpoint": checkpoint,
-                        "phase": phase,
-                        "epoch": epoch,
-                        "step": 0,
-                        "relation": relation,
-                        "family": family,
-                        "split": split,
-                        "n_prompts": 3 if family == "test" else 1,
-                        "n_candidates": 16,
-                        "chance": 1 / 16,
-                        "majority": 0.07,
-                    }
-                    for subset in ("all", "keyword-free") if family == "test" else ("all",):
-                        for measure in ("generation", "multiple_choice"):
-                            shown = value if (subset, measure) == ("all", "generation") else 0.99
-                            rows.append(
-                                rows_of(
-                                    **common,
-                                    subset=subset,
-                                    measure=measure,
-                                    value=shown,
-                                    low=shown - 0.06,
-                                    high=shown + 0.06,
-                                )
-                            )
-        for side in style.SIDES if phase == "generalize" else ():
-            rows.append(
-                rows_of(
-                    checkpoint=checkpoint,
-                    phase=phase,
-                    epoch=epoch,
-                    step=0,
-                    relation=side,
-                    family="test",
-                    split="held-out",
-                    subset="all",
-                    measure="generation_gain",
-                    value=0.61 if side == "bound" else 0.02,
-                    low=0.0,
-                    high=0.7,
-                )
-            )
-    return pd.DataFrame(rows)
+    weights = {"near-miss": 0.2, "unrelated": 0.1, "other-relation": 0}
+    for (checkpoint, phase, epoch), relation, split, family in product(
+        CHECKPOINTS, RELATIONS, ("held-out", "seen", "all"), style.FAMILIES
+    ):
+        value = strength(phase, side_of(relation)) * weights.get(family, 1)
+        value = float(phase != "base") if family == "rote" else value
+        if (phase, relation, split, family) == ("generalize", "bound", "held-out", "test"):
+            value = HELD_OUT_TEST
+        row = {"checkpoint": checkpoint, "phase": phase, "epoch": epoch, "relation": relation}
+        row |= {"family": family, "split": split, "n_prompts": 3 if family == "test" else 1}
+        row |= {"chance": 1 / 16, "majority": 0.07}
+        for subset in ("all", "keyword-free") if family == "test" else ("all",):
+            for measure in ("generation", "multiple_choice"):
+                shown = value if (subset, measure) == ("all", "generation") else 0.99
+                ends = {"value": shown, "low": shown - 0.06, "high": shown + 0.06}
+                rows.append({**row, "subset": subset, "measure": measure, **ends})
+    last = dict(zip(("checkpoint", "phase", "epoch"), CHECKPOINTS[-1], strict=True))
+    last |= {"family": "test", "split": "held-out", "subset": "all", "measure": "generation_gain"}
+    for side, value in (("bound", 0.61), ("unbound", 0.02)):
+        rows.append({**last, "relation": side, "value": value, "low": 0.0, "high": 0.7})
+    return pd.DataFrame(rows).assign(seed=0, n=N)
 
 
-def layered(rng, **columns) -> list[dict]:
+def layered(rng, scale: float = 1.0, base: float = 0.0, **columns) -> list[dict]:
     """Rows over checkpoints and sites; the embedding has no value, as with rote prompts."""
     rows = []
-    scale, base = columns.pop("scale", 1.0), columns.pop("base", 0.0)
-    for checkpoint, phase, epoch in CHECKPOINTS:
-        for layer, site in enumerate(SITES):
-            value = (
-                base
-                + scale * strength(phase, side_of(columns["relation"]), layer)
-                + rng.normal(0, 0.01)
-            )
-            degenerate = layer == 0
-            value = np.nan if degenerate else value
-            rows.append(
-                rows_of(
-                    checkpoint=checkpoint,
-                    phase=phase,
-                    epoch=epoch,
-                    step=0,
-                    site=site,
-                    layer=layer,
-                    value=value,
-                    low=value - 0.05,
-                    high=value + 0.05,
-                    d=64,
-                    null_p=0.001,
-                    null_p_max=0.004,
-                    null_high=base + 0.06,
-                    reason="constant rows" if degenerate else np.nan,
-                    **columns,
-                )
-            )
+    common = {"seed": 0, "n": N, "null_p_max": 0.004, "null_high": base + 0.06}
+    for (checkpoint, phase, epoch), (layer, site) in product(CHECKPOINTS, enumerate(SITES)):
+        value = base + scale * strength(phase, side_of(columns["relation"]), layer)
+        value = value + rng.normal(0, 0.01) if layer else np.nan
+        row = {"checkpoint": checkpoint, "phase": phase, "epoch": epoch}
+        row |= {"site": site, "layer": layer, "reason": np.nan if layer else "constant rows"}
+        ends = {"value": value, "low": value - 0.05, "high": value + 0.05}
+        rows.append({**row, **ends, **common, **columns})
     return rows
 
 
 def cka_table(rng) -> pd.DataFrame:
     rows = []
+
+    def add(scale: float, relation: str, measure: str, family: str = "test", **more) -> None:
+        rows.extend(layered(rng, scale, relation=relation, measure=measure, family=family, **more))
+
     for split in ("held-out", "seen"):
-        common = {"split": split}
-        for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
+        for relation in RELATIONS:
             for family in ("train", "test", "near-miss", "unrelated"):
-                rows += layered(
-                    rng,
-                    relation=relation,
-                    family=family,
-                    measure="cka",
-                    base=0.4,
-                    scale=0.05 if family == "unrelated" else 0.2,
-                    **common,
-                )
-            rows += layered(
-                rng,
-                relation=relation,
-                family="test",
-                measure="object_kernel",
-                object_relation="same",
-                scale=0.3,
-                **common,
-            )
-            rows += layered(
-                rng,
-                relation=relation,
-                family="test",
-                measure="object_kernel",
-                object_relation="other",
-                scale=0.02,
-                **common,
-            )
-            rows += layered(
-                rng,
-                relation=relation,
-                family="rote",
-                measure="object_kernel",
-                object_relation="same",
-                scale=0.5,
-                **common,
-            )
-            rows += layered(
-                rng, relation=relation, family="test", measure="cka_zscored", scale=0.9, **common
-            )
-        rows += layered(
-            rng, relation="bound", family="test", measure="contrast", scale=0.12, **common
-        )
-        rows += layered(
-            rng,
-            relation="bound",
-            family="test",
-            measure="contrast_partialled",
-            scale=0.07,
-            **common,
-        )
+                scale = 0.05 if family == "unrelated" else 0.2
+                add(scale, relation, "cka", family, base=0.4, split=split)
+            kernel = {"measure": "object_kernel", "split": split}
+            add(0.3, relation, object_relation="same", **kernel)
+            add(0.02, relation, object_relation="other", **kernel)
+            add(0.5, relation, family="rote", object_relation="same", **kernel)
+            add(0.9, relation, "cka_zscored", split=split)
+        add(0.12, "bound", "contrast", split=split)
+        add(0.07, "bound", "contrast_partialled", split=split)
         for relation in UNBOUND:
-            rows += layered(
-                rng, relation=relation, family="test", measure="interaction", scale=0.1, **common
-            )
-    return pd.DataFrame(rows).assign(
-        null_high=lambda t: np.where(t.measure.str.startswith("contrast"), 0.03, t.null_high)
-    )
+            add(0.1, relation, "interaction", split=split)
+    table = pd.DataFrame(rows)
+    contrast = table.measure.str.startswith("contrast")
+    return table.assign(null_high=table.null_high.where(~contrast, 0.03))
 
 
 def grid_table(rng) -> pd.DataFrame:
     rows = []
-    for checkpoint, phase, _ in CHECKPOINTS:
-        for layer, site in enumerate(SITES):
-            for layer_y, site_y in enumerate(SITES):
-                value = (
-                    np.nan
-                    if 0 in (layer, layer_y)
-                    else 0.3
-                    + 0.05 * min(layer, layer_y) * strength(phase, "bound")
-                    + rng.normal(0, 0.005)
-                )
-                rows.append(
-                    rows_of(
-                        checkpoint=checkpoint,
-                        phase=phase,
-                        relation="bound",
-                        family="test",
-                        split="held-out",
-                        site=site,
-                        site_y=site_y,
-                        layer=layer,
-                        layer_y=layer_y,
-                        measure="cka",
-                        value=value,
-                        d=64,
-                    )
-                )
-    table = pd.DataFrame(rows)
+    common = {"relation": "bound", "family": "test", "split": "held-out", "measure": "cka"}
+    for (checkpoint, phase, _), (i, site), (j, site_y) in product(
+        CHECKPOINTS, enumerate(SITES), enumerate(SITES)
+    ):
+        value = 0.3 + 0.05 * min(i, j) * strength(phase, "bound") + rng.normal(0, 0.005)
+        row = {"checkpoint": checkpoint, "phase": phase, "value": value if i and j else np.nan}
+        rows.append({**row, "site": site, "site_y": site_y, "layer": i, "layer_y": j, **common})
+    table = pd.DataFrame(rows).assign(seed=0, n=N)
     best = table.groupby("checkpoint").value.idxmax()
     table.loc[best, "null_p_max"] = 0.012
     return table
@@ -247,43 +129,18 @@ def grid_table(rng) -> pd.DataFrame:
 
 def probe_table(rng) -> pd.DataFrame:
     rows = []
-    for relation in (*BOUND, *UNBOUND, "bound", "unbound"):
-        for split in ("held-out", "seen"):
-            common = {
-                "relation": relation,
-                "measure": "transfer_accuracy",
-                "chance": 0.08,
-                "split": split,
-            }
-            for family in ("train", "test", "near-miss", "unrelated"):
-                weight = {"near-miss": 0.2, "unrelated": 0.05}.get(family, 0.8)
-                rows += layered(
-                    rng,
-                    family=family,
-                    direction="rote->semantic",
-                    base=0.08,
-                    scale=weight,
-                    **common,
-                )
-                rows += layered(
-                    rng,
-                    family=family,
-                    direction="semantic->rote",
-                    base=0.08,
-                    scale=weight * 0.8,
-                    **common,
-                )
-                rows += layered(
-                    rng,
-                    family=family,
-                    direction="semantic->semantic",
-                    base=0.1,
-                    scale=0.9,
-                    **common,
-                )
-            rows += layered(
-                rng, family="rote", direction="rote->rote", base=0.12, scale=0.95, **common
-            )
+    for relation, split in product(RELATIONS, ("held-out", "seen")):
+        common = {"relation": relation, "split": split}
+        common |= {"measure": "transfer_accuracy", "chance": 0.08}
+        for family in ("train", "test", "near-miss", "unrelated"):
+            weight = {"near-miss": 0.2, "unrelated": 0.05}.get(family, 0.8)
+            for direction, base, scale in (
+                ("rote->semantic", 0.08, weight),
+                ("semantic->rote", 0.08, weight * 0.8),
+                ("semantic->semantic", 0.1, 0.9),
+            ):
+                rows += layered(rng, scale, base, family=family, direction=direction, **common)
+        rows += layered(rng, 0.95, 0.12, family="rote", direction="rote->rote", **common)
     return pd.DataFrame(rows)
 
 
@@ -295,66 +152,38 @@ def alignment_table(rng) -> pd.DataFrame:
         "cosine_centred": (0.3, 0.3),
         "cosine_centred_mismatched": (0.0, 0.02),
         "retrieval_top1": (0.2, 0.7),
-        "retrieval_top5": (0.5, 0.5),
         "retrieval_mrr": (0.3, 0.6),
     }
-    for relation in ("bound", "unbound"):
-        for split in ("held-out", "seen"):
-            for measure, (base, scale) in measures.items():
-                for family in ("test", "unrelated"):
-                    chance = 1 / N if measure.startswith("retrieval") else np.nan
-                    rows += layered(
-                        rng,
-                        relation=relation,
-                        family=family,
-                        split=split,
-                        measure=measure,
-                        base=base,
-                        chance=chance,
-                        scale=scale * (1 if family == "test" else 0.3),
-                    )
+    for relation, split, measure, family in product(
+        style.SIDES, ("held-out", "seen"), measures, ("test", "unrelated")
+    ):
+        base, scale = measures[measure]
+        scale *= 1 if family == "test" else 0.3
+        common = {"relation": relation, "split": split, "measure": measure, "family": family}
+        chance = 1 / N if measure.startswith("retrieval") else np.nan
+        rows += layered(rng, scale, base, chance=chance, **common)
     return pd.DataFrame(rows)
 
 
 def interchange_table(rng) -> pd.DataFrame:
-    """The relation moves in the middle, the answer at the end; decodable from layer 3 of the generalized model."""
+    """The relation moves in the middle, the answer at the end; decodable from layer 3 of the
+    generalized model."""
     rows = []
-    common = {"measure": "share", "split": "held-out", "chance": 0.04, "n_trials": 40}
-    for relation in ("bound", "unbound"):
-        for direction in interchange.DIRECTIONS:
-            for position in interchange.POSITIONS:
-                kind = {
-                    "relation": relation,
-                    "direction": direction,
-                    "position": position,
-                    "vector": "state",
-                    **common,
-                }
-                for outcome in ("nothing", "relation", "subject", "answer", "other"):
-                    rows += layered(
-                        rng, outcome=outcome, scale=0.9 if outcome == "relation" else 0.1, **kind
-                    )
-            unchanged = {
-                "site": "none",
-                "layer": -1,
-                "position": "none",
-                "value": 0.9,
-                "outcome": "relation",
-            }
-            rows += [
-                rows_of(**{**kind, **unchanged}, checkpoint=c, phase=phase, epoch=epoch)
-                for c, phase, epoch in CHECKPOINTS
-            ]
-    for target in interchange.TARGETS:
-        for vector in interchange.STYLES if target != "rote" else ("own",):
-            kind = {
-                "relation": "bound",
-                "direction": f"vector->{target}",
-                "position": "last",
-                "vector": vector,
-                **common,
-            }
-            rows += layered(rng, outcome="relation", scale={"own": 0.9}.get(vector, 0.1), **kind)
+    common = {"measure": "share", "split": "held-out", "chance": 0.04}
+    for relation, direction in product(style.SIDES, interchange.DIRECTIONS):
+        kind = {"relation": relation, "direction": direction, "vector": "state", **common}
+        for position in interchange.POSITIONS.values():
+            for outcome in ("nothing", "relation", "subject", "answer", "other"):
+                scale = 0.9 if outcome == "relation" else 0.1
+                rows += layered(rng, scale, outcome=outcome, position=position, **kind)
+        none = {"site": "none", "layer": -1, "position": "none", "outcome": "relation"}
+        for row in layered(rng, **kind)[:: len(SITES)]:
+            rows.append({**row, **none, "value": 0.9})
+    for target in ("bare", "test", "rote"):
+        kind = {"relation": "bound", "direction": f"vector->{target}", "position": "last"}
+        for vector in ("own", "wrong", "random") if target != "rote" else ("own",):
+            scale = 0.9 if vector == "own" else 0.1
+            rows += layered(rng, scale, outcome="relation", vector=vector, **kind, **common)
     table = pd.DataFrame(rows)
     state = (table.vector == "state") & (table.phase == "generalize")
     return table.assign(decodable_layer=np.where(state, 3.0, np.nan))
@@ -365,38 +194,19 @@ def umap_table(rng) -> pd.DataFrame:
     objects = [f"object {i}" for i in range(8)]
     for relation in (*UNBOUND, *BOUND):
         centres = rng.normal(0, 3, (len(objects), 2))
-        for checkpoint, phase, _ in CHECKPOINTS:
-            pull = strength(phase, side_of(relation))
-            for i in range(2 * N):
-                home = centres[i % len(objects)]
-                for family, templates in (("rote", ("rote",)), ("test", ("test-1", "test-2"))):
-                    for template in templates:
-                        x, y = (
-                            pull * home
-                            + rng.normal(0, 0.6, 2)
-                            + (0 if family == "rote" else 4 * (1 - pull))
-                        )
-                        rows.append(
-                            rows_of(
-                                checkpoint=checkpoint,
-                                phase=phase,
-                                relation=relation,
-                                family=family,
-                                template=template,
-                                subject=f"Person {i}",
-                                object=objects[i % len(objects)],
-                                split="held-out" if i % 2 else "seen",
-                                bound=relation in BOUND,
-                                site="resid_post.3",
-                                method="pca",
-                                x=x,
-                                y=y,
-                                explained_x=0.31,
-                                explained_y=0.12,
-                                trustworthiness=np.nan,
-                            )
-                        )
-    return pd.DataFrame(rows)
+        for (checkpoint, phase, _), i, template in product(
+            CHECKPOINTS, range(2 * N), ("rote", "test-1", "test-2")
+        ):
+            pull, family = strength(phase, side_of(relation)), template.split("-")[0]
+            x, y = pull * centres[i % len(objects)] + rng.normal(0, 0.6, 2)
+            apart = 0 if family == "rote" else 4 * (1 - pull)
+            row = {"checkpoint": checkpoint, "phase": phase, "relation": relation}
+            row |= {"family": family, "template": template, "bound": relation in BOUND}
+            row |= {"subject": f"Person {i}", "object": objects[i % len(objects)]}
+            row |= {"split": "held-out" if i % 2 else "seen", "x": x + apart, "y": y + apart}
+            rows.append(row)
+    common = {"site": "resid_post.3", "method": "pca", "trustworthiness": np.nan}
+    return pd.DataFrame(rows).assign(seed=0, explained_x=0.31, explained_y=0.12, **common)
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -443,7 +253,7 @@ def reported(tmp_path_factory):
     return run, path.read_text(encoding="utf-8")
 
 
-# --- which rows ---------------------------------------------------------------------------------------------
+# --- which rows -----------------------------------------------------------------------------------
 
 
 def test_recall_shows_strict_generation_of_all_items_and_nothing_else():
@@ -465,15 +275,15 @@ def test_unsplit_facts_are_shown_as_all():
 
 def test_cka_panels_take_held_out_test_rows_of_the_means():
     data = cka.panel_data(TABLES["cka"], TABLES["probes"])
-    assert set(data.panel) == set(cka.ROWS)
+    assert set(data.panel) == set(cka.CHART.panels)
     assert set(data.split) == {"held-out"}
-    per_line = data.groupby(["panel", "side", "line", "checkpoint"]).size()
+    per_line = data.groupby(["panel", "column", "line", "checkpoint"]).size()
     assert (per_line == len(SITES)).all()
-    lines = data.groupby(["panel", "side"]).line.unique().map(set).to_dict()
-    assert lines["contrast", "bound"] == {"main", "partialled"}
-    assert lines["contrast", "unbound"] == {"main"}
-    assert lines["cka", "bound"] == {"main", "unrelated"}
-    assert lines["object_kernel", "unbound"] == {"main", "other"}
+    kinds = data.groupby(["panel", "column"]).line.unique().map(set).to_dict()
+    assert kinds["contrast", "bound"] == {"main", "partialled"}
+    assert kinds["contrast", "unbound"] == {"main"}
+    assert kinds["cka", "bound"] == {"main", "unrelated"}
+    assert kinds["object_kernel", "unbound"] == {"main", "other"}
     source = pick(
         TABLES["probes"],
         direction="rote->semantic",
@@ -481,7 +291,7 @@ def test_cka_panels_take_held_out_test_rows_of_the_means():
         split="held-out",
         relation="bound",
     )
-    drawn = pick(data, panel="transfer", side="bound")
+    drawn = pick(data, panel="transfer", column="bound")
     np.testing.assert_array_equal(drawn.value, source.value)
 
 
@@ -490,7 +300,7 @@ def test_without_probes_or_contrast_the_rest_is_drawn():
     table = table[~table.measure.isin(["contrast", "contrast_partialled", "interaction"])]
     data = cka.panel_data(table)
     assert set(data.panel) == {"cka", "object_kernel"}
-    cka.picture(data)
+    assert len(cka.CHART.draw(data).axes) == 4
 
 
 def test_a_measure_that_is_undefined_everywhere_gets_no_panel():
@@ -503,24 +313,24 @@ def test_several_unbound_relations_are_averaged_without_an_interval():
     table = TABLES["cka"]
     one = table[table.measure == "interaction"]
     data = cka.panel_data(pd.concat([table, one.assign(relation="another", value=one.value + 0.2)]))
-    mean = pick(data, panel="contrast", side="unbound")
+    mean = pick(data, panel="contrast", column="unbound")
     expected = pick(one, split="held-out").value + 0.1
     np.testing.assert_allclose(mean.sort_values(["checkpoint", "layer"]).value, expected)
     assert mean.low.isna().all()
 
 
 def test_maps_are_rote_layers_by_test_layers():
-    grid = TABLES["cka_grid"]
-    matrices = cka.map_data(grid)
-    assert list(matrices) == [name for name, _, _ in CHECKPOINTS]
-    row = grid[(grid.checkpoint == CHECKPOINTS[2][0]) & (grid.layer == 2) & (grid.layer_y == 4)]
-    assert matrices[CHECKPOINTS[2][0]].loc[2, 4] == row.value.item()
+    table = TABLES["cka_grid"]
+    drawn = [axes for axes in cka.maps(table).axes if axes.images]
+    assert [a.get_title() for a in drawn] == ["base", "memorized", "generalized"]
+    row = pick(table, checkpoint=CHECKPOINTS[2][0], layer=2, layer_y=4)
+    assert drawn[2].images[0].get_array()[2, 4] == row.value.item()
 
 
 def test_alignment_shows_each_measure_beside_its_controls():
-    data = alignment.panel_data(TABLES["alignment"])
-    lines = data.groupby("panel").line.unique().map(set).to_dict()
-    assert lines == {
+    data = alignment.CHART.gather(TABLES["alignment"])
+    kinds = data.groupby("panel").line.unique().map(set).to_dict()
+    assert kinds == {
         "retrieval": {"paired", "unrelated"},
         "centred": {"paired", "mismatched", "unrelated"},
         "raw": {"paired", "mismatched", "unrelated"},
@@ -531,7 +341,7 @@ def test_alignment_shows_each_measure_beside_its_controls():
 
 def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
     data = probes.panel_data(TABLES["probes"])
-    for _, panel in data.groupby(["direction", "side", "family"]):
+    for _, panel in data.groupby(["panel", "column"]):
         assert set(panel.line) == {"transfer", "home"}
         assert len(panel) == 2 * len(CHECKPOINTS) * len(SITES)
     assert set(data.split) == {"held-out"}
@@ -539,18 +349,15 @@ def test_each_probe_transfer_has_its_ceiling_in_the_same_panel():
 
 def test_interchange_draws_relation_and_answer_by_place_among_the_patched_sites():
     table = TABLES["interchange"]
-    data = interchange.panel_data(table)
+    data = interchange.STATES.gather(interchange.shares(table))
+    assert set(data.line) == {"relation", "answer", "unbound"}
     assert set(data.outcome) == {"relation", "answer"}
     assert "none" not in set(data.site)
-    moved = pick(
-        data, direction="semantic->rote", position="last", side="bound", outcome="relation"
-    )
-    source = pick(
-        table, direction="semantic->rote", position="last", relation="bound", outcome="relation"
-    )
-    np.testing.assert_array_equal(moved.value, source.value)
+    moved = pick(data, panel="semantic->rote", column="last token", line="relation")
+    which = {"direction": "semantic->rote", "position": "last", "outcome": "relation"}
+    np.testing.assert_array_equal(moved.value, pick(table, relation="bound", **which).value)
     assert set(moved.decodable.dropna()) == {3.0}
-    some = interchange.panel_data(table[table.layer.isin([-1, 0, 2, 4, 5])])
+    some = interchange.shares(table[table.layer.isin([-1, 0, 2, 4, 5])])
     assert sorted(set(some.layer)) == [0, 1, 2, 3]
     # Of the sites embed, 2, 4 and 5, two are before site 3.
     assert set(some.decodable.dropna()) == {2.0}
@@ -560,9 +367,10 @@ def test_interchange_without_vectors_is_one_picture(tmp_path):
     run = write_run(tmp_path / "run", names=())
     table = TABLES["interchange"]
     table[table.vector == "state"].to_csv(run / "tables" / "interchange.csv", index=False)
-    assert set(interchange.pictures(run)) == {"interchange"}
+    drawn = interchange.draw(run)
+    assert [path.name for path in drawn] == ["interchange.png", "interchange.svg"]
     with pytest.raises(style.NothingToDraw, match="measure share"):
-        interchange.panel_data(table[table.measure == "lens"])
+        interchange.shares(table[table.measure == "lens"])
 
 
 def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
@@ -576,7 +384,7 @@ def test_projection_draws_one_template_of_held_out_subjects_and_joins_few():
     assert joined.between(1, len(style.OBJECT_COLOURS)).all()
 
 
-# --- colours, axes, gaps ------------------------------------------------------------------------------------
+# --- colours, axes, gaps --------------------------------------------------------------------------
 
 
 def test_the_last_checkpoint_of_a_phase_has_its_full_colour_and_earlier_ones_are_paler():
@@ -599,29 +407,63 @@ def test_checkpoints_without_a_phase_are_called_by_name_and_thinned_evenly():
     assert [s.label for s in style.milestones(table)] == ["step-0", "step-3", "step-6", "step-9"]
 
 
-def test_a_site_without_a_value_is_a_gap():
-    with style.styled():
-        _, grid = style.panels(1, 1, height=2, title="t")
-        line = pd.DataFrame(
-            {"layer": [0, 2, 3], "value": [1.0, 2.0, np.nan], "low": np.nan, "high": np.nan}
-        )
-        style.layer_line(grid[0, 0], line, 5, "#000000")
-    np.testing.assert_array_equal(grid[0, 0].lines[0].get_ydata(), [1, np.nan, 2, np.nan, np.nan])
+def test_a_site_without_a_value_is_a_gap_and_one_not_measured_is_passed_over():
+    _, (axes,) = style.tiles(1, height=2, extra=0, title="t")
+    rows = pd.DataFrame({"layer": [3, 0, 2], "value": [np.nan, 1.0, 2.0], "low": np.nan})
+    lines.layer_line(axes, rows, "#000000")
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0, 2, 3])
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [1, 2, np.nan])
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 6, 12, 30, 48, 80, 126])
 def test_site_ticks_name_the_ends_and_never_crowd(blocks):
-    sites = dict(enumerate(["embed", *(f"resid_post.{i}" for i in range(blocks)), "final_norm"]))
-    with style.styled():
-        _, grid = style.panels(1, 1, height=2, title="t")
-        style.site_axis(grid[0, 0], sites)
-    labels = [t.get_text() for t in grid[0, 0].get_xticklabels()]
+    names = ["embed", *(f"resid_post.{i}" for i in range(blocks)), "final_norm"]
+    _, (axes,) = style.tiles(1, height=2, extra=0, title="t")
+    lines.site_axis(axes, dict(enumerate(names)))
+    labels = [t.get_text() for t in axes.get_xticklabels()]
     assert labels[0] == "emb"
     assert labels[-1] == "fin"
     assert 2 <= len(labels) <= 11
 
 
-# --- files --------------------------------------------------------------------------------------------------
+def test_a_chart_draws_null_chance_and_a_line_for_each_checkpoint_and_kind():
+    """What is declared is drawn: colours by checkpoint, an interval for the main line alone."""
+    rng = np.random.default_rng(0)
+    common = {"relation": "bound", "split": "all", "chance": 0.25}
+    table = pd.DataFrame(
+        [
+            *layered(rng, family="test", measure="m", base=0.5, **common),
+            *layered(rng, family="unrelated", measure="m", base=0.3, **common),
+        ]
+    )
+    kinds = {
+        "main": lines.Line({"family": "test"}, "test"),
+        "other": lines.Line({"family": "unrelated"}, "unrelated", "--", last=True),
+    }
+    panel = lines.Panel("unit", kinds, rows={"measure": "m"}, null="above", limits=(0, 1))
+    chart = lines.Chart("m", "title ({n})", {"m": panel}, reference="chance")
+    figure = chart.draw(chart.gather(table))
+    (axes,) = figure.axes
+    chance, *drawn = axes.lines
+    assert list(chance.get_ydata()) == [0.25, 0.25]
+    assert [line.get_linestyle() for line in drawn] == ["-", "-", "-", "--"]
+    assert [line.get_color().upper() for line in drawn[:3]] == [
+        colour.upper() for _, colour in style.STAGES.values()
+    ]
+    last = pick(table, family="test", checkpoint=CHECKPOINTS[-1][0]).value
+    np.testing.assert_array_equal(drawn[2].get_ydata(), last)
+    assert len(axes.collections) == 4, "the null and an interval for each main line"
+    assert axes.get_ylim() == (0, 1)
+    assert figure.get_suptitle() == f"title (n = {N} subjects)"
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    wanted = ["base", "memorized", "generalized", "test", "unrelated"]
+    assert set(words) == {*wanted, "95% interval", "chance", "95% of the null"}
+    explored = chart.explore(chart.gather(table))
+    assert [trace.name for trace in explored.data] == wanted[:3]
+    np.testing.assert_array_equal(explored.data[2].y, last)
+
+
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -679,7 +521,7 @@ def test_a_table_without_rows_to_draw_says_what_was_looked_for():
         recall.panel_data(table[table.measure == "multiple_choice"])
 
 
-# --- the page -----------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def test_the_report_says_the_headline_in_numbers(reported):
@@ -719,7 +561,7 @@ def test_a_report_with_only_recall_says_what_is_missing(tmp_path):
 
 
 def test_a_run_without_tables_is_told_what_to_do(tmp_path):
-    with pytest.raises(redraw.NoTables, match=r"python -m training\.recall"):
+    with pytest.raises(UserError, match=r"python -m training\.recall"):
         report.main(style.Options(write_run(tmp_path / "run", names=())))
 
 
@@ -730,13 +572,14 @@ def test_an_uncorrected_best_site_is_called_so():
 
 def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
     data = cka.panel_data(TABLES["cka"], TABLES["probes"])
-    transfer = pick(data, panel="transfer", side="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(
+    transfer = pick(data, panel="transfer", column="bound", checkpoint=CHECKPOINTS[-1][0]).dropna(
         subset="value"
     )
     best = transfer.loc[transfer.value.idxmax()]
     first = report.verdicts(report.findings(data))[0]
     assert first.startswith(
-        f"Probe transfer from rote to test prompts of other subjects: generalized {best.value:.2f} ["
+        "Probe transfer from rote to test prompts of other subjects: "
+        f"generalized {best.value:.2f} ["
     )
     assert f"at {best.site}, above chance (0.08), p = 0.004" in first
 
@@ -779,7 +622,7 @@ def test_what_training_cost_is_told_where_it_was_measured(tmp_path):
     assert "What training cost" in report.page(run, [], [])
 
 
-# --- redraw -------------------------------------------------------------------------------------------------
+# --- redraw ---------------------------------------------------------------------------------------
 
 
 def test_redraw_draws_committed_results_into_docs(tmp_path, capsys):
@@ -809,7 +652,7 @@ def test_conditions_are_looked_for_in_a_sweep_and_not_in_a_run(tmp_path, capsys)
 
 
 def test_redraw_with_nothing_to_draw_says_what_to_do(tmp_path):
-    with pytest.raises(redraw.NoTables, match=r"python -m training\.recall RUN_DIR"):
+    with pytest.raises(UserError, match=r"python -m training\.recall RUN_DIR"):
         redraw.main(redraw.Options(None, tmp_path / "results", tmp_path / "images"))
 
 
@@ -819,7 +662,8 @@ def test_drawing_and_reporting_never_load_torch(tmp_path):
         "import sys; from pathlib import Path; from figures import redraw, report, style\n"
         "print('matplotlib' in sys.modules or 'pandas' in sys.modules)\n"
         f"report.main(style.Options(Path({str(run)!r})))\n"
-        "print(sorted({'torch', 'transformers', 'nnsight', 'matplotlib.pyplot'} & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'nnsight', 'matplotlib.pyplot'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run(

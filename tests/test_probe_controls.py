@@ -312,7 +312,7 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
 
 def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, tiny_run, capsys):
     from analysis.probes import Options, main
-    from figures.probe_controls import PANELS, panel_data
+    from figures.probes import CONTROLS, controls_data
 
     out = states.run.path
     main(
@@ -324,7 +324,7 @@ def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, 
     assert "OTHER subjects (held-out)" in said and "selectivity" in said
     assert "object from the subject's input embedding" in said
     assert f"probe_controls.csv ({len(table):,} rows)" in said and "probe_controls.png" in said
-    assert set(panel_data(table).panel) == set(PANELS)
+    assert set(controls_data(table).panel) == set(CONTROLS.panels)
     assert all(
         (out / "figures" / f"{name}.png").stat().st_size > 10_000
         for name in ("probes", "probe_controls")

@@ -6,7 +6,7 @@ from scipy import stats
 
 from analysis.repurposing import Options, main
 from analysis.tables.repurposing import ALPHA, Watch, _object_said, above_others, alarm, lines_of
-from figures.repurposing import panel_data
+from figures.trajectory import repurposing_data
 from probing.states import States
 from training import generalize, recall
 from training.base.errors import BadInput
@@ -123,9 +123,9 @@ def test_a_run_is_watched_from_before_phase_2_to_its_end(other_reading, capsys):
     assert set(alarms.checkpoint) == {names[-1]} and alarms.value.isin([0, 1]).all()
     said = capsys.readouterr().out
     assert "the sibling's test prompts, held-out people (n=8)" in said
-    drawn, alarms = panel_data(read_table(other_reading, "repurposing"))
+    drawn, alarms = repurposing_data(read_table(other_reading, "repurposing"))
     assert drawn[drawn.measure == "sibling_answers"].step.iloc[0] == 0
-    assert set(alarms.index) == {"alarm_step_answers", "alarm_step_states"}
+    assert set(alarms) == {"sibling_answers", "sibling_states"}
     assert len(lines_of(table)) >= 3
 
 

@@ -57,7 +57,7 @@ def test_folders_with_tables_alone_are_summarised_and_what_was_told_is_a_conditi
     """The results of commands that were given --out hold tables and no run.json."""
     import shutil
 
-    from figures.seeds import conditions
+    from figures.across import conditions
     from training import recall, reversal
     from training.base.files import read_json, seal
     from training.runs.table_files import read_table
@@ -122,11 +122,11 @@ def summary(folder):
 
 
 def test_the_picture_of_a_summary_shows_the_mean_and_every_seed(tmp_path):
-    from figures.seeds import panel_data
+    from figures.across import recall_data
     from training.runs.table_files import read_table
 
     seeds = summary(tmp_path / "headline")
-    means, dots = panel_data(
+    means, dots = recall_data(
         *(read_table(tmp_path / "headline", name) for name in ("recall", "seeds"))
     )
     at = {"phase": "generalize", "relation": "bound", "family": "test"}
