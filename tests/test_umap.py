@@ -34,7 +34,7 @@ def test_a_plane_is_shown_without_loss():
 
 
 def test_the_same_state_lies_at_the_same_place_at_every_checkpoint(points):
-    """Two checkpoints share half of their states: only a joint fit puts these on top of each other."""
+    """Two checkpoints share half of their states: only a joint fit puts these at one place."""
     rng = np.random.default_rng(1)
     later = np.concatenate([points[:30], 5 * rng.normal(size=(30, 10))])
     joint = project(np.concatenate([points, later])).xy

@@ -27,9 +27,9 @@ NEIGHBOURS = 5
 ESTIMATORS = {
     "cosine_raw": "cosine of paired states",
     "cosine_centred": "cosine of paired states, each prompt's mean removed",
-    **dict.fromkeys(
-        ("retrieval_top1", "retrieval_top5", "retrieval_mrr"), "nearest by centred cosine"
-    ),
+    "retrieval_top1": "nearest by centred cosine",
+    "retrieval_top5": "nearest by centred cosine",
+    "retrieval_mrr": "nearest by centred cosine",
     "mutual_knn": f"{NEIGHBOURS} nearest by centred cosine",
 }
 MISMATCHED = {f"{measure}_mismatched": measure for measure in ("cosine_raw", "cosine_centred")}

@@ -237,7 +237,8 @@ def _mean_contrast(contrast: Callable, xs: dict, ys: dict, calls: list[dict], **
         null = np.full(options["n"], np.nan)
         return {"value": np.nan, "null": null, "reason": str(error).split(".")[0]}
     names = ("value", "per_prompt", "leave_one_out", "null")
-    return {name: np.mean([getattr(c, name) for c in found], axis=0) for name in names}
+    parts = {name: [getattr(c, name) for c in found] for name in names}
+    return {name: p[0] if len(p) == 1 else np.mean(p, axis=0) for name, p in parts.items()}
 
 
 def grid_rows(there: States, permutations: int) -> Iterator[dict]:

@@ -57,6 +57,8 @@ def projection_table(
             f"{', '.join(('rote', *design.families))} (translations need --preset full)"
         )
     site = site or contrast_site(design)
+    kinds = [(r, f) for r in design.relations for f in dict.fromkeys(families)]
+    prompts = [p for kind in kinds for p in design.prompts_of(*kind)[:1]]
     points, blocks = [], []
     for checkpoint in progress(design.checkpoints, label="states"):
         there = design.load(checkpoint)
@@ -64,7 +66,7 @@ def projection_table(
         site = site or depths[round(DEPTH * (len(depths) - 1))]
         if site not in there.sites:
             raise BadInput(f"--site {site}; there are {', '.join(there.sites)}")
-        for prompt in _first_prompts(design, families):
+        for prompt in prompts:
             blocks.append(there.of(prompt)[:, there.sites.index(site)].astype(np.float64))
             points.append(_points(design, checkpoint, prompt).assign(d=blocks[-1].shape[1]))
     about, x = pd.concat(points, ignore_index=True), np.concatenate(blocks)
@@ -108,42 +110,27 @@ def centred_within(x: Array, groups: Sequence) -> Array:
     return x
 
 
-def _first_prompts(design: Design, families: Sequence[str]) -> list[Prompt]:
-    """The first prompt of each relation and family."""
-    kinds = [(r, f) for r in design.relations for f in dict.fromkeys(families)]
-    return [p for relation, family in kinds for p in design.prompts_of(relation, family)[:1]]
-
-
 def _points(design: Design, checkpoint: Checkpoint, prompt: Prompt):
     """What the points of one checkpoint and prompt are, in the order of their states."""
     import pandas as pd
 
     own = {f.subject: f for f in design.run.facts if f.relation == prompt.relation}
     facts = [own[subject] for subject in design.subjects(prompt.relation)]
-    return pd.DataFrame(
-        {
-            **checkpoint.stage,
-            "relation": prompt.relation,
-            "family": prompt.family,
-            "template": prompt.id,
-            "subject": [f.subject for f in facts],
-            "object": [f.object for f in facts],
-            "split": [f.split or "all" for f in facts],
-            "bound": [f.bound for f in facts],
-            "n": len(facts),
-        }
-    )
+    which = {"relation": prompt.relation, "family": prompt.family, "template": prompt.id}
+    about = {
+        "subject": [f.subject for f in facts],
+        "object": [f.object for f in facts],
+        "split": [f.split or "all" for f in facts],
+        "bound": [f.bound for f in facts],
+    }
+    return pd.DataFrame({**checkpoint.stage, **which, **about, "n": len(facts)})
 
 
 def _placed(about, method: str, found: Projection):
-    return about.assign(
-        method=method,
-        x=found.xy[:, 0],
-        y=found.xy[:, 1],
-        explained_x=found.explained[0],
-        explained_y=found.explained[1],
-        trustworthiness=found.trustworthiness,
-    )
+    """The points with their coordinates and how much the projection shows."""
+    place = {"x": found.xy[:, 0], "y": found.xy[:, 1]}
+    shown = dict(zip(("explained_x", "explained_y"), found.explained, strict=True))
+    return about.assign(method=method, **place, **shown, trustworthiness=found.trustworthiness)
 
 
 def projection_lines(table) -> list[str]:
