@@ -1,19 +1,20 @@
-"""Do semantic states find their own rote states? Cosine, retrieval, neighbours, each beside its controls.
+"""Do semantic states find their own rote states? Cosine, retrieval and neighbours, with controls.
 
     python -m analysis.alignment RUN_DIR
     python -m analysis.alignment RUN_DIR --families test unrelated --permutations 999
-    python -m analysis.alignment ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
+    python -m analysis.alignment ./mine --facts facts.csv --rote "{subject} [X]" --out results/mine
 
 Reads the states of RUN_DIR (extracts what is missing), writes tables/alignment.csv, then draws
-figures/alignment.png. Two states about one subject are alike because they share the subject; so the printed
-verdict begins with probe transfer, then the crossed contrast over relations, then these numbers beside their
-controls.
+figures/alignment.png. Two states about one subject are alike because they share the subject; so the
+printed verdict begins with probe transfer, then the crossed contrast over relations, then these
+numbers beside their controls.
 """
 
 from dataclasses import dataclass
 
-from analysis.tables import cka, probes
-from analysis.tables.alignment import alignment_lines, table_for
+from analysis.tables import probes
+from analysis.tables.alignment import alignment_lines, alignment_table
+from analysis.tables.cka import cka_table, contrast_lines
 from figures.alignment import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -35,21 +36,20 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Compute or read the tables, print the verdict, draw; return the alignment table."""
-
     run = options.open()
-    states = Design.of(run, preset=options.preset, families=options.families)
-    print(states.announce())
-    transfer = probes.table_for(states, permutations=options.permutations)
-    contrast = cka.table_for(states, permutations=options.permutations)
-    table = table_for(states, permutations=options.permutations)
-    first = (*probes.verdict_lines(transfer), *cka.contrast_lines(contrast, states))
-    for line in (*first, *alignment_lines(table)):
+    design = Design.of(run, preset=options.preset, families=options.families)
+    print(design.announce())
+    lines = probes.verdict_lines(probes.table_for(design, permutations=options.permutations))
+    lines += contrast_lines(cka_table(design, permutations=options.permutations), design)
+    table = alignment_table(design, permutations=options.permutations)
+    lines += alignment_lines(table)
+    for line in lines:
         print(line)
 
     drawn = draw(run.path)
     print(
-        f"wrote {run.path / 'tables' / 'alignment.csv'} ({len(table):,} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m analysis.probes {run.argument}"
+        f"wrote {run.path / 'tables' / 'alignment.csv'} ({len(table):,} rows), "
+        f"{', '.join(p.name for p in drawn)}    next: python -m analysis.probes {run.argument}"
     )
     return table
 

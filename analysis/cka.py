@@ -1,22 +1,23 @@
-"""How alike are rote and semantic states? Debiased CKA with its null, per checkpoint and site, and what it is worth.
+"""How alike are rote and semantic states? Debiased CKA with its null, and what it is worth.
 
     python -m analysis.cka RUN_DIR
     python -m analysis.cka RUN_DIR --families test unrelated --permutations 999
     python -m analysis.cka RUN_DIR --measure procrustes_distance mutual_knn
-    python -m analysis.cka ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
+    python -m analysis.cka ./mine --facts facts.csv --rote "{subject} [X]" --out results/mine
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/cka.csv, cka_grid.csv (layer x layer),
-cka_checkpoints.csv (the same prompts at two checkpoints) and, with --measure, cka_measures.csv; then draws
-figures/cka.png and one picture a further table. CKA of a rote and a semantic state about one subject is high because
-they share the subject; so the printed verdict begins with probe transfer, then the crossed contrast over relations, then
-CKA beside its controls.
+Reads the states of RUN_DIR (extracts what is missing), writes tables/cka.csv, cka_grid.csv (layer x
+layer), cka_checkpoints.csv (the same prompts at two checkpoints) and, with --measure,
+cka_measures.csv; then draws figures/cka.png and one picture per further table. A rote and a
+semantic state about one subject have a high CKA because they share the subject; so the printed
+verdict begins with probe transfer, then the crossed contrast over relations, then CKA beside its
+controls.
 """
 
 from dataclasses import dataclass
 
-from analysis.tables.cka import cka_lines, contrast_lines, table_for
-from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table_for
-from analysis.tables.cka_measures import choose, measure_lines, measures_table_for
+from analysis.tables.cka import cka_lines, cka_table, contrast_lines
+from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table
+from analysis.tables.cka_measures import choose, measure_lines, measures_table
 from analysis.tables.probes import table_for as transfer_table_for
 from analysis.tables.probes import verdict_lines
 from figures import cka
@@ -39,35 +40,34 @@ class Options(RunOptions):
     robust: bool = True
     """Also with z-scored features and without the top 1 and 5 principal components of each side."""
     measure: tuple[str, ...] = ()
-    """Other similarities of rote states and each family, any of analysis.measures.similarity.MEASURES: linear_cka_biased,
-    rbf_cka, procrustes_distance, svcca, mutual_knn, retrieval, cosine_alignment, rsa (headline split only)."""
+    """Other similarities of rote states and each family (headline split only), any of
+    linear_cka_biased, rbf_cka, procrustes_distance, svcca, mutual_knn, retrieval, cosine_alignment,
+    rsa."""
 
 
 def main(options: Options):
     """Compute or read the tables, print the verdict, draw; return the CKA table."""
-
     run = options.open()
-    states = Design.of(run, preset=options.preset, families=options.families)
-    print(states.announce())
-    measures = choose(options.measure)
-    transfer = transfer_table_for(states)
-    table = table_for(states, permutations=options.permutations, robust=options.robust)
-    trained = checkpoints_table_for(states, robust=options.robust)
-    lines = [*verdict_lines(transfer), *contrast_lines(table, states), *cka_lines(table, states)]
-    lines += checkpoint_lines(trained, states)
-    if measures:
-        lines += measure_lines(
-            measures_table_for(states, measures, permutations=options.permutations), states
-        )
+    design = Design.of(run, preset=options.preset, families=options.families)
+    choose(options.measure)
+    print(design.announce())
+    lines = verdict_lines(transfer_table_for(design))
+    table = cka_table(design, permutations=options.permutations, robust=options.robust)
+    lines += [*contrast_lines(table, design), *cka_lines(table, design)]
+    trained = checkpoints_table(design, robust=options.robust)
+    lines += checkpoint_lines(trained, design)
+    if options.measure:
+        others = measures_table(design, options.measure, permutations=options.permutations)
+        lines += measure_lines(others, design)
     for line in lines:
         print(line)
 
     drawn = cka.draw(run.path)
     drawn += cka.draw_checkpoints(run.path) if len(trained) else []
-    drawn += cka.draw_measures(run.path) if measures else []
+    drawn += cka.draw_measures(run.path) if options.measure else []
     print(
-        f"wrote {run.path / 'tables' / 'cka.csv'} ({len(table)} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m analysis.alignment {run.argument}"
+        f"wrote {run.path / 'tables' / 'cka.csv'} ({len(table)} rows), "
+        f"{', '.join(p.name for p in drawn)}    next: python -m analysis.alignment {run.argument}"
     )
     return table
 

@@ -1,26 +1,26 @@
 """Rote and semantic states in two dimensions, the same axes for every checkpoint: PCA and UMAP.
 
     python -m analysis.umap RUN_DIR
-    python -m analysis.umap RUN_DIR --colour relation --families rote test unrelated --site resid_post.24
+    python -m analysis.umap RUN_DIR --colour relation --families rote test --site resid_post.24
     python -m analysis.umap RUN_DIR --aligned
     python -m analysis.umap RUN_DIR --method pca
 
-Reads the states of RUN_DIR (extracts what is missing) at one site, writes the coordinates to tables/umap.csv, then draws
-figures/projection.png and projection_umap.png from them. One joint projection over all checkpoints, of each relation
-(coloured by object) or of all together (coloured by relation): projections that are fitted checkpoint by checkpoint
-cannot be compared. --aligned adds UMAPs by checkpoint that are held together (umap.AlignedUMAP).
+Reads the states of RUN_DIR (extracts what is missing) at one site, writes the coordinates to
+tables/umap.csv, then draws figures/projection.png and projection_umap.png from them. One joint
+projection over all checkpoints, of each relation (coloured by object) or of all together (coloured
+by relation): projections fitted checkpoint by checkpoint cannot be compared. --aligned adds UMAPs
+by checkpoint that are held together (umap.AlignedUMAP).
 """
 
 from dataclasses import dataclass
 
 from analysis.measures.projection import Method
-from analysis.tables.umap import Colour, projection_lines, projection_table
+from analysis.tables.umap import Colour, contrast_site, projection_lines, projection_table
 from figures.projection import draw
 from probing.states import Design
 from training.base.console import run_command
 from training.data.prompts import Preset
 from training.runs.directory import RunOptions
-from training.runs.table_files import write_table
 
 
 @dataclass
@@ -30,15 +30,15 @@ class Options(RunOptions):
     method: Method = "umap"
     """pca: principal components; umap: those and UMAP beside them."""
     aligned: bool = False
-    """Also AlignedUMAP: one UMAP a checkpoint, each state held near itself at the checkpoints before and after."""
+    """Also AlignedUMAP: a UMAP per checkpoint, each state held near itself at the next ones."""
     colour: Colour = "object"
-    """object: one projection a relation; relation: one of all relations together, coloured by relation."""
+    """object: one projection per relation; relation: one of all relations, coloured by relation."""
     families: tuple[str, ...] = ("rote", "test")
     """Prompt families to show, told apart by shape; the first prompt of each."""
     site: str = ""
-    """Default: that of the largest crossed contrast at the last checkpoint, else three quarters deep."""
+    """Default: where the crossed contrast of the last checkpoint is largest, else 3/4 deep."""
     raw: bool = False
-    """Leave each checkpoint's and prompt's mean in; the offset between prompts then fills the first axis."""
+    """Keep each checkpoint's and prompt's mean; the offset of prompts then fills the first axis."""
     n_neighbors: int = 15
     """Neighbours that UMAP keeps together, and that trustworthiness is measured over."""
     random_state: int = 0
@@ -49,23 +49,28 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Project, write the coordinates, say how far they can be trusted, draw; return the table."""
-
     run = options.open()
-    states = Design.of(run, preset=options.preset, families=options.families)
-    print(states.announce())
-    table, why = projection_table(states, options)
-    write_table(run, "umap", table)
+    design = Design.of(run, preset=options.preset, families=options.families)
+    print(design.announce())
+    names = ("method", "aligned", "colour", "families", "site", "raw", "n_neighbors")
+    chosen = {name: getattr(options, name) for name in (*names, "random_state")}
+    table = projection_table(design, **chosen)
+    why = "three quarters deep, for no crossed contrast is known"
+    if contrast_site(design):
+        why = "the largest crossed contrast at the last checkpoint"
     print(
-        f"first prompt of {', '.join(dict.fromkeys(table.family))} at {table.site.iloc[0]} ({why}); one projection "
-        f"{'a relation' if options.colour == 'object' else 'of all relations'} over {table.checkpoint.nunique()} "
-        "checkpoints"
+        f"first prompt of {', '.join(table.family.unique())} at {table.site.iloc[0]} "
+        f"({'asked for' if options.site else why}); one projection "
+        f"{'per relation' if options.colour == 'object' else 'of all relations'} over "
+        f"{table.checkpoint.nunique()} checkpoints"
     )
     for line in projection_lines(table):
         print(line)
 
     drawn = draw(run.path)
     print(
-        f"wrote {run.path / 'tables' / 'umap.csv'} ({len(table):,} rows), {', '.join(p.name for p in drawn)}"
+        f"wrote {run.path / 'tables' / 'umap.csv'} ({len(table):,} rows), "
+        f"{', '.join(p.name for p in drawn)}"
     )
     return table
 

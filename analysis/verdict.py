@@ -16,7 +16,8 @@ from pathlib import Path
 
 import tyro
 
-from analysis.tables import cka, probes
+from analysis.tables import probes
+from analysis.tables.cka import cka_table
 from analysis.tables.verdict import Tables, page, rows_of, verdicts
 from figures.style import NothingToDraw
 from figures.verdict import draw
@@ -101,7 +102,7 @@ def _of_pair(options: Options) -> tuple[Tables, Design]:
     print(states.announce())
     scored = probes.table_for(states, permutations=options.permutations)
     return Tables(
-        scored, cka.table_for(states, permutations=options.permutations, robust=False)
+        scored, cka_table(states, permutations=options.permutations, robust=False)
     ), states
 
 

@@ -2,15 +2,17 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.measures import similarity
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.partial import object_kernel
 from analysis.measures.similarity import linear_cka, linear_cka_grid
-from analysis.measures.statistics import max_statistic_test, permutation_p
+from analysis.measures.statistics import jackknife_interval, max_statistic_test, permutation_p
 from analysis.tables import cka, cka_checkpoints, cka_measures, stack
 from probing.states import Design
 from training.base.errors import BadInput
@@ -29,7 +31,7 @@ def states(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(states):
-    return cka.table_for(states, permutations=PERMUTATIONS)
+    return cka.cka_table(states, permutations=PERMUTATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +119,10 @@ def test_the_best_pair_of_the_map_is_corrected_for_all_pairs(states, there):
 
 
 def test_nothing_is_claimed_of_one_relation_or_of_different_people(states):
-    assert "crosses at least 2" in stack.why_no_contrast(states, states.bound[:1])
+    assert "crosses at least 2" in cka.why_no_contrast(states, states.bound[:1])
     facts = [dataclasses.replace(f, subject=f"{f.subject} {f.relation}") for f in states.run.facts]
     apart = Design(dataclasses.replace(states.run, facts=facts), states.prompts)
-    assert "different subjects" in stack.why_no_contrast(apart, apart.bound)
+    assert "different subjects" in cka.why_no_contrast(apart, apart.bound)
 
 
 def test_removing_a_component_leaves_no_variance_along_it(rng):
@@ -130,29 +132,39 @@ def test_removing_a_component_leaves_no_variance_along_it(rng):
     assert np.isfinite(similarity.zscored(np.concatenate([x, np.ones((2, 30, 1))], axis=2))).all()
 
 
-def test_a_second_call_reads_the_first_and_tables_are_tidy(states, table):
-    again = cka.table_for(states, permutations=PERMUTATIONS)
+def test_a_second_call_reads_the_first_until_the_version_is_raised(states, table, monkeypatch):
+    monkeypatch.setattr(Design, "load", lambda *_: pytest.fail("scored again"))
+    again = cka.cka_table(states, permutations=PERMUTATIONS)
     assert np.array_equal(again.value, table.value, equal_nan=True)
+    monkeypatch.setattr(cka, "VERSION", cka.VERSION + 1)
+    with pytest.raises(pytest.fail.Exception, match="scored again"):
+        cka.cka_table(states, permutations=PERMUTATIONS)
+
+
+def test_the_table_that_is_written_is_tidy(states, table):
     written = read_table(states.run.path, "cka")
-    assert {
-        "checkpoint",
-        "phase",
-        "relation",
-        "family",
-        "split",
-        "site",
-        "measure",
-        "value",
-        "low",
-        "high",
-        "null_p",
-        "n",
-        "d",
-        "estimator",
-        "reason",
-        "seed",
-        "commit",
-    } <= set(written.columns)
+    where = "checkpoint phase relation family split site measure"
+    what = "value low high null_p n d estimator reason seed commit"
+    assert {*where.split(), *what.split()} <= set(written.columns)
+    assert not written.duplicated([*where.split(), "object_relation"]).any()
+
+
+def test_a_mean_over_relations_with_different_subjects_adds_their_variances(rng):
+    stacks = {
+        name: stack.Stack(rng.normal(size=(2, 3)), rng.normal(size=(2, 3, n)), np.zeros((0, 3)))
+        for name, n in (("a", 8), ("b", 12))
+    }
+    checkpoint = SimpleNamespace(stage={})
+    design = SimpleNamespace(bound=["a", "b"], unbound=[], subjects=lambda name: [name])
+    there = SimpleNamespace(
+        design=design, checkpoint=checkpoint, sites=("x", "y", "z"), values=np.zeros((1, 3, 5))
+    )
+    rows = [r for r in stack.summary_rows(there, stacks, {}) if r["relation"] == "bound"]
+    a, b = (jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)) for s in stacks.values())
+    half = stats.t.ppf(0.975, 7) * np.sqrt(a.se**2 + b.se**2) / 2
+    assert [r["value"] for r in rows] == pytest.approx((a.value + b.value) / 2)
+    assert [r["high"] - r["value"] for r in rows] == pytest.approx(half)
+    assert {(r["n"], r["n_prompts"], r["d"]) for r in rows} == {(20, 2, 5)}
 
 
 def test_the_corrected_p_is_that_of_the_best_of_all_sites(rng):
@@ -162,7 +174,7 @@ def test_the_corrected_p_is_that_of_the_best_of_all_sites(rng):
     assert test.p_best == pytest.approx(permutation_p(observed.max(), null.max(axis=1)))
 
 
-# --- beside the raw value ------------------------------------------------------------------------------------
+# --- beside the raw value -------------------------------------------------------------------------
 
 
 def test_every_raw_value_has_its_robust_ones_beside_it(states, there, table):
@@ -186,12 +198,12 @@ def test_every_raw_value_has_its_robust_ones_beside_it(states, there, table):
     assert raw[["zscored", "without_1_pc", "without_5_pcs"]].notna().all().all()
 
 
-# --- the same prompts at two checkpoints ---------------------------------------------------------------------
+# --- the same prompts at two checkpoints ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def pairs(states):
-    return cka_checkpoints.checkpoints_table_for(states)
+    return cka_checkpoints.checkpoints_table(states)
 
 
 def test_two_checkpoints_are_compared_about_the_same_prompts(states, pairs):
@@ -205,9 +217,7 @@ def test_two_checkpoints_are_compared_about_the_same_prompts(states, pairs):
     expected = np.mean(
         [
             linear_cka(a[rows, 2], b[rows, 2])
-            for a, b in zip(
-                memorized.family(relation, "test"), last.family(relation, "test"), strict=True
-            )
+            for a, b in zip(memorized[relation, "test"], last[relation, "test"], strict=True)
         ]
     )
     some = pairs[
@@ -219,28 +229,25 @@ def test_two_checkpoints_are_compared_about_the_same_prompts(states, pairs):
 
 
 def test_a_checkpoint_is_the_same_as_a_rotated_and_scaled_copy_of_itself_only(rng):
-    from analysis.tables.cka_checkpoints import paired_stack
-
     x = rng.normal(size=(2, 30, 6))
     turned = 3 * x @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    assert paired_stack([[x, turned]]).values == pytest.approx(np.ones((1, 2)))
-    assert (paired_stack([[x, x + rng.normal(size=x.shape)]]).values < 0.9).all()
+    assert cka.cka_stack([x], [turned]).values == pytest.approx(np.ones((1, 2)))
+    assert (cka.cka_stack([x], [x + rng.normal(size=x.shape)]).values < 0.9).all()
 
 
-# --- another measure -----------------------------------------------------------------------------------------
+# --- another measure ------------------------------------------------------------------------------
 
 
 def test_every_declared_measure_gives_its_own_value_in_fewer_columns(rng):
     from analysis.measures.similarity import MEASURES
-    from analysis.tables.cka_measures import choose, measure_stack, narrowed
 
     x = rng.normal(size=(1, 14, 60)) + 2
     y = x + rng.normal(size=(1, 14, 60))
     names = [m.name for m in MEASURES if m.name != "linear_cka"]
-    for measure in choose(names):
+    for measure in cka_measures.choose(names):
         sign = 1 if measure.larger_is_more_similar else -1
-        stack = measure_stack(measure, x, [y], 19, 0)
-        assert narrowed(measure, x[0], y[0])[0].shape[1] < 60
+        stack = cka_measures.measure_stack(measure, x, [y], 19, 0)
+        assert cka_measures.narrowed(measure, x[0], y[0])[0].shape[1] < 60
         assert sign * stack.values[0, 0] == pytest.approx(measure.function(x[0], y[0]), abs=1e-9)
         keep = np.arange(14) != 5
         assert sign * stack.leave_one_out[0, 0, 5] == pytest.approx(
@@ -254,13 +261,11 @@ def test_every_declared_measure_gives_its_own_value_in_fewer_columns(rng):
 
 def test_a_distance_keeps_its_sign_in_the_table_and_in_words(states, there):
     from analysis.measures.similarity import procrustes_distance
-    from analysis.tables.cka_measures import choose
 
-    measures = choose(["procrustes_distance", "rsa"])
     few = dataclasses.replace(
         states, prompts=tuple(p for p in states.prompts if p.family in ("rote", "test"))
     )
-    table = cka_measures.measures_table_for(few, measures, permutations=9)
+    table = cka_measures.measures_table(few, ["procrustes_distance", "rsa"], permutations=9)
     relation = states.bound[0]
     rows = states.rows(relation, "held-out")
     expected = np.mean(
@@ -282,36 +287,27 @@ def test_a_distance_keeps_its_sign_in_the_table_and_in_words(states, there):
 
 
 def test_an_unknown_measure_is_refused_with_the_names_there_are():
-
-    from analysis.tables.cka_measures import choose
-
     with pytest.raises(
         BadInput, match="expected some of linear_cka_biased, rbf_cka, procrustes_distance"
     ):
-        choose(["cca"])
+        cka_measures.choose(["cca"])
 
 
 def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, table, pairs):
-    from figures import cka as pictures
+    from figures import cka_checkpoints as pairs_figure
+    from figures import cka_measures as measures_figure
 
     text = "\n".join(
         [*cka.cka_lines(table, states), *cka_checkpoints.checkpoint_lines(pairs, states)]
     )
     assert "without 5 " in text and "100-memorize-epoch-20 -> 200-generalize-epoch-08" in text
-    data = pictures.checkpoints_data(pairs)
-    assert set(data.checkpoint) == {
-        "base → memorized",
-        "base → generalized",
-        "memorized → generalized",
-    }
-    for path in (
-        *pictures.draw_checkpoints(states.run.path),
-        *pictures.draw_measures(states.run.path),
-    ):
+    data = pairs_figure.panel_data(pairs)
+    assert set(data.checkpoint) == {"base → memorized", "base → generalized", "memorized → generalized"}
+    for path in (*pairs_figure.draw(states.run.path), *measures_figure.draw(states.run.path)):
         assert path.stat().st_size > 5_000
 
 
-# --- float32 -------------------------------------------------------------------------------------------------
+# --- float32 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("massive", [1, 200])
@@ -337,16 +333,16 @@ def test_the_float32_grid_refuses_what_the_other_does(rng):
     from analysis.measures.checks import DegenerateStates, TooFewRows
 
     good = rng.normal(size=(2, 12, 5))
-    for bad, error in (
-        (np.ones((2, 12, 5)), DegenerateStates),
-        (good[:, :3], BadInput),
-        (np.full((2, 12, 5), np.nan), BadInput),
+    for bad, error, words in (
+        (np.ones((2, 12, 5)), DegenerateStates, "same state in every row"),
+        (good[:, :3], BadInput, "x has 3 rows and y 12"),
+        (np.full((2, 12, 5), np.nan), BadInput, "NaN or infinity"),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error, match=words):
             linear_cka_grid(bad, good, precision="float32")
-    with pytest.raises(TooFewRows):
+    with pytest.raises(TooFewRows, match="n=3 rows"):
         linear_cka_grid(good[:, :3], good[:, :3], precision="float32")
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match="precision='float16'"):
         linear_cka_grid(good, good, precision="float16")
 
 

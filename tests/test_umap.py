@@ -5,8 +5,14 @@ import pytest
 
 from analysis.measures.checks import DegenerateStates
 from analysis.measures.projection import project, project_aligned
-from analysis.tables.umap import EVERY, centred_within, projection_lines, projection_table
-from analysis.umap import Options
+from analysis.tables.umap import (
+    EVERY,
+    centred_within,
+    contrast_site,
+    projection_lines,
+    projection_table,
+)
+from analysis.umap import Options, main
 from training.base.errors import BadInput
 
 
@@ -28,7 +34,7 @@ def test_a_plane_is_shown_without_loss():
 
 
 def test_the_same_state_lies_at_the_same_place_at_every_checkpoint(points):
-    """Two checkpoints that share half of their states: only a joint fit puts these on top of each other."""
+    """Two checkpoints share half of their states: only a joint fit puts these at one place."""
     rng = np.random.default_rng(1)
     later = np.concatenate([points[:30], 5 * rng.normal(size=(30, 10))])
     joint = project(np.concatenate([points, later])).xy
@@ -110,7 +116,7 @@ def test_one_checkpoint_has_nothing_to_be_aligned_with(points):
         project_aligned([points, points[:50]])
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +128,9 @@ def states(tiny_run, tmp_path_factory):
 
 
 def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(states):
-    table, why = projection_table(states, Options(states.run.path, method="pca", n_neighbors=5))
+    table = projection_table(states, method="pca", n_neighbors=5)
     assert len(table) == len(states.relations) * len(states.checkpoints) * 2 * 16
-    assert "no crossed contrast" in why
+    assert contrast_site(states) == ""
     assert set(table.site) == {"resid_post.2"}
     assert (table.groupby("relation").trustworthiness.nunique() == 1).all()
     assert set(table.groupby("family").template.first()) == {"rote-00", "test-00"}
@@ -134,9 +140,7 @@ def test_a_run_has_a_point_for_every_subject_checkpoint_and_family_by_relation(s
 def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
     from sklearn.manifold import trustworthiness
 
-    table, _ = projection_table(
-        states, Options(states.run.path, method="pca", site="resid_post.1", n_neighbors=5)
-    )
+    table = projection_table(states, method="pca", site="resid_post.1", n_neighbors=5)
     relation = states.relations[0]
     parts = []
     for checkpoint in states.checkpoints:
@@ -154,12 +158,10 @@ def test_the_trustworthiness_of_the_table_is_that_of_its_points(states):
 
 def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_table_alone(states):
     from figures.projection import draw, panel_data
-    from training.runs.table_files import read_table, write_table
+    from training.runs.table_files import read_table
 
-    options = Options(
-        states.run.path, aligned=True, colour="relation", n_neighbors=5, site="resid_post.1"
-    )
-    table, _ = projection_table(states, options)
+    options = {"colour": "relation", "n_neighbors": 5, "site": "resid_post.1"}
+    table = projection_table(states, aligned=True, **options)
     assert set(table.projection) == {EVERY}
     assert set(table.method) == {"pca", "umap", "aligned_umap"}
     per_method = len(states.relations) * len(states.checkpoints) * 2 * 16
@@ -170,23 +172,16 @@ def test_all_relations_together_are_coloured_by_relation_and_drawn_from_the_tabl
     assert (aligned.groupby("checkpoint").trustworthiness.nunique() == 1).all()
     assert sum("every relation" in line for line in projection_lines(table)) == 3
 
-    path = write_table(states.run, "umap", table)
-    try:
-        data = panel_data(read_table(states.run.path, "umap"))
-        assert set(data.shown) == set(states.relations)
-        stems = {p.stem for p in draw(states.run.path)}
-        assert stems == {"projection", "projection_umap", "projection_aligned_umap"}
-    finally:
-        path.unlink()
-        (path.parent / "manifest.json").unlink()
+    data = panel_data(read_table(states.run.path, "umap"))
+    assert set(data.shown) == set(states.relations)
+    stems = {p.stem for p in draw(states.run.path)}
+    assert stems == {"projection", "projection_umap", "projection_aligned_umap"}
 
 
 def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(states):
     """Centring within a checkpoint and family leaves the relations' own means in."""
-    options = Options(
-        states.run.path, method="pca", colour="relation", n_neighbors=5, site="resid_post.1"
-    )
-    table, _ = projection_table(states, options)
+    options = {"colour": "relation", "n_neighbors": 5, "site": "resid_post.1"}
+    table = projection_table(states, method="pca", **options)
     by_block = table.groupby(["checkpoint", "family"])[["x", "y"]].mean()
     by_relation = table.groupby(["checkpoint", "family", "relation"])[["x", "y"]].mean()
     assert np.allclose(by_block, 0, atol=1e-6 * table.x.abs().max())
@@ -194,8 +189,6 @@ def test_what_all_relations_share_is_taken_out_and_what_tells_them_apart_is_not(
 
 
 def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tiny_run, capsys):
-    from analysis.umap import main
-
     table = main(
         Options(
             tiny_run, method="pca", n_neighbors=5, site="resid_post.1", out=str(states.run.path)
@@ -203,24 +196,21 @@ def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tin
     )
     said = capsys.readouterr().out
     assert (
-        "first prompt of rote, test at resid_post.1 (asked for); one projection a relation over 3"
+        "first prompt of rote, test at resid_post.1 (asked for); one projection per relation over 3"
         in said
     )
     assert said.count("trustworthiness") == len(states.relations)
     assert f"umap.csv ({len(table):,} rows), projection.png" in said
-    (states.run.path / "tables" / "umap.csv").unlink()
-    (states.run.path / "tables" / "manifest.json").unlink()
 
 
 def test_a_family_whose_states_are_not_there_is_refused(states):
     with pytest.raises(BadInput, match="--preset full"):
-        projection_table(states, Options(states.run.path, families=("rote", "test-de")))
+        projection_table(states, families=("rote", "test-de"))
 
 
 def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
     import pandas as pd
 
-    from analysis.tables.umap import default_site
     from training.runs.table_files import write_table
 
     last = states.checkpoints[-1].name
@@ -239,12 +229,11 @@ def test_the_site_of_the_largest_contrast_is_shown_if_it_is_known(states):
     )
     path = write_table(states.run, "cka", contrast)
     try:
-        assert default_site(states, ())[0] == "resid_post.1"
+        assert contrast_site(states) == "resid_post.1"
     finally:
         path.unlink()
-        (path.parent / "manifest.json").unlink()
 
 
 def test_an_unknown_site_is_refused_with_the_names_there_are(states):
     with pytest.raises(BadInput, match=r"--site nowhere; there are embed, resid_post\.0"):
-        projection_table(states, Options(states.run.path, site="nowhere"))
+        projection_table(states, site="nowhere")

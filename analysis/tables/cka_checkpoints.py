@@ -1,116 +1,82 @@
-"""The rows of cka_checkpoints.csv: the same prompts at two checkpoints. Where did training change the model?
+"""tables/cka_checkpoints.csv: where did training change the model?
 
-Debiased CKA of a checkpoint's states with those of each earlier milestone (the last checkpoint of a phase), at the same
-site, about the same subjects, by prompt family: within one relation and one prompt, then averaged, as in cka.csv, with
-the same robust forms. 1 where training only rotated or scaled the states; CKA does not see that. No null: that two
-checkpoints of one model are alike is no finding, where they are least alike is.
+CKA of the same prompts' states at two checkpoints, each against every earlier milestone (the last
+checkpoint of a phase), at the same site. It is 1 where training only rotated or scaled the states.
+There is no null: that two checkpoints of one model are alike is no finding, where they are least
+alike is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
-import numpy as np
-
-from analysis.measures.statistics import leave_one_out_cka
-from analysis.tables.cka import ROBUST, TREATMENTS
+from analysis.tables.cka import forms_of_cka
 from analysis.tables.driver import scored_tables
-from analysis.tables.stack import FEWEST_SUBJECTS, Stack, sites_first, summary_rows
+from analysis.tables.stack import FEWEST_SUBJECTS, fewest_subjects, prompt_states, relations_with
 from probing.states import Design, States
+from training.base.words import two_places
 from training.runs.checkpoints import Checkpoint
+from training.runs.table_files import pick
 
-
-def checkpoints_table_for(states: Design, *, robust: bool = True):
-    """tables/cka_checkpoints.csv of a run, empty where it has one checkpoint."""
-
-    loaded: dict[str, States] = {}
-
-    def load(milestone) -> States:
-        if milestone.name not in loaded:
-            loaded[milestone.name] = states.load(milestone)
-        return loaded[milestone.name]
-
-    # What a checkpoint is compared with is part of what its rows depend on.
-    compared = [f"{m.name} {m.fingerprint}" for m in milestones(states.checkpoints)]
-    rows = {"cka_checkpoints": lambda there: rows_of(there, load, robust)}
-    (table,) = scored_tables(states, rows, [robust, *compared])
-    return table
-
-
-def checkpoint_lines(table, states: Design) -> list[str]:
-    """Where two milestones are least alike, by family, in words."""
-    if not len(table):
-        return []
-    names = [m.name for m in milestones(states.checkpoints)]
-    some = table[
-        (table.split == states.splits[0]) & (table.relation == "bound") & table.value.notna()
-    ]
-    some = some[(some.measure == "cka_checkpoints") & some.checkpoint.isin(names)]
-    lines = [
-        "where training changed the model: the site at which the same prompts' states are least alike (CKA)"
-    ]
-    for (earlier, later), pair in some.groupby(["checkpoint_y", "checkpoint"], sort=False):
-        least = [
-            f"{family} {rows.value.min():.2f} at {rows.loc[rows.value.idxmin()].site}"
-            for family, rows in pair.groupby("family", sort=False)
-            if family in ("rote", "test", "unrelated")
-        ]
-        lines.append(f"  {earlier} -> {later}: {', '.join(least)}")
-    return lines if len(lines) > 1 else []
-
-
-Array = np.ndarray
-
-
+VERSION = 1
 MEASURE = "cka_checkpoints"
 
 
+def checkpoints_table(design: Design, *, robust: bool = True):
+    """Writes tables/cka_checkpoints.csv; it has no rows where the run has one checkpoint.
+
+        table = checkpoints_table(Design.of(Run.open("runs/demo")))
+        table[(table.measure == "cka_checkpoints") & (table.checkpoint_y == "000-base")]
+
+    Columns as in cka.csv, and checkpoint_y, phase_y: the earlier checkpoint. measure:
+    cka_checkpoints, cka_checkpoints_zscored, ... (robust). The null columns are empty.
+    """
+    earlier = {m.name: m for m in milestones(design.checkpoints)}
+    load = cache(lambda name: design.load(earlier[name]))
+    # The rows depend on the checkpoints compared with, too.
+    compared = [f"{m.name} {m.fingerprint}" for m in earlier.values()]
+    rows = {MEASURE: lambda there: _rows_of(there, load, robust)}
+    (table,) = scored_tables(design, rows, [VERSION, robust, *compared])
+    return table
+
+
 def milestones(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The last checkpoint of each phase, in order; the first and the last one where phases are unknown."""
+    """The last checkpoint of each phase, in order; without phases the first and the last one."""
     if any(c.phase for c in checkpoints):
         return list({c.phase: c for c in checkpoints}.values())
     return [checkpoints[0], checkpoints[-1]] if len(checkpoints) > 1 else list(checkpoints)
 
 
-def rows_of(
-    there: States, load: Callable[[Checkpoint], States], robust: bool = True
-) -> Iterator[dict]:
-    """All rows of one checkpoint, against every earlier milestone; load: a milestone's states."""
-    states = there.design
-    names = [c.name for c in states.checkpoints]
-    earlier = names[: names.index(there.checkpoint.name)]
-    for milestone in (m for m in milestones(states.checkpoints) if m.name in earlier):
-        before = load(milestone)
-        for split in states.splits:
-            if min(len(states.rows(r, split)) for r in states.relations) < FEWEST_SUBJECTS:
-                continue
-            for family in ("rote", *states.families):
-                yield from _pair_rows(there, before, family, split, robust)
+def _rows_of(there: States, load: Callable[[str], States], robust: bool) -> Iterator[dict]:
+    design, checkpoint = there.design, there.checkpoint.name
+    names = [c.name for c in design.checkpoints]
+    splits = [s for s in design.splits if fewest_subjects(design, s) >= FEWEST_SUBJECTS]
+    milestone_names = [m.name for m in milestones(design.checkpoints)]
+    for name in (m for m in milestone_names if m in names[: names.index(checkpoint)]):
+        before = load(name)
+        about = {"checkpoint_y": name, "phase_y": before.checkpoint.phase}
+        for split, family in ((s, f) for s in splits for f in ("rote", *design.families)):
+            sides = {
+                r: tuple(prompt_states(side, r, family, split) for side in (before, there))
+                for r in relations_with(design, family)
+            }
+            common = {**about, "family": family, "split": split}
+            for rows in forms_of_cka(there, sides, common, MEASURE, robust):
+                yield from rows
 
 
-def _pair_rows(there: States, before: States, family: str, split: str, robust: bool):
-    states = there.design
-    relations = [r for r in states.relations if states.prompts_of(r, family)]
-    treatments = {MEASURE: lambda x: x}
-    treatments |= {m.replace("cka", MEASURE): TREATMENTS[m] for m in (ROBUST if robust else ())}
-    common = {"checkpoint_y": before.checkpoint.name, "phase_y": before.checkpoint.phase}
-    common |= {"family": family, "split": split}
-    for measure, treat in treatments.items():
-        stacks = {}
-        for relation in relations:
-            rows = states.rows(relation, split)
-            pairs = zip(before[relation, family], there[relation, family], strict=True)
-            stacks[relation] = paired_stack(
-                [[treat(sites_first(z[rows])) for z in pair] for pair in pairs]
-            )
-        yield from summary_rows(there, stacks, {**common, "measure": measure})
-
-
-def paired_stack(pairs: Sequence[Sequence[Array]]) -> Stack:
-    """Debiased CKA of each pair of stacks (S, n, d), (S, n, d') site by site, with its delete-one values."""
-    found = [leave_one_out_cka(x, y, allow_degenerate=True) for x, y in pairs]
-    sites, width = pairs[0][0].shape[0], pairs[0][0].shape[2]
-    return Stack(
-        np.array([v for v, _ in found]),
-        np.array([loo for _, loo in found]),
-        np.zeros((0, sites)),
-        width,
-    )
+def checkpoint_lines(table, design: Design) -> list[str]:
+    """Where two milestones are least alike, by family, in words."""
+    if not len(table):
+        return []
+    names = tuple(m.name for m in milestones(design.checkpoints))
+    kind = {"split": design.splits[0], "relation": "bound", "measure": MEASURE}
+    some = pick(table, **kind, family=("rote", "test", "unrelated"), checkpoint=names)
+    pairs = some.dropna(subset="value").groupby(["checkpoint_y", "checkpoint"], sort=False)
+    lines = [
+        "where training changed the model: site at which a prompt's states are least alike (CKA)"
+    ]
+    for (earlier, later), pair in pairs:
+        least = [rows.loc[rows.value.idxmin()] for _, rows in pair.groupby("family", sort=False)]
+        words = ", ".join(f"{row.family} {two_places(row.value)} at {row.site}" for row in least)
+        lines.append(f"  {earlier} -> {later}: {words}")
+    return lines if len(lines) > 1 else []

@@ -1,10 +1,8 @@
-"""The rows of cka_measures.csv: rote states against each family by any other similarity of analysis.measures.similarity.
+"""tables/cka_measures.csv: rote states against each family by similarities other than debiased CKA.
 
-    python -m analysis.cka RUN_DIR --measure procrustes_distance rsa
-
-What a measure needs is read from its declaration (analysis.measures.similarity.MEASURES): how many rows at least, whether larger
-is more similar (else the null is one-sided the other way), its chance level, and which rotations leave it unchanged, so
-that n columns can stand for d. Within one relation and one prompt, then averaged, as in cka.csv; brute-force jackknife.
+What a measure needs is declared in analysis.measures.similarity.MEASURES: the fewest rows, whether
+larger is more similar (otherwise the null is one-sided the other way), its chance level, and which
+rotations leave it unchanged, so that n columns can stand for d.
 """
 
 import warnings
@@ -15,51 +13,35 @@ import numpy as np
 from analysis.measures.checks import why_degenerate
 from analysis.measures.similarity import MEASURES, Measure, fewest_columns
 from analysis.measures.statistics import permutations
+from analysis.tables import stack
 from analysis.tables.driver import scored_tables
-from analysis.tables.stack import Stack, sites_first, summary_rows
+from analysis.tables.stack import Array, Stack, prompt_states
 from probing.states import Design, States
 from training.base.console import progress
 from training.base.errors import BadInput
-from training.base.words import _p
+from training.base.words import p_words, span, two_places
+from training.runs.table_files import pick
 
-
-def measures_table_for(states: Design, measures: Sequence[Measure], *, permutations: int = 199):
-    """tables/cka_measures.csv of a run: these measures of rote states and each family."""
-    rows = {"cka_measures": lambda there: rows_of(there, measures, permutations)}
-    (table,) = scored_tables(states, rows, [permutations, *(m.name for m in measures)])
-    return table
-
-
-def measure_lines(table, states: Design) -> list[str]:
-    """The value of each further measure at its best site, test prompts, beside the unrelated ones and chance."""
-    family = "test" if "test" in states.families else states.families[0]
-    lines = []
-    for measure, some in table[table.relation == "bound"].groupby("measure", sort=False):
-        closest = {m.name: m.larger_is_more_similar for m in choose([measure])}[measure]
-        for checkpoint in states.checkpoints:
-            here = some[(some.checkpoint == checkpoint.name) & some.value.notna()]
-            rows = here[here.family == family]
-            if not len(rows):
-                continue
-            best = rows.loc[rows.value.idxmax() if closest else rows.value.idxmin()]
-            beside = here[(here.family == "unrelated") & (here.site == best.site)].value
-            control = f", unrelated {beside.iloc[0]:.2f}" if len(beside) else ""
-            chance = "" if np.isnan(best.chance) else f", chance {best.chance:.2f}"
-            lines.append(
-                f"{measure} at {checkpoint.name}: {family} {best.value:.2f} [{best.low:.2f}, {best.high:.2f}]{control}"
-                f"{chance}, {_p(best.null_p_max)} at {best.site} (n={int(best.n)})"
-            )
-    return lines
-
-
-Array = np.ndarray
-
-
+VERSION = 1
 IN_CKA_TABLE = "linear_cka"
 
 
+def measures_table(design: Design, measures: Sequence[str], *, permutations: int = 199):
+    """Writes tables/cka_measures.csv: the headline split, every family and site.
+
+        measures_table(Design.of(Run.open("runs/demo")), ["rbf_cka", "procrustes_distance"])
+
+    Columns as in cka.csv, and chance; a distance has null_low in place of null_high.
+    measures: names of MEASURES, all but linear_cka. Raises BadInput for an unknown name.
+    """
+    chosen = choose(measures)
+    rows = {"cka_measures": lambda there: _rows_of(there, chosen, permutations)}
+    (table,) = scored_tables(design, rows, [VERSION, permutations, *measures])
+    return table
+
+
 def choose(names: Sequence[str]) -> list[Measure]:
-    """The measures of these names. Raises BadInput with the names there are."""
+    """The measures of these names. Raises BadInput that lists the names there are."""
     there = {m.name: m for m in MEASURES if m.name != IN_CKA_TABLE}
     unknown = [name for name in names if name not in there]
     if unknown:
@@ -70,46 +52,31 @@ def choose(names: Sequence[str]) -> list[Measure]:
     return [there[name] for name in names]
 
 
-def rows_of(there: States, measures: Sequence[Measure], draws: int) -> Iterator[dict]:
-    """All rows of cka_measures.csv of one checkpoint: the headline split, every family and site."""
-
-    states, split = there.design, there.design.splits[0]
-    total = len(measures) * len(states.families) * len(states.relations)
-    with progress(total=total, label=f"measures {there.checkpoint.name}") as bar:
-        for measure in measures:
-            for family in states.families:
-                stacks, common = {}, {"family": family, "split": split, "measure": measure.name}
-                for relation in states.relations:
-                    bar.update(1)
-                    rows = states.rows(relation, split)
-                    if not states.prompts_of(relation, family):
-                        continue
-                    if len(rows) <= measure.minimum_n:
-                        reason = f"{len(rows)} {split} subjects; more than {measure.minimum_n} are needed"
-                        yield {
-                            **there.checkpoint.stage,
-                            **common,
-                            "relation": relation,
-                            "value": np.nan,
-                            "reason": reason,
-                        }
-                        continue
-                    x = sites_first(there[relation, "rote"][rows])
-                    ys = [sites_first(y[rows]) for y in there[relation, family]]
-                    stacks[relation] = measure_stack(measure, x, ys, draws, states.run.seed)
-                for row in summary_rows(there, stacks, common):
-                    # A row of several relations counts all their subjects; chance is that of each relation.
-                    own = stacks.get(row["relation"])
-                    yield _declared(
-                        measure, row, own.n if own else min(s.n for s in stacks.values())
-                    )
+def _rows_of(there: States, measures: Sequence[Measure], draws: int) -> Iterator[dict]:
+    design, split = there.design, there.design.splits[0]
+    kinds = [(measure, family) for measure in measures for family in design.families]
+    for measure, family in progress(kinds, label=f"measures {there.checkpoint.name}"):
+        stacks, common = {}, {"family": family, "split": split, "measure": measure.name}
+        for relation in stack.relations_with(design, family):
+            n = len(design.rows(relation, split))
+            if n <= measure.minimum_n:
+                reason = f"{n} {split} subjects; more than {measure.minimum_n} are needed"
+                yield stack.empty_row(there, {**common, "relation": relation}, reason)
+                continue
+            x = prompt_states(there, relation, "rote", split)[0]
+            ys = prompt_states(there, relation, family, split)
+            stacks[relation] = measure_stack(measure, x, ys, draws, design.run.seed)
+        for row in stack.summary_rows(there, stacks, common):
+            # A mean over relations counts all their subjects; its chance is that of one relation.
+            own = [stacks[row["relation"]]] if row["relation"] in stacks else stacks.values()
+            yield _declared(measure, row, min(s.n for s in own))
 
 
 def measure_stack(measure: Measure, x: Array, ys: Sequence[Array], draws: int, seed: int) -> Stack:
-    """The measure of x (S, n, d) with each prompt's states ys[p], larger being more similar: a distance is negated."""
-    sites, n, d = x.shape
+    """The measure of x (S, n, d) with each prompt's states ys[p]; a distance is negated."""
+    sites, n, _ = x.shape
     sign = 1 if measure.larger_is_more_similar else -1
-    orders = permutations(n, draws, seed)
+    orders, kept = permutations(n, draws, seed), ~np.eye(n, dtype=bool)
     values, left_out = np.full((len(ys), sites), np.nan), np.full((len(ys), sites, n), np.nan)
     null = np.full((len(ys), draws, sites), np.nan)
     for p, y in enumerate(ys):
@@ -121,14 +88,13 @@ def measure_stack(measure: Measure, x: Array, ys: Sequence[Array], draws: int, s
             with warnings.catch_warnings():
                 # The first call has warned already.
                 warnings.simplefilter("ignore", UserWarning)
-                kept = ~np.eye(n, dtype=bool)
                 left_out[p, s] = [sign * measure.function(a[rows], b[rows]) for rows in kept]
                 null[p, :, s] = [sign * measure.function(a, b[order]) for order in orders]
-    return Stack(values, left_out, null.mean(axis=0), d)
+    return Stack(values, left_out, null.mean(axis=0))
 
 
 def narrowed(measure: Measure, x: Array, y: Array) -> tuple[Array, Array]:
-    """x (n, d_x), y (n, d_y) in fewer columns, turned as the measure's declared invariances allow: the same value."""
+    """x (n, d_x), y (n, d_y) rotated into fewer columns, as the measure's invariances allow."""
     if "rotation" in measure.invariances:
         return fewest_columns(x), fewest_columns(y)
     if "joint rotation" in measure.invariances and x.shape[1] == y.shape[1]:
@@ -138,20 +104,31 @@ def narrowed(measure: Measure, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _declared(measure: Measure, row: dict, n: int) -> dict:
-    """A row with the measure's own sign, its chance level with n rows and name of estimator."""
-    d = int(row["d"])
-    row = {
-        **row,
-        "estimator": measure.source,
-        "chance": np.nan if measure.chance is None else measure.chance(n, d),
-    }
-    if measure.larger_is_more_similar:
-        return row
-    return {
-        **row,
-        "value": -row["value"],
-        "low": -row["high"],
-        "high": -row["low"],
-        "null_low": -row.get("null_high", np.nan),
-        "null_high": np.nan,
-    }
+    """The row with the measure's source, sign and chance level among n subjects."""
+    chance = np.nan if measure.chance is None else measure.chance(n, row["d"])
+    row |= {"estimator": measure.source, "chance": chance}
+    if not measure.larger_is_more_similar:
+        row |= {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+        row |= {"null_low": -row["null_high"], "null_high": np.nan}
+    return row
+
+
+def measure_lines(table, design: Design) -> list[str]:
+    """Each measure at its best site for test prompts, beside its controls, in words."""
+    family = "test" if "test" in design.families else design.families[0]
+    lines = []
+    some = pick(table, relation="bound").dropna(subset="value")
+    for name in some.measure.unique():
+        (measure,) = choose([name])
+        for checkpoint, here in pick(some, measure=name).groupby("checkpoint", sort=False):
+            value = pick(here, family=family).value
+            if not len(value):
+                continue
+            best = here.loc[value.idxmax() if measure.larger_is_more_similar else value.idxmin()]
+            words = f"{name} at {checkpoint}: {family} {span(best)}"
+            for row in pick(here, family="unrelated", site=best.site).itertuples():
+                words += f", unrelated {two_places(row.value)}"
+            if not np.isnan(best.chance):
+                words += f", chance {two_places(best.chance)}"
+            lines.append(f"{words}, {p_words(best.null_p_max)} at {best.site} (n={int(best.n)})")
+    return lines

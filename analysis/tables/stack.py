@@ -1,6 +1,10 @@
-"""analysis.tables.stack"""
+"""A measure of one relation at all sites, prompt by prompt, and the table rows that summarise it.
 
-from collections.abc import Iterator
+Every value is computed within one relation and one prompt, one row per subject, then averaged over
+prompts and relations; leave-one-out values and null draws are averaged the same way.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,145 +19,128 @@ from probing.states import Design, States
 
 Array = np.ndarray
 
-
 ESTIMATOR = "HSIC_1 ratio"
-
-
 FEWEST_SUBJECTS = 5
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A measure of one relation at all sites: values (P, S) and leave_one_out (P, S, n) by prompt, null (N, S) of
-    their mean over prompts."""
+    """values (P, S) and leave_one_out (P, S, n) by prompt and site; null (N, S) of the mean."""
 
     values: Array
     leave_one_out: Array
     null: Array
-    d: int
 
     @property
     def n(self) -> int:
         return self.leave_one_out.shape[-1]
 
 
-def sites_first(x: Array) -> Array:
-    return np.ascontiguousarray(x.transpose(1, 0, 2), dtype=np.float64)
+def prompt_states(there: States, relation: str, family: str, split: str) -> list[Array]:
+    """States (S, n, d) float64 of each prompt of a family about the subjects of a split."""
+    rows = there.design.rows(relation, split)
+    return [
+        np.ascontiguousarray(there.of(prompt)[rows].transpose(1, 0, 2), dtype=np.float64)
+        for prompt in there.design.prompts_of(relation, family)
+    ]
 
 
-def _relations_with(states: Design, family: str) -> list[str]:
-    return [r for r in states.relations if states.prompts_of(r, family)]
+def relations_with(design: Design, family: str) -> list[str]:
+    """The relations that have prompts of a family."""
+    return [r for r in design.relations if design.prompts_of(r, family)]
 
 
-def why_no_contrast(states: Design, bound: list[str]) -> str:
-    """The reason why a crossed contrast cannot be had from a run, "" if it can."""
-    if len(bound) < 2:
-        return f"not identifiable: {len(bound)} bound relation(s), the contrast crosses at least 2"
-    if not states.shared_subjects:
-        return "not identifiable: the relations have different subjects, so name and meaning cannot be told apart"
-    return ""
+def fewest_subjects(design: Design, split: str) -> int:
+    """The smallest number of subjects of a split in any relation."""
+    return min(len(design.rows(r, split)) for r in design.relations)
 
 
-def _mean_stack(stacks: list[Stack]) -> Stack:
-    """The mean over relations with the same subjects; prompts beyond the fewest are left out of none: averaged first
-    where the numbers of prompts differ."""
-    if len({len(s.values) for s in stacks}) > 1:
-        stacks = [
-            Stack(
-                s.values.mean(0, keepdims=True), s.leave_one_out.mean(0, keepdims=True), s.null, s.d
-            )
-            for s in stacks
-        ]
-    return Stack(
-        np.mean([s.values for s in stacks], axis=0),
-        np.mean([s.leave_one_out for s in stacks], axis=0),
-        np.mean([s.null for s in stacks], axis=0),
-        stacks[0].d,
-    )
-
-
-def _interval(per_prompt: Array, leave_one_out: Array) -> tuple[float, float]:
-    """95% interval of a mean over prompts (P,) with delete-one-subject values (P, n): subjects x templates from two
-    prompts on, subjects alone with one."""
-
-    if not np.isfinite(leave_one_out).all():
-        return np.nan, np.nan
-    if len(per_prompt) == 1:
-        found = jackknife_interval(per_prompt[0], leave_one_out[0])
-    else:
-        found = two_way_jackknife(per_prompt, leave_one_out)
-    return float(found.low), float(found.high)
+def mean_stack(stacks: Sequence[Stack]) -> Stack:
+    """The mean over relations with the same subjects; over prompts first if their counts differ."""
+    values, left_out = [s.values for s in stacks], [s.leave_one_out for s in stacks]
+    if len({len(v) for v in values}) > 1:
+        values = [v.mean(0, keepdims=True) for v in values]
+        left_out = [v.mean(0, keepdims=True) for v in left_out]
+    return Stack(*(np.mean(part, axis=0) for part in (values, left_out, [s.null for s in stacks])))
 
 
 def summary_rows(there: States, stacks: dict[str, Stack], common: dict) -> Iterator[dict]:
-    """Rows of every relation, and of `bound` and `unbound`, at every site, with interval, null and corrected p."""
-    states = there.design
-    named = dict(stacks)
-    for label, members in (("bound", states.bound), ("unbound", states.unbound)):
-        some = [stacks[r] for r in members if r in stacks]
-        same = {tuple(states.subjects(r)) for r in members if r in stacks}
-        if some and len(same) == 1:
-            named[label] = _mean_stack(some)
-        elif some:
-            yield from _independent_rows(there, some, {**common, "relation": label})
+    """Rows of each relation, and of `bound` and `unbound` together, at every site."""
+    design, named = there.design, dict(stacks)
+    for label, members in (("bound", design.bound), ("unbound", design.unbound)):
+        found = {r: stacks[r] for r in members if r in stacks}
+        if len({tuple(design.subjects(r)) for r in found}) == 1:
+            named[label] = mean_stack(list(found.values()))
+        elif found:
+            yield from _independent_rows(there, list(found.values()), {**common, "relation": label})
     for relation, stack in named.items():
-        yield from _stack_rows(there, stack, {**common, "relation": relation})
+        about, values = {**common, "relation": relation}, stack.values.mean(axis=0)
+        p_max = corrected_p(values, stack.null)
+        for s, value in enumerate(values):
+            by_prompt = stack.values[:, s], stack.leave_one_out[:, s]
+            yield site_row(there, s, about, value, *by_prompt, stack.null[:, s], p_max[s])
 
 
-def _stack_rows(there, stack: Stack, common: dict) -> Iterator[dict]:
+def site_row(
+    there: States,
+    layer: int,
+    common: dict,
+    value: float,
+    per_prompt: Array,
+    leave_one_out: Array,
+    null: Array = (),
+    null_p_max: float = np.nan,
+    *,
+    two_sided: bool = False,
+) -> dict:
+    """The row of a mean over prompts at one site: per_prompt (P,), leave_one_out (P, n), null (N,).
 
-    values = stack.values.mean(axis=0)
-    p = corrected = np.full(len(values), np.nan)
-    if len(stack.null):
-        p = permutation_p(values, stack.null)
-        if np.isfinite(values).any():
-            corrected = max_statistic_test(values, np.nan_to_num(stack.null)).p
-    for s, site in enumerate(there.sites):
-        low, high = _interval(stack.values[:, s], stack.leave_one_out[:, s])
-        finite = bool(np.isfinite(values[s]))
-        yield {
-            **there.checkpoint.stage,
-            **common,
-            "site": site,
-            "layer": s,
-            "value": values[s],
-            "low": low,
-            "high": high,
-            "null_p": p[s],
-            "null_high": float(np.quantile(stack.null[:, s], 0.95)) if len(stack.null) else np.nan,
-            "null_p_max": corrected[s],
-            "n": stack.n,
-            "d": stack.d,
-            "n_prompts": len(stack.values),
-            "estimator": ESTIMATOR,
-            "reason": "" if finite else "no variance left: all subjects have the same state here",
-        }
+    Its interval is over subjects and templates; over subjects alone if there is one prompt.
+    """
+    low = high = null_p = null_high = np.nan
+    if np.isfinite(leave_one_out).all():
+        if len(per_prompt) == 1:
+            found = jackknife_interval(per_prompt[0], leave_one_out[0])
+        else:
+            found = two_way_jackknife(per_prompt, leave_one_out)
+        low, high = found.low, found.high
+    if len(null):
+        null_p = permutation_p(value, null, "two-sided" if two_sided else "greater")
+        null_high = np.quantile(np.abs(null) if two_sided else null, 0.95)
+    place = {"site": there.sites[layer], "layer": layer}
+    score = {"value": value, "low": low, "high": high}
+    nulls = {"null_p": null_p, "null_high": null_high, "null_p_max": null_p_max}
+    shape = {
+        "n": leave_one_out.shape[-1],
+        "d": there.values.shape[-1],
+        "n_prompts": len(per_prompt),
+    }
+    reason = "" if np.isfinite(value) else "no variance left: all subjects have the same state here"
+    row = {**there.checkpoint.stage, **common, **place, **score, **nulls, **shape}
+    return {**row, "estimator": ESTIMATOR, "reason": reason}
 
 
-def _independent_rows(there, stacks: list[Stack], common: dict) -> Iterator[dict]:
+def empty_row(there: States, common: dict, reason: str) -> dict:
+    """The row of a value that does not exist, and why."""
+    return {**there.checkpoint.stage, **common, "value": np.nan, "reason": reason}
+
+
+def corrected_p(values: Array, null: Array, *, two_sided: bool = False) -> Array:
+    """p (S,) of values (S,), null (N, S), corrected for the best site; NaN without a null."""
+    if not len(null) or not np.isfinite(values).any():
+        return np.full(len(values), np.nan)
+    return max_statistic_test(values, np.nan_to_num(null), two_sided=two_sided).p
+
+
+def _independent_rows(there: States, stacks: list[Stack], common: dict) -> Iterator[dict]:
     """Rows of a mean over relations with different subjects: their jackknife variances add."""
     from scipy import stats
 
-    values = np.array([s.values.mean(axis=0) for s in stacks])
-    errors = np.array(
-        [jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)).se for s in stacks]
-    )
-    mean, error = values.mean(axis=0), np.sqrt((errors**2).sum(axis=0)) / len(stacks)
+    values = np.mean([s.values.mean(axis=0) for s in stacks], axis=0)
+    errors = [jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)).se for s in stacks]
+    error = np.sqrt(np.sum(np.square(errors), axis=0)) / len(stacks)
     half = stats.t.ppf(0.975, min(s.n for s in stacks) - 1) * error
-    for s, site in enumerate(there.sites):
-        yield {
-            **there.checkpoint.stage,
-            **common,
-            "site": site,
-            "layer": s,
-            "value": mean[s],
-            "low": mean[s] - half[s],
-            "high": mean[s] + half[s],
-            "n": sum(k.n for k in stacks),
-            "d": stacks[0].d,
-            "n_prompts": len(stacks[0].values),
-            "estimator": ESTIMATOR,
-            "reason": ""
-            if np.isfinite(mean[s])
-            else "no variance left: all subjects have the same state here",
-        }
+    left_out = np.full((1, sum(s.n for s in stacks)), np.nan)
+    for layer, (value, reach) in enumerate(zip(values, half, strict=True)):
+        row = site_row(there, layer, common, value, stacks[0].values[:, layer], left_out)
+        yield {**row, "low": value - reach, "high": value + reach}

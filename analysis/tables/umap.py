@@ -1,14 +1,6 @@
-"""Rote and semantic states in two dimensions, the same axes for every checkpoint: PCA and UMAP.
+"""tables/umap.csv: states in two dimensions, the same axes for every checkpoint, by PCA and UMAP.
 
-    python -m analysis.umap RUN_DIR
-    python -m analysis.umap RUN_DIR --colour relation --families rote test unrelated --site resid_post.24
-    python -m analysis.umap RUN_DIR --aligned
-    python -m analysis.umap RUN_DIR --method pca
-
-Reads the states of RUN_DIR (extracts what is missing) at one site, writes the coordinates to tables/umap.csv, then draws
-figures/projection.png and projection_umap.png from them. One joint projection over all checkpoints, of each relation
-(coloured by object) or of all together (coloured by relation): projections that are fitted checkpoint by checkpoint
-cannot be compared. --aligned adds UMAPs by checkpoint that are held together (umap.AlignedUMAP).
+One joint fit over all checkpoints: projections fitted checkpoint by checkpoint cannot be compared.
 """
 
 from collections.abc import Sequence
@@ -16,151 +8,129 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures.projection import Array, Projection, project, project_aligned
+from analysis.measures.projection import Array, Method, Projection, project, project_aligned
 from probing.states import Design
 from training.base.console import progress
 from training.base.errors import BadInput
-from training.runs.table_files import optional_table, pick
+from training.base.words import two_places
+from training.data.prompts import Prompt
+from training.runs.checkpoints import Checkpoint
+from training.runs.table_files import optional_table, pick, write_table
 
 Colour = Literal["object", "relation"]
-
-
 EVERY = "every"
-
-
-ALIGNED = "aligned_umap"
-
-
 DEPTH = 0.75
+
+
+def projection_table(
+    design: Design,
+    *,
+    method: Method = "umap",
+    aligned: bool = False,
+    colour: Colour = "object",
+    families: Sequence[str] = ("rote", "test"),
+    site: str = "",
+    raw: bool = False,
+    n_neighbors: int = 15,
+    random_state: int = 0,
+):
+    """Rote and semantic states in two dimensions, one row per point. Writes tables/umap.csv.
+
+        table = projection_table(Design.of(Run.open("runs/demo")), method="pca")
+
+    A point is a subject's state at the first prompt of a family and relation, at one checkpoint.
+    Columns: checkpoint, phase, epoch, step; relation, family, template, subject, object, split,
+    bound, n, d; projection (what was projected together: a relation, or "every"), site, colour,
+    method; x, y, explained_x, explained_y, trustworthiness; seed, commit.
+
+    method: "umap" is PCA and UMAP. aligned: AlignedUMAP too. site: default that of
+    `contrast_site`, else three quarters deep. Unless `raw`, the states of each (checkpoint, family)
+    that are projected together are centred first: the offset between prompts, which all subjects
+    share, would fill the first axis. Raises BadInput for a family or site that is not there.
+    """
+    import pandas as pd
+
+    missing = [f for f in families if not any(p.family == f for p in design.prompts)]
+    if missing:
+        raise BadInput(
+            f"--families {' '.join(missing)}; the states hold "
+            f"{', '.join(('rote', *design.families))} (translations need --preset full)"
+        )
+    site = site or contrast_site(design)
+    kinds = [(r, f) for r in design.relations for f in dict.fromkeys(families)]
+    prompts = [p for kind in kinds for p in design.prompts_of(*kind)[:1]]
+    points, blocks = [], []
+    for checkpoint in progress(design.checkpoints, label="states"):
+        there = design.load(checkpoint)
+        depths = [s for s in there.sites if s.startswith("resid_post")]
+        site = site or depths[round(DEPTH * (len(depths) - 1))]
+        if site not in there.sites:
+            raise BadInput(f"--site {site}; there are {', '.join(there.sites)}")
+        for prompt in prompts:
+            blocks.append(there.of(prompt)[:, there.sites.index(site)].astype(np.float64))
+            points.append(_points(design, checkpoint, prompt).assign(d=blocks[-1].shape[1]))
+    about, x = pd.concat(points, ignore_index=True), np.concatenate(blocks)
+    together = about.relation if colour == "object" else EVERY
+    about = about.assign(projection=together, site=site, colour=colour)
+    how = {"n_neighbors": n_neighbors, "random_state": random_state}
+    tables = []
+    for _, some in progress(list(about.groupby("projection", sort=False)), label="projections"):
+        states = x[some.index]
+        if not raw:
+            states = centred_within(states, some.checkpoint + " " + some.family)
+        for name in ("pca", "umap") if method == "umap" else ("pca",):
+            tables.append(_placed(some, name, project(states, name, **how)))
+        if aligned:
+            slices = [some.checkpoint.to_numpy() == name for name in some.checkpoint.unique()]
+            found = project_aligned([states[rows] for rows in slices], **how)
+            tables += [
+                _placed(some[rows], "aligned_umap", one)
+                for rows, one in zip(slices, found, strict=True)
+            ]
+    table = pd.concat(tables, ignore_index=True)
+    write_table(design.run, "umap", table)
+    return table
+
+
+def contrast_site(design: Design) -> str:
+    """The site of the largest crossed contrast at the last checkpoint, "" if none is known."""
+    table = optional_table(design.run.path, "cka")
+    if table is None:
+        return ""
+    last = {"checkpoint": design.checkpoints[-1].name, "split": design.splits[0]}
+    some = pick(table, **last, measure="contrast", family="test").dropna(subset="value")
+    return some.site[some.value.idxmax()] if len(some) else ""
 
 
 def centred_within(x: Array, groups: Sequence) -> Array:
     """x (n, d) minus the mean of each row's group."""
-    x = np.array(x, dtype=np.float64)
-    groups = np.asarray(groups)
+    x, groups = np.array(x, dtype=np.float64), np.asarray(groups)
     for group in np.unique(groups):
         x[groups == group] -= x[groups == group].mean(axis=0)
     return x
 
 
-def projection_table(states: Design, options):
-    """(tables/umap.csv of a run, why its site was chosen): one row a point.
-
-    A point is a subject's state at the first prompt of a family and relation, at one checkpoint. projection: what was
-    projected together, a relation or "every". Unless `raw`, the states of each (checkpoint, family) that are projected
-    together are centred first, so that the offset between the prompts, which all subjects share, does not fill the
-    first axis. Raises BadInput for an unknown site.
-    """
+def _points(design: Design, checkpoint: Checkpoint, prompt: Prompt):
+    """What the points of one checkpoint and prompt are, in the order of their states."""
     import pandas as pd
 
-    missing = [f for f in options.families if not any(p.family == f for p in states.prompts)]
-    if missing:
-        raise BadInput(
-            f"--families {' '.join(missing)}; the states hold {', '.join(('rote', *states.families))} "
-            "(translations need --preset full)"
-        )
-    together: dict[str, list] = {}
-    site, why = options.site, "asked for"
-    for checkpoint in progress(states.checkpoints, label="states"):
-        there = states.load(checkpoint)
-        if not site:
-            site, why = default_site(states, there.sites)
-        if site not in there.sites:
-            raise BadInput(f"--site {site}; there are {', '.join(there.sites)}")
-        layer = there.sites.index(site)
-        for relation in states.relations:
-            name = relation if options.colour == "object" else EVERY
-            for family in dict.fromkeys(options.families):
-                for prompt in states.prompts_of(relation, family)[:1]:
-                    block = there.of(prompt)[:, layer].astype(np.float64)
-                    together.setdefault(name, []).append(
-                        (_points(states, checkpoint, prompt, block), block)
-                    )
-    tables = []
-    for name, parts in progress(together.items(), label="projections"):
-        about = pd.concat([points for points, _ in parts], ignore_index=True).assign(
-            projection=name, site=site
-        )
-        x = np.concatenate([block for _, block in parts])
-        if not options.raw:
-            x = centred_within(x, (about.checkpoint + " " + about.family).to_numpy())
-        tables += _projected(about.assign(colour=options.colour), x, options)
-    return pd.concat(tables, ignore_index=True), why
-
-
-def _projected(about, x: Array, options) -> list:
-    """The points `about` with the coordinates of their states x (n, d), once for every method."""
-    import pandas as pd
-
-    how = {"n_neighbors": options.n_neighbors, "random_state": options.random_state}
-    tables = [
-        _placed(about, method, project(x, method, **how))
-        for method in ("pca", "umap")[: 2 if options.method == "umap" else 1]
-    ]
-    if options.aligned:
-        slices = [about.index[about.checkpoint == name] for name in dict.fromkeys(about.checkpoint)]
-        found = project_aligned([x[rows] for rows in slices], **how)
-        placed = [
-            _placed(about.loc[rows], ALIGNED, one) for rows, one in zip(slices, found, strict=True)
-        ]
-        tables.append(pd.concat(placed))
-    return tables
+    own = {f.subject: f for f in design.run.facts if f.relation == prompt.relation}
+    facts = [own[subject] for subject in design.subjects(prompt.relation)]
+    which = {"relation": prompt.relation, "family": prompt.family, "template": prompt.id}
+    about = {
+        "subject": [f.subject for f in facts],
+        "object": [f.object for f in facts],
+        "split": [f.split or "all" for f in facts],
+        "bound": [f.bound for f in facts],
+    }
+    return pd.DataFrame({**checkpoint.stage, **which, **about, "n": len(facts)})
 
 
 def _placed(about, method: str, found: Projection):
-    return about.assign(
-        method=method,
-        x=found.xy[:, 0],
-        y=found.xy[:, 1],
-        explained_x=found.explained[0],
-        explained_y=found.explained[1],
-        trustworthiness=found.trustworthiness,
-    )
-
-
-def _points(states: Design, checkpoint, prompt, block: Array):
-    """What the points of one checkpoint and prompt are, one row a subject."""
-    import pandas as pd
-
-    facts = [f for f in states.run.facts if f.relation == prompt.relation]
-    return pd.DataFrame(
-        {
-            "checkpoint": checkpoint.name,
-            "phase": checkpoint.phase,
-            "epoch": checkpoint.epoch,
-            "step": checkpoint.step,
-            "relation": prompt.relation,
-            "family": prompt.family,
-            "template": prompt.id,
-            "subject": [f.subject for f in facts],
-            "object": [f.object for f in facts],
-            "split": [f.split or "all" for f in facts],
-            "bound": [f.bound for f in facts],
-            "n": len(block),
-            "d": block.shape[1],
-        }
-    )
-
-
-def default_site(states: Design, sites: Sequence[str]) -> tuple[str, str]:
-    """(site, why): where the crossed contrast is largest at the last checkpoint, else three quarters deep."""
-
-    table = optional_table(states.run.path, "cka")
-    if table is not None:
-        wanted = {
-            "checkpoint": states.checkpoints[-1].name,
-            "split": states.splits[0],
-            "measure": "contrast",
-        }
-        some = pick(table, **wanted, family="test").dropna(subset="value")
-    if table is not None and len(some):
-        return some.loc[
-            some.value.idxmax()
-        ].site, "the largest crossed contrast at the last checkpoint"
-    blocks = [site for site in sites if site.startswith("resid_post")]
-    return blocks[
-        round(DEPTH * (len(blocks) - 1))
-    ], "three quarters deep, for no crossed contrast is known"
+    """The points with their coordinates and how much the projection shows."""
+    place = {"x": found.xy[:, 0], "y": found.xy[:, 1]}
+    shown = dict(zip(("explained_x", "explained_y"), found.explained, strict=True))
+    return about.assign(method=method, **place, **shown, trustworthiness=found.trustworthiness)
 
 
 def projection_lines(table) -> list[str]:
@@ -170,13 +140,8 @@ def projection_lines(table) -> list[str]:
         row = some.iloc[0]
         shown = row.explained_x + row.explained_y
         share = "" if np.isnan(shown) else f"{shown:.0%} of the variance, "
-        kind = (
-            f"{name} relation"
-            if name == EVERY
-            else f"{name} ({'bound' if row.bound else 'unbound'})"
-        )
-        # Where each checkpoint has its own plane, the least of them.
-        lines.append(
-            f"  {kind:<28}{method:<13} {share}trustworthiness {some.trustworthiness.min():.2f} ({len(some)} points)"
-        )
+        kind = "relation" if name == EVERY else f"({'bound' if row.bound else 'unbound'})"
+        # Where each checkpoint has its own plane, the least trustworthy one.
+        trust = f"trustworthiness {two_places(some.trustworthiness.min())} ({len(some)} points)"
+        lines.append(f"  {f'{name} {kind}':<28}{method:<13} {share}{trust}")
     return lines

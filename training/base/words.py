@@ -8,8 +8,13 @@ def two_places(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
 
 
-def span(row) -> str:
-    """`.42 [.31, .53]` of a table row; the value alone where it has no interval."""
+def span(row, sign: bool = False) -> str:
+    """`.42 [.31, .53]` of a table row; the value alone where it has no interval.
+
+    sign: `+0.42 [+0.31, +0.53]`, for differences.
+    """
+    if sign:
+        return f"{row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
     interval = "" if np.isnan(row.low) else f" [{two_places(row.low)}, {two_places(row.high)}]"
     return two_places(row.value) + interval
 
