@@ -294,16 +294,15 @@ def test_an_unknown_measure_is_refused_with_the_names_there_are():
 
 
 def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, table, pairs):
-    from figures import cka_checkpoints as pairs_figure
-    from figures import cka_measures as measures_figure
+    from figures import cka as pictures
 
     text = "\n".join(
         [*cka.cka_lines(table, states), *cka_checkpoints.checkpoint_lines(pairs, states)]
     )
     assert "without 5 " in text and "100-memorize-epoch-20 -> 200-generalize-epoch-08" in text
-    data = pairs_figure.panel_data(pairs)
+    data = pictures.checkpoints_data(pairs)
     assert set(data.checkpoint) == {"base → memorized", "base → generalized", "memorized → generalized"}
-    for path in (*pairs_figure.draw(states.run.path), *measures_figure.draw(states.run.path)):
+    for path in (*pictures.draw_checkpoints(states.run.path), *pictures.draw_measures(states.run.path)):
         assert path.stat().st_size > 5_000
 
 
