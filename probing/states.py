@@ -145,13 +145,16 @@ class States:
         """Names of the sites, in execution order."""
         return tuple(names_of(self._family("rote").shape[1] - 2))
 
-    def subjects(self, relation: str) -> list[str]:
-        """The row order of a relation's states."""
-        return self.design.subjects(relation)
+    @property
+    def width(self) -> int:
+        """d, the width of the residual stream."""
+        return self._family("rote").shape[-1]
 
     def of(self, prompt: Prompt) -> Array:
         """States of a prompt for each subject, (n_subjects, n_sites, d) float32."""
-        places = [self.design.places[prompt.render(s)] for s in self.subjects(prompt.relation)]
+        places = [
+            self.design.places[prompt.render(s)] for s in self.design.subjects(prompt.relation)
+        ]
         if len({family for family, _ in places}) == 1:
             return self._family(places[0][0])[[row for _, row in places]]
         return np.stack([self._family(family)[row] for family, row in places])

@@ -301,8 +301,15 @@ def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, ta
     )
     assert "without 5 " in text and "100-memorize-epoch-20 -> 200-generalize-epoch-08" in text
     data = pictures.checkpoints_data(pairs)
-    assert set(data.checkpoint) == {"base → memorized", "base → generalized", "memorized → generalized"}
-    for path in (*pictures.draw_checkpoints(states.run.path), *pictures.draw_measures(states.run.path)):
+    assert set(data.checkpoint) == {
+        "base → memorized",
+        "base → generalized",
+        "memorized → generalized",
+    }
+    for path in (
+        *pictures.draw_checkpoints(states.run.path),
+        *pictures.draw_measures(states.run.path),
+    ):
         assert path.stat().st_size > 5_000
 
 

@@ -72,7 +72,7 @@ def _delta_rows(there: States, common: dict) -> Iterator[dict]:
             subjects += list(who)
     about = {"relation": "all", "measure": "delta_cosine"}
     about |= {"estimator": "within - between relations", "n": len(set(subjects))}
-    about |= {"d": there.values.shape[-1], "n_prompts": _prompt_count(design, family)}
+    about |= {"d": there.width, "n_prompts": _prompt_count(design, family)}
     for layer, site in enumerate(there.sites):
         row = {**common, **about, "site": site, "layer": layer, "value": np.nan}
         states = [block[layer] for block in blocks]
@@ -95,7 +95,7 @@ def _pair_rows(there: States, common: dict, draws: int) -> Iterator[dict]:
     design, family, split = there.design, common["family"], common["split"]
     relations = relations_with(design, family)
     scores = {r: _relation_scores(there, r, family, split, draws) for r in relations}
-    shape = {"d": there.values.shape[-1], "n_prompts": _prompt_count(design, family)}
+    shape = {"d": there.width, "n_prompts": _prompt_count(design, family)}
     groups = {"bound": design.bound, "unbound": design.unbound}
     for measure in scores[relations[0]]:
         estimator = ESTIMATORS[MISMATCHED.get(measure, measure)]

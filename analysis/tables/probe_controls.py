@@ -440,7 +440,7 @@ def _code_rows(there: States, at: list[int], family: str) -> Iterator[dict]:
                     "bits": bits if sent else np.nan,
                     "chance": 1.0,
                     "n": max((code.n for code in sent), default=0),
-                    "d": there.values.shape[-1],
+                    "d": there.width,
                     "reason": "; ".join(
                         dict.fromkeys(code for code in some if isinstance(code, str))
                     ),
@@ -484,7 +484,7 @@ def _table_rows(
             **common,
             **row,
             "layer": at[row["layer"]],
-            "d": there.values.shape[-1],
+            "d": there.width,
         }
 
 

@@ -136,7 +136,7 @@ def _split_rows(
             scores, object_null=some.object_null(draws, [states.run.seed, place])
         )
         prompts = max(prompts, len(some.predictions))
-    shape = {"d": there.values.shape[-1], "n_prompts": prompts}
+    shape = {"d": there.width, "n_prompts": prompts}
     for row in relation_rows(found, there.sites, bound=states.bound, unbound=states.unbound):
         yield {**common, **shape, **row}
 

@@ -82,9 +82,18 @@ def summary_rows(there: States, stacks: dict[str, Stack], common: dict) -> Itera
 
 
 def site_row(
-    there: States,
-    layer: int,
-    common: dict,
+    there: States, layer: int, common: dict, value: float, *scores: Array, **options
+) -> dict:
+    """The table row of a mean over prompts at one site; scores and options as in `estimate`."""
+    place = {"site": there.sites[layer], "layer": layer}
+    found = estimate(value, *scores, **options)
+    reason = "" if np.isfinite(value) else "no variance left: all subjects have the same state here"
+    shape = {"n": found.pop("n"), "d": there.width, "n_prompts": found.pop("n_prompts")}
+    row = {**there.checkpoint.stage, **common, **place, **found, **shape}
+    return {**row, "estimator": ESTIMATOR, "reason": reason}
+
+
+def estimate(
     value: float,
     per_prompt: Array,
     leave_one_out: Array,
@@ -93,9 +102,9 @@ def site_row(
     *,
     two_sided: bool = False,
 ) -> dict:
-    """The row of a mean over prompts at one site: per_prompt (P,), leave_one_out (P, n), null (N,).
+    """A mean over prompts with interval and null: per_prompt (P,), leave_one_out (P, n), null (N,).
 
-    Its interval is over subjects and templates; over subjects alone if there is one prompt.
+    The interval is over subjects and templates; over subjects alone if there is one prompt.
     """
     low = high = null_p = null_high = np.nan
     if np.isfinite(leave_one_out).all():
@@ -107,17 +116,9 @@ def site_row(
     if len(null):
         null_p = permutation_p(value, null, "two-sided" if two_sided else "greater")
         null_high = np.quantile(np.abs(null) if two_sided else null, 0.95)
-    place = {"site": there.sites[layer], "layer": layer}
     score = {"value": value, "low": low, "high": high}
     nulls = {"null_p": null_p, "null_high": null_high, "null_p_max": null_p_max}
-    shape = {
-        "n": leave_one_out.shape[-1],
-        "d": there.values.shape[-1],
-        "n_prompts": len(per_prompt),
-    }
-    reason = "" if np.isfinite(value) else "no variance left: all subjects have the same state here"
-    row = {**there.checkpoint.stage, **common, **place, **score, **nulls, **shape}
-    return {**row, "estimator": ESTIMATOR, "reason": reason}
+    return {**score, **nulls, "n": leave_one_out.shape[-1], "n_prompts": len(per_prompt)}
 
 
 def empty_row(there: States, common: dict, reason: str) -> dict:
