@@ -1,9 +1,11 @@
 """Two sets of states of one checkpoint compared at every site, for notebooks."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.measures.checks import SmallSample, warn_if_small
 from analysis.tables.cka import cka_stack
 from analysis.tables.cka_measures import IN_CKA_TABLE, choose, measure_stack
 from analysis.tables.stack import corrected_p, estimate
@@ -46,13 +48,17 @@ def compare(
     xs, *ys = (
         np.ascontiguousarray(a[rows].transpose(1, 0, 2), dtype=np.float64) for a in (x, *prompts)
     )
-    is_distance = False
-    if measure == IN_CKA_TABLE:
-        stack = cka_stack([xs], ys, permutations, seed)
-    else:
-        (declared,) = choose([measure])
-        is_distance = not declared.larger_is_more_similar
-        stack = measure_stack(declared, xs, ys, permutations, seed)
+    warn_if_small(len(rows))
+    with warnings.catch_warnings():
+        # Said once, not at every site.
+        warnings.simplefilter("ignore", SmallSample)
+        is_distance = False
+        if measure == IN_CKA_TABLE:
+            stack = cka_stack([xs], ys, permutations, seed)
+        else:
+            (declared,) = choose([measure])
+            is_distance = not declared.larger_is_more_similar
+            stack = measure_stack(declared, xs, ys, permutations, seed)
     values = stack.values.mean(axis=0)
     p_max = corrected_p(values, stack.null)
     found = []
