@@ -3,15 +3,18 @@
 import numpy as np
 
 
-def two_places(value: float) -> str:
-    """`.42`, `-.05`, `1.00`; empty for NaN."""
-    return "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+def two_places(value: float, *, sign: bool = False) -> str:
+    """`.42`, `-.05`, `1.00`, with sign `+.42`; empty for NaN."""
+    if np.isnan(value):
+        return ""
+    text = f"{value:+.2f}"
+    return ("" if text[0] == "+" and not sign else text[0]) + text[1:].removeprefix("0")
 
 
-def span(row) -> str:
+def span(row, *, sign: bool = False) -> str:
     """`.42 [.31, .53]` of a table row; the value alone where it has no interval."""
-    interval = "" if np.isnan(row.low) else f" [{two_places(row.low)}, {two_places(row.high)}]"
-    return two_places(row.value) + interval
+    value, low, high = (two_places(end, sign=sign) for end in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}]" if low else value
 
 
 def p_words(value: float) -> str:
