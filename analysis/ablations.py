@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from analysis.across.conditions import ablation_lines, ablation_table
-from analysis.across.endpoints import ENDPOINTS, asked_endpoint
+from analysis.across.endpoints import ENDPOINTS, Endpoint
 from analysis.across.seeds import write_tables
 from figures.ablations import draw
 from training.base.console import run_command
@@ -55,19 +55,14 @@ class Options:
 
 def main(options: Options):
     """Write the table, print the comparison, draw; return the table. Raises NoConditions."""
-    endpoints = ENDPOINTS
-    if measure := options.measure:
-        of = (options.table, options.family, options.subset, options.relation)
-        endpoints = (asked_endpoint(measure, *of),)
-    table, missing = ablation_table(
-        options.results,
-        endpoints,
-        by=options.by,
-        unit=options.unit,
-        against=options.against,
-        split=options.split,
-        phase=options.phase,
-    )
+    endpoints, measure = ENDPOINTS, options.measure
+    if measure:
+        where = {"family": options.family, "subset": options.subset}
+        where = {column: value for column, value in where.items() if value}
+        words = ", ".join([measure, *(value for value in where.values() if value != "all")])
+        endpoints = (Endpoint(words, options.table, measure, where, options.relation),)
+    how = {name: getattr(options, name) for name in ("by", "unit", "against", "split", "phase")}
+    table, missing = ablation_table(options.results, endpoints, **how)
     (path,) = write_tables(options.results, {"ablations": table}, places=6)
     print("\n".join(ablation_lines(table)))
     if missing:

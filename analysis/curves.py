@@ -3,10 +3,10 @@
     python -m analysis.curves results/tokens
 
 Reads tables/sweep.csv of a sweep whose grid file asks for every checkpoint of a table
-(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv and draws figures/curves.png:
-one curve per condition and endpoint of `analysis.ablations`, with a point at each checkpoint that
-all runs of the condition have, over the tokens that its weights were trained on since the base
-model. Intervals are over seeds.
+(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png:
+for each endpoint of `analysis.ablations` one curve per condition, with a point at each checkpoint
+that all its runs have, over the tokens that the weights were trained on since the base model.
+Intervals are over seeds.
 """
 
 from dataclasses import dataclass

@@ -1,14 +1,11 @@
 """The conditions of a sweep side by side: means over seeds and paired differences by seed.
 
-    table, missing = ablation_table(Path("results/little-meaning"))
-
 A condition is a combination of the settings that the sweep varied, labelled in words; a unit is one
 independent repetition (a seed), paired across conditions.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -32,51 +29,44 @@ class NoConditions(NotFound):
 
 
 def labelled_table(results: Path, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
-    """(a sweep's table with the column label, columns of a condition, columns of a unit, reference).
+    """(table of a sweep with the column label, columns of a condition, of a unit, reference label).
 
-    by, unit: columns to use instead of those that [compare] of the grid file or the defaults name.
-    reference: the label that [compare] names, or "". Raises NoConditions.
+    by, unit: columns, in place of those of [compare] in the grid file. Raises NoConditions.
     """
-    table = read_sweep(results)
+    table, record = read_sweep(results), record_of(results)
     if not len(table):
         raise NoConditions(
             f"{results} has no tables/sweep.csv with rows. "
             "Make it: python -m training.sweep GRID.toml"
         )
-    record = record_of(results)
-    compare_by = record.get("compare", {})
-    unit = tuple(unit or compare_by.get("unit", ("seed",)))
-    by = conditions_of(table, by or compare_by.get("by", ()), unit, record)
+    how = record.get("compare", {})
+    unit = tuple(unit or how.get("unit", ("seed",)))
+    by = conditions_of(table, by or how.get("by", ()), unit, record)
     table = table.assign(label=labels_of(table, by))
-    lacking = [column for column in OPTIONAL if column not in table]
-    return table.reindex(columns=[*table, *lacking]), by, unit, compare_by.get("against", "")
+    columns = dict.fromkeys((*table, *OPTIONAL))
+    return table.reindex(columns=list(columns)), by, unit, how.get("against", "")
 
 
 def conditions_of(
-    table, by: Sequence[str], unit: Sequence[str], record: Mapping = MappingProxyType({})
+    table, by: Sequence[str], unit: Sequence[str], record: Mapping | None = None
 ) -> list[str]:
     """The columns that make a condition: `by`, or what the sweep varied apart from repetitions.
 
     record: run.json of the sweep, if there is one. Raises NoConditions for an unknown column.
     """
-    for column in (*by, *unit):
-        if column not in table:
-            raise NoConditions(
-                f"the table has no column {column}; it has {', '.join(table.columns)}."
-            )
-    if by:
-        return list(by)
+    if unknown := [column for column in (*by, *unit) if column not in table]:
+        raise NoConditions(
+            f"the table has no column {unknown[0]}; it has {', '.join(table.columns)}."
+        )
+    record = record or {}
+    varied = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
     repeated = {*unit, *record.get("repeats", ())}
     if "seed" in unit:
-        repeated |= {c for c in table if c.endswith(".seed")}
-    candidates = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
-    found = [
-        c
-        for c in dict.fromkeys(candidates)
-        if c in table and c not in repeated and table[c].nunique(dropna=False) > 1
-    ]
-    if "condition" not in found:
-        return found
+        repeated |= {column for column in table if column.endswith(".seed")}
+    found = [c for c in dict.fromkeys(varied) if c in table and c not in repeated]
+    found = [c for c in found if table[c].nunique(dropna=False) > 1]
+    if by or "condition" not in found:
+        return list(by) or found
     # Leave out settings that the name of a condition implies.
     each = table.groupby("condition", dropna=False)
     return [c for c in found if c == "condition" or each[c].nunique(dropna=False).max() > 1]
@@ -84,10 +74,8 @@ def conditions_of(
 
 def labels_of(table, by: Sequence[str]):
     """The condition of each row, such as `loss on all tokens, generalize.prompts 4`."""
-    import pandas as pd
-
     if not by:
-        return pd.Series("all runs", index=table.index)
+        return "all runs"
 
     def word(column: str, value: object) -> str:
         if value is None or value != value:
@@ -96,10 +84,7 @@ def labels_of(table, by: Sequence[str]):
         return text if column == "condition" else f"{column} {text}"
 
     columns = [[word(c, v) for v in table[c].tolist()] for c in by]
-    labels = [
-        ", ".join(filter(None, words)) or "all others" for words in zip(*columns, strict=True)
-    ]
-    return pd.Series(labels, index=table.index)
+    return [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
 
 
 def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = "", phase: str = ""):
@@ -108,25 +93,17 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     table: see `labelled_table`; conditions keep its order. phase: default, the last of each run.
     Raises NoConditions if no run has the endpoint.
     """
-    rows = endpoint.of(table, split)
-    if endpoint.change:
-        rows = _changes(_at_last_checkpoint(rows), ["label", *unit])
-    else:
-        rows = _at_last_checkpoint(_in_phase(rows, phase))
-
-    def means(rows):
-        return rows.groupby(["label", *unit], sort=False)["value"].mean()
-
-    if endpoint.relation == GAP:
-        bound, unbound = (means(pick(rows, relation=side)) for side in SIDES)
-        values = (bound - unbound).dropna()
-    else:
-        values = means(endpoint.one_relation(rows)).dropna()
+    rows, keys = _at_last_checkpoint(endpoint.of(table, split)), ["label", *unit]
+    rows = _changes(rows, keys) if endpoint.change else _in_phase(rows, phase)
+    sides = [pick(rows, relation=side) for side in SIDES] if endpoint.relation == GAP else [rows]
+    means = [side.groupby(keys, sort=False)["value"].mean() for side in sides]
+    values = means[0] - means[1] if endpoint.relation == GAP else means[0]
+    values = values.dropna().reset_index()
     if not len(values):
         raise NoConditions(f"the table has no rows of {endpoint}")
-    values = values.reset_index()
     values["unit"] = values[list(unit)].astype(str).agg(" ".join, axis=1)
-    order = [label for label in dict.fromkeys(table["label"]) if label in set(values["label"])]
+    known = set(values["label"])
+    order = [label for label in dict.fromkeys(table["label"]) if label in known]
     return values.pivot(index="label", columns="unit", values="value").reindex(order)
 
 
@@ -134,8 +111,8 @@ def _in_phase(rows, phase: str):
     """Rows of one phase; by default of the last one that each run has."""
     if phase:
         return rows[rows["phase"] == phase]
-    known = rows["phase"].fillna("")
-    rank = known.map({name: i for i, name in enumerate(PHASES)}).fillna(len(PHASES))
+    order = {name: i for i, name in enumerate(PHASES)}
+    rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
     return rows[rank == rank.groupby(rows["run"]).transform("max")]
 
 
@@ -149,13 +126,9 @@ def _at_last_checkpoint(rows):
 
 def _changes(rows, labels: Sequence[str]):
     """Value after phase 2 minus value before it, one row per run and relation that has both."""
-    by_phase = (
-        rows.groupby([*labels, "run", "relation", "phase"], sort=False)["value"]
-        .mean()
-        .unstack("phase")
-        .reindex(columns=["memorize", "generalize"])
-    )
-    change = by_phase["generalize"] - by_phase["memorize"]
+    means = rows.groupby([*labels, "run", "relation", "phase"], sort=False)["value"].mean()
+    phases = means.unstack("phase").reindex(columns=["memorize", "generalize"])
+    change = phases["generalize"] - phases["memorize"]
     return change.dropna().rename("value").reset_index()
 
 
@@ -189,20 +162,15 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     corrected = holm([row["p"] for row in differences])
     many = np.isfinite(corrected).sum() > MANY
     for row, p_holm in zip(differences, corrected, strict=True):
-        reason = _caution(row["n_seeds"], len(differences) if many else 0)
+        seeds, reason = row["n_seeds"], ""
+        if seeds < 2:
+            reason = "fewer than two seeds in common"
+        elif seeds < 4:
+            reason = f"{seeds} seeds: an interval, no claim of significance"
+        elif many and seeds < CLAIM_SEEDS:
+            reason = f"{seeds} seeds: too few for a claim over {len(differences)} comparisons"
         rows.append(row | {"reason": reason, "p_holm": p_holm})
     return rows
-
-
-def _caution(seeds: int, comparisons: int) -> str:
-    """Why a difference makes no claim, or ""; comparisons: how many are corrected, 0 for few."""
-    if seeds < 2:
-        return "fewer than two seeds in common"
-    if seeds < 4:
-        return f"{seeds} seeds: an interval, no claim of significance"
-    if comparisons and seeds < CLAIM_SEEDS:
-        return f"{seeds} seeds: too few for a claim over {comparisons} comparisons"
-    return ""
 
 
 def ablation_table(
@@ -212,24 +180,22 @@ def ablation_table(
     by: Sequence[str] = (),
     unit: Sequence[str] = (),
     against: str = "",
-    split: str = "",
-    phase: str = "",
+    **which: str,
 ) -> tuple:
-    """(rows of `compare` of all endpoints with the settings of each condition, endpoints without rows).
+    """(`compare` of every endpoint with the settings of each condition, endpoints without rows).
 
-    by, unit: see `labelled_table`; split, phase: see `values_of`. Raises NoConditions.
+    by, unit: see `labelled_table`; which: split and phase, see `values_of`. Raises NoConditions.
     """
     import pandas as pd
 
     table, by, unit, reference = labelled_table(results, by, unit)
-    against = against or reference
-    if against and against not in set(table["label"]):
-        there = "; ".join(dict.fromkeys(table["label"]))
-        raise NoConditions(f"there is no condition {against!r}; there are: {there}.")
+    against, labels = against or reference, dict.fromkeys(table["label"])
+    if against and against not in labels:
+        raise NoConditions(f"there is no condition {against!r}; there are: {'; '.join(labels)}.")
     rows, missing = [], []
     for endpoint in endpoints:
         try:
-            values = values_of(table, endpoint, unit, split=split, phase=phase)
+            values = values_of(table, endpoint, unit, **which)
         except NoConditions:
             missing.append(str(endpoint))
             continue

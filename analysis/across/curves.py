@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from analysis.across.conditions import labelled_table
 from analysis.across.endpoints import LEVELS, Endpoint
 from analysis.across.seeds import mean_over_seeds
@@ -11,6 +13,7 @@ from training.base.words import two_places
 
 LEAST_POINTS = 3
 TOKENS = "tokens_so_far"
+BASE = "000-base"
 
 
 def curves_table(results: Path):
@@ -53,10 +56,7 @@ def tokens_at(table) -> dict[tuple[str, str], float]:
 
 def _endpoint_points(table, endpoint: Endpoint, unit: Sequence[str], tokens: Mapping) -> list[dict]:
     """The points of one endpoint, condition by condition, where it has enough of them."""
-    rows = endpoint.of(table[table["checkpoint"].notna()])
-    if endpoint.relation:
-        rows = rows[rows["relation"] == endpoint.relation]
-    found = []
+    rows, found = endpoint.of(table[table["checkpoint"].notna()]), []
     for label, some in rows.groupby("label", sort=False):
         named = {"endpoint": endpoint.name, "relation": endpoint.relation, "label": label}
         points = [named | point for point in _points(some, unit, tokens)]
@@ -71,35 +71,27 @@ def _endpoint_points(table, endpoint: Endpoint, unit: Sequence[str], tokens: Map
 
 
 def _points(rows, unit: Sequence[str], tokens: Mapping) -> list[dict]:
-    """One point per checkpoint that all units of a condition have."""
-    units = rows.groupby(list(unit)).ngroups
-    trained = {run for run, _ in tokens}
-    points = []
+    """One point per checkpoint that all units of a condition have and whose tokens are known."""
+    units, points = rows.groupby(list(unit)).ngroups, []
+    # The base model has no tokens of its own; a run that logged any starts there at 0.
+    tokens = {**{(run, BASE): 0.0 for run, _ in tokens}, **tokens}
     for stage, some in rows.groupby(["checkpoint", "phase", "step"], sort=True):
-        checkpoint, phase, _ = stage
-        runs = some["run"].unique()
-        at = [tokens.get((run, checkpoint)) for run in runs]
-        if phase == "base":
-            at = [0.0 if run in trained else None for run in runs]
+        at = [tokens.get((run, stage[0]), np.nan) for run in some["run"].unique()]
         found = mean_over_seeds(some.groupby(list(unit))["value"].mean())
-        if found["n_seeds"] < units or None in at:
-            continue
-        point = dict(zip(("checkpoint", "phase", "step"), stage, strict=True))
-        points.append({**point, "tokens": sum(at) / len(at), **found})
+        if found["n_seeds"] == units and not np.isnan(at).any():
+            point = dict(zip(("checkpoint", "phase", "step"), stage, strict=True))
+            points.append({**point, "tokens": float(np.mean(at)), **found})
     return points
 
 
 def _phases_before(table, label: str, checkpoint: str) -> set[str]:
     """The phases of the checkpoints that this one was trained from."""
-    rows = table[(table["label"] == label) & (table["measure"] == TOKENS)]
-    stages = rows.fillna({"reference": ""}).drop_duplicates("checkpoint", keep="last")
-    stages = stages.set_index("checkpoint")[["phase", "reference"]].T.to_dict("list")
-    phases = set()
-    _, parent = stages.get(checkpoint, ("", ""))
-    while parent:
-        phase, parent = stages.get(parent, ("", ""))
-        phases.add(phase)
-    return phases
+    rows = table[(table["label"] == label) & (table["measure"] == TOKENS)].fillna({"reference": ""})
+    parents = dict(zip(rows["checkpoint"], rows["reference"], strict=True))
+    phases, found = dict(zip(rows["checkpoint"], rows["phase"], strict=True)), set()
+    while checkpoint := parents.get(checkpoint, ""):
+        found.add(phases.get(checkpoint))
+    return found
 
 
 def curve_lines(curves) -> list[str]:

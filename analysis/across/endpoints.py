@@ -1,7 +1,6 @@
 """Every headline number of a run, declared once: the table it is in and the rows that hold it.
 
-    from analysis.across.endpoints import TRANSFER
-    TRANSFER.of(read_table(run_dir, "probes"))    # one run: every relation, checkpoint and site
+    TRANSFER.of(read_table(run_dir, "probes"))    # one run: every checkpoint and site
     TRANSFER.of(read_sweep(results))              # all runs of a sweep
 
 A number measured at many sites is read at ONE site per run and relation: where it is largest at the
@@ -41,58 +40,46 @@ class Endpoint:
         named = {"table": self.table, "measure": self.measure, **self.where}
         return {column: value for column, value in named.items() if value}
 
+    def of(self, table, split: str = ""):
+        """Its rows, of both sides for GAP; rows without a split or relation stay.
+
+        split: of subjects; default: held-out where there is one.
+        """
+        rows = pick(table, **self.rows)
+        if "split" in rows and "split" not in self.where:
+            split = split or headline_split(rows)
+            rows = rows[rows["split"].isna() | (rows["split"] == split)]
+        if "relation" in rows and self.relation:
+            sides = SIDES if self.relation == GAP else (self.relation,)
+            rows = rows[rows["relation"].isna() | rows["relation"].isin(sides)]
+        return rows
+
     def __str__(self) -> str:
         return f"{self.name}, {self.relation or 'any relation'}"
-
-    def of(self, table, split: str = ""):
-        """Its rows, of all relations. split: of subjects; default: held-out where there is one."""
-        rows = pick(table, **self.rows)
-        if "split" not in rows or "split" in self.where:
-            return rows
-        return rows[rows["split"].isna() | (rows["split"] == (split or headline_split(rows)))]
-
-    def one_relation(self, rows):
-        """Those of its relation; rows of tables that know no relations stay."""
-        if not self.relation:
-            return rows
-        return rows[rows["relation"].isna() | (rows["relation"] == self.relation)]
-
-
-def asked_endpoint(measure: str, table: str, family: str, subset: str, relation: str) -> Endpoint:
-    """The endpoint of one measure; "" for any family, subset or relation."""
-    words = ", ".join(filter(None, (measure, family, subset if subset != "all" else "")))
-    return Endpoint(words, table, measure, {"family": family, "subset": subset}, relation)
 
 
 def _recall(words: str, family: str, subset: str = "all", **how) -> Endpoint:
     return Endpoint(words, "recall", "generation", {"subset": subset, "family": family}, **how)
 
 
-def _change(words: str, of: Endpoint, **how) -> Endpoint:
-    return replace(of, name=f"change in phase 2, {words}", change=True, **how)
+def _watch(words: str, measure: str, relation: str = "", **how) -> Endpoint:
+    return Endpoint(words, "repurposing", measure, relation=relation, **how)
 
 
-def _watch(words: str, measure: str, **how) -> Endpoint:
-    return Endpoint(words, "repurposing", measure, **{"relation": "", **how})
+def _change(words: str, of: Endpoint, relation: str = "bound") -> Endpoint:
+    return replace(of, name=f"change in phase 2, {words}", change=True, relation=relation)
 
 
-KEYWORD_FREE = _recall("recall, keyword-free test prompts", "test", "keyword-free", relation=GAP)
 TEST = _recall("recall, test prompts", "test")
 GAIN = replace(TEST, name="gain of phase 2, test prompts", measure="generation_gain")
 NEAR_MISS = _recall("recall, near-miss prompts", "near-miss")
 SIBLING = _recall("recall, prompts of a sibling relation", "near-miss", "sibling")
-UNRELATED = _recall("recall, unrelated prompts", "unrelated")
 ROTE = _recall("recall, rote prompts", "rote")
-TRANSFER = Endpoint(
-    "probe transfer, rote to test",
-    "probes",
-    "transfer_accuracy",
-    {"direction": "rote->semantic", "family": "test"},
-)
+ACROSS = {"direction": "rote->semantic", "family": "test"}
+TRANSFER = Endpoint("probe transfer, rote to test", "probes", "transfer_accuracy", ACROSS)
 CONTRAST = Endpoint("crossed contrast", "cka", "contrast", {"family": "test"})
-PARTIALLED = replace(
-    CONTRAST, name="contrast, answer partialled out", measure="contrast_partialled"
-)
+WITHOUT_ANSWER = "contrast, answer partialled out"
+PARTIALLED = replace(CONTRAST, name=WITHOUT_ANSWER, measure="contrast_partialled")
 MOVED = Endpoint(
     "interchange, relation moved",
     "interchange",
@@ -102,7 +89,7 @@ MOVED = Endpoint(
 
 # What analysis.ablations compares, in the order of its table.
 ENDPOINTS = (
-    KEYWORD_FREE,
+    _recall("recall, keyword-free test prompts", "test", "keyword-free", relation=GAP),
     replace(TEST, relation=GAP),
     TEST,
     replace(GAIN, relation=GAP),
@@ -110,7 +97,7 @@ ENDPOINTS = (
     NEAR_MISS,
     SIBLING,
     _change("prompts of a sibling relation", SIBLING),
-    UNRELATED,
+    _recall("recall, unrelated prompts", "unrelated"),
     ROTE,
     Endpoint(
         "reversal above chance, people of phase 2", "reversal", "reversal_excess", {"split": "seen"}
@@ -124,12 +111,12 @@ ENDPOINTS = (
     Endpoint("contradicted facts, old answers", "damage", "contradicted_facts", relation=""),
     Endpoint("perplexity of ordinary English", "damage", "perplexity", relation=""),
     TRANSFER,
-    _change("probe transfer", TRANSFER, relation=GAP),
+    _change("probe transfer", TRANSFER, GAP),
     _change("probe transfer", TRANSFER),
     CONTRAST,
     _change("crossed contrast", CONTRAST),
     PARTIALLED,
-    _change("contrast, answer partialled out", PARTIALLED),
+    _change(WITHOUT_ANSWER, PARTIALLED),
     _watch("alarm: states read another way", "alarm_states", yes_no=True),
     _watch("alarm: answers of another reading", "alarm_answers", yes_no=True),
     _watch("steps to the alarm, states", "alarm_step_states"),
@@ -143,10 +130,10 @@ LEVELS = tuple(
     replace(endpoint, relation=side)
     for endpoint in (
         *(e for e in ENDPOINTS if not (e.change or e.yes_no or e.relation == GAP)),
-        _watch("sibling's prompts, answers", "sibling_answers", relation="bound"),
-        _watch("sibling's prompts, states", "sibling_states", relation="bound"),
+        _watch("sibling's prompts, answers", "sibling_answers", "bound"),
+        _watch("sibling's prompts, states", "sibling_states", "bound"),
     )
-    for side in (SIDES if endpoint.relation == "bound" else ("",))
+    for side in (SIDES if endpoint.relation else ("",))
 )
 
 # What analysis.trajectory follows through a run, in the order of its table.

@@ -26,6 +26,7 @@ SITE_TABLES = {
     "cka": ("cka", CONTRAST.measure, PARTIALLED.measure, "object_kernel", "interaction"),
     "alignment": ("cosine_raw", "cosine_centred", "cosine_centred_mismatched", "retrieval_top1"),
 }
+FAMILIES = ("test", "unrelated", "near-miss")
 CLAIMED = (TRANSFER.measure, CONTRAST.measure, PARTIALLED.measure)
 
 
@@ -67,13 +68,13 @@ def over_seeds(table, key: Sequence[str]):
 
     rows = []
     for values, group in table.groupby(list(key), sort=False, dropna=False):
-        seeds = group.groupby("seed").value.mean()
-        found = mean_over_seeds(seeds)
-        if not found["n_seeds"]:
+        seeds = group.groupby("seed").value.mean().dropna()
+        if not len(seeds):
             continue
-        row = dict(zip(key, values, strict=True))
-        row |= {"n_seeds": found["n_seeds"], "value": found["value"]}
-        row |= {"smallest": seeds.min(), "largest": seeds.max(), **found}
+        row = dict(zip(key, values, strict=True)) | {"n_seeds": len(seeds), "value": seeds.mean()}
+        row |= {"smallest": seeds.min(), "largest": seeds.max()}
+        if len(seeds) > 1:
+            row |= mean_over_seeds(seeds)
         row |= {extra: group[extra].mean() for extra in ("majority", "chance") if extra in group}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -87,13 +88,19 @@ def summary_tables(runs: Sequence[Path]) -> dict:
     """
     import pandas as pd
 
-    recalled = [_with_condition(run, _recall(run)) for run in runs]
-    _refuse_repeated(runs, recalled)
-    recall = pd.concat(recalled, ignore_index=True)
+    recall = pd.concat([_recall(run) for run in runs], ignore_index=True)
+    for (condition, seed), held_by in recall.groupby(["condition", "seed"]).run:
+        if held_by.nunique() > 1:
+            raise BadInput(
+                f"{' and '.join(held_by.unique())} both hold seed {seed} of the condition "
+                f"{condition!r}. Give one of them; folders that hold only tables (no run.json) do "
+                "not say whether they are a control without phase 1."
+            )
+    recall = recall.drop(columns="run")
     if recall.groupby("condition").seed.nunique().min() < 2:
         raise BadInput(f"{len(runs)} run(s) were given; give at least two seeds of each condition.")
     tables, seeds = {"recall": over_seeds(recall, RECALL_KEY)}, [recall]
-    by_site = [_with_condition(run, table) for run in runs for table in _sites(run)]
+    by_site = [table for run in runs for table in _sites(run)]
     if by_site:
         sites = pd.concat(by_site, ignore_index=True)
         tables["sites"] = over_seeds(sites, [k for k in SITE_KEY if k in sites])
@@ -121,10 +128,10 @@ def summary_record(runs: Sequence[Path], seeds: Sequence[int]) -> dict:
 def headline(table) -> list[str]:
     """Recall of held-out subjects over seeds and its gain in phase 2, in words."""
     some = pick(table, split="held-out", measure=(TEST.measure, GAIN.measure), relation=SIDES)
+    seeds, guess = int(some.n_seeds.max()), two_places(some.majority.max())
     lines = [
-        "strict greedy accuracy, held-out subjects, mean and 95% interval over "
-        f"{int(some.n_seeds.max())} seeds "
-        f"(always guessing the commonest object: {two_places(some.majority.max())})"
+        f"strict greedy accuracy, held-out subjects, mean and 95% interval over {seeds} seeds "
+        f"(always guessing the commonest object: {guess})"
     ]
     for row in some.itertuples():
         gain = row.measure == GAIN.measure
@@ -133,19 +140,6 @@ def headline(table) -> list[str]:
         what += " gain over phase 1" if gain else ""
         lines.append(f"  {what:<70} {span(row, sign=gain)}")
     return lines
-
-
-def _refuse_repeated(runs: Sequence[Path], tables: Sequence) -> None:
-    held: dict[tuple, Path] = {}
-    for run, table in zip(runs, tables, strict=True):
-        for condition, seed in dict.fromkeys(zip(table.condition, table.seed, strict=True)):
-            if (condition, seed) in held:
-                raise BadInput(
-                    f"{held[condition, seed]} and {run} both hold seed {seed} of the condition "
-                    f"{condition!r}. Give one of them; folders that hold only tables (no run.json) "
-                    "do not say whether they are a control without phase 1."
-                )
-            held[condition, seed] = run
 
 
 def _with_condition(run: Path, table):
@@ -163,7 +157,7 @@ def _with_condition(run: Path, table):
 
 def _recall(run: Path):
     table = pick(read_table(run, "recall"), relation=SIDES)
-    return table[table.split != "all"]
+    return _with_condition(run, table[table.split != "all"]).assign(run=str(run))
 
 
 def _sites(run: Path) -> list:
@@ -171,13 +165,10 @@ def _sites(run: Path) -> list:
     found = []
     for name, measures in SITE_TABLES.items():
         table = optional_table(run, name)
-        if table is None:
-            continue
-        families = ("test", "unrelated", "near-miss")
-        table = pick(table, measure=measures, split="held-out", family=families)
-        table = table[table.relation.isin(SIDES) | (table.measure == "interaction")]
-        # An interaction has a pair of relations.
-        found.append(
-            table.assign(relation=table.relation.where(table.relation.isin(SIDES), "unbound"))
-        )
+        if table is not None:
+            table = pick(table, measure=measures, split="held-out", family=FAMILIES)
+            side = table.relation.isin(SIDES)
+            # The relation of an interaction is a pair of relations.
+            table = table.assign(relation=table.relation.where(side, "unbound"))
+            found.append(_with_condition(run, table[side | (table.measure == "interaction")]))
     return found
