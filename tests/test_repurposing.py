@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from analysis.repurposing import Options, main
-from analysis.tables.repurposing import ALPHA, Watch, _object_said, above_others, alarm, lines_of
+from analysis.tables.repurposing import ALPHA, Watch, object_given, above_others, alarm, lines_of
 from figures.repurposing import panel_data
 from probing.states import States
 from training import generalize, recall
@@ -66,7 +66,7 @@ def test_a_missing_value_raises_no_alarm():
     ("text", "said"), [("Ann.", "Ann"), ("Anna.", "Anna"), ("Annabel.", ""), ("", ""), ("the", "")]
 )
 def test_the_object_of_an_answer_is_a_whole_word(text, said):
-    assert _object_said(text, ["Ann", "Anna", "Ann"]) == said
+    assert object_given(text, ["Ann", "Anna", "Ann"]) == said
 
 
 def test_the_first_checkpoint_is_what_the_others_are_compared_with():
