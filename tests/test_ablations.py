@@ -18,7 +18,7 @@ from analysis.across.conditions import (
     labels_of,
     values_of,
 )
-from analysis.across.curves import tokens_at
+from analysis.across.curves import training_history
 from analysis.across.endpoints import ENDPOINTS, GAP, LEVELS, TEST
 from analysis.curves import Options as CurveOptions
 from analysis.curves import main as draw_curves
@@ -345,10 +345,11 @@ def along_the_way(tmp_path):
 
 
 def test_tokens_are_counted_through_the_phases_that_the_weights_rest_on(along_the_way):
-    tokens = tokens_at(pd.read_csv(along_the_way / "tables" / "sweep.csv"))
-    assert tokens["two1", "200-generalize-epoch-01"] == 200 + 60
-    assert tokens["two2", "200-generalize-epoch-01"] == 200 + 70
-    assert tokens["one1", "200-generalize-epoch-03"] == 270
+    history = training_history(pd.read_csv(along_the_way / "tables" / "sweep.csv"))
+    phases = {"base", "memorize", "generalize"}
+    assert history["two1", "200-generalize-epoch-01"] == (200 + 60, phases)
+    assert history["two2", "200-generalize-epoch-01"] == (200 + 70, phases)
+    assert history["one1", "200-generalize-epoch-03"] == (270, phases - {"memorize"})
 
 
 def test_curves_go_through_the_checkpoints_that_the_last_one_rests_on(along_the_way, capsys):

@@ -12,8 +12,7 @@ from training.base.errors import NotFound
 from training.base.words import two_places
 
 LEAST_POINTS = 3
-TOKENS = "tokens_so_far"
-BASE = "000-base"
+STAGE = ("checkpoint", "phase", "step")
 
 
 def curves_table(results: Path):
@@ -24,8 +23,8 @@ def curves_table(results: Path):
     import pandas as pd
 
     table, _, unit, _ = labelled_table(results)
-    tokens = tokens_at(table)
-    points = [p for endpoint in LEVELS for p in _endpoint_points(table, endpoint, unit, tokens)]
+    history = training_history(table)
+    points = [p for endpoint in LEVELS for p in _curves(table, endpoint, unit, history)]
     if not points:
         raise NotFound(
             f"no endpoint of {results} has {LEAST_POINTS} checkpoints. Save more of them "
@@ -34,63 +33,46 @@ def curves_table(results: Path):
     return pd.DataFrame(points).assign(unit=" ".join(unit))
 
 
-def tokens_at(table) -> dict[tuple[str, str], float]:
-    """(run, checkpoint) -> tokens its weights were trained on since the base model, all phases.
+def training_history(table) -> dict[tuple[str, str], tuple[float, set[str]]]:
+    """(run, checkpoint) -> (tokens its weights were trained on since the base model, in phases).
 
     Runs that memorise more facts afterwards (training.extend) are left out: their checkpoints have
     the names of phase 1.
     """
-    rows = table[table["measure"] == TOKENS]
+    rows = table[table["measure"] == "tokens_so_far"].fillna({"reference": ""})
     rows = rows[~rows["run"].isin(rows.loc[rows["phase"] == "extend", "run"])]
-    in_phase = {
-        (row.run, row.checkpoint): (float(row.value), row.reference)
-        for row in rows.fillna({"reference": ""}).itertuples()
+    logged = {
+        (row.run, row.checkpoint): (float(row.value), row.phase, row.reference)
+        for row in rows.itertuples()
     }
 
-    def total(run: str, checkpoint: str) -> float:
-        tokens, parent = in_phase.get((run, checkpoint), (0.0, ""))
-        return tokens + (total(run, parent) if parent else 0.0)
+    def history(run: str, checkpoint: str) -> tuple[float, set[str]]:
+        tokens, phase, start = logged.get((run, checkpoint), (0.0, "base", ""))
+        before, phases = history(run, start) if start else (0.0, {"base"})
+        return before + tokens, phases | {phase}
 
-    return {key: total(*key) for key in in_phase}
+    bases = {(run, "000-base"): (0.0, {"base"}) for run, _ in logged}
+    return bases | {key: history(*key) for key in logged}
 
 
-def _endpoint_points(table, endpoint: Endpoint, unit: Sequence[str], tokens: Mapping) -> list[dict]:
-    """The points of one endpoint, condition by condition, where it has enough of them."""
-    rows, found = endpoint.of(table[table["checkpoint"].notna()]), []
-    for label, some in rows.groupby("label", sort=False):
+def _curves(table, endpoint: Endpoint, unit: Sequence[str], history: Mapping) -> list[dict]:
+    """The points of one endpoint: checkpoints that all units of a condition have, in order."""
+    rows, unit, found = endpoint.of(table[table["checkpoint"].notna()]), list(unit), []
+    for label, of_label in rows.groupby("label", sort=False):
         named = {"endpoint": endpoint.name, "relation": endpoint.relation, "label": label}
-        points = [named | point for point in _points(some, unit, tokens)]
-        if not points:
-            continue
+        units, points, past = of_label.groupby(unit).ngroups, [], set()
+        for stage, some in of_label.groupby(list(STAGE), sort=True):
+            trained = [history.get((run, stage[0])) for run in some["run"].unique()]
+            mean = mean_over_seeds(some.groupby(unit)["value"].mean())
+            if mean["n_seeds"] < units or None in trained:
+                continue
+            tokens = float(np.mean([tokens for tokens, _ in trained]))
+            past = set.union(*(phases for _, phases in trained))
+            points.append(named | dict(zip(STAGE, stage, strict=True)) | {"tokens": tokens} | mean)
         # Phase 2 from the base model does not continue the checkpoints of phase 1.
-        last = points[-1]
-        history = {"base", last["phase"], *_phases_before(table, label, last["checkpoint"])}
-        points = [p for p in points if p["tokens"] <= last["tokens"] and p["phase"] in history]
+        end = points[-1]["tokens"] if points else 0
+        points = [point for point in points if point["tokens"] <= end and point["phase"] in past]
         found += points if len(points) >= LEAST_POINTS else []
-    return found
-
-
-def _points(rows, unit: Sequence[str], tokens: Mapping) -> list[dict]:
-    """One point per checkpoint that all units of a condition have and whose tokens are known."""
-    units, points = rows.groupby(list(unit)).ngroups, []
-    # The base model has no tokens of its own; a run that logged any starts there at 0.
-    tokens = {**{(run, BASE): 0.0 for run, _ in tokens}, **tokens}
-    for stage, some in rows.groupby(["checkpoint", "phase", "step"], sort=True):
-        at = [tokens.get((run, stage[0]), np.nan) for run in some["run"].unique()]
-        found = mean_over_seeds(some.groupby(list(unit))["value"].mean())
-        if found["n_seeds"] == units and not np.isnan(at).any():
-            point = dict(zip(("checkpoint", "phase", "step"), stage, strict=True))
-            points.append({**point, "tokens": float(np.mean(at)), **found})
-    return points
-
-
-def _phases_before(table, label: str, checkpoint: str) -> set[str]:
-    """The phases of the checkpoints that this one was trained from."""
-    rows = table[(table["label"] == label) & (table["measure"] == TOKENS)].fillna({"reference": ""})
-    parents = dict(zip(rows["checkpoint"], rows["reference"], strict=True))
-    phases, found = dict(zip(rows["checkpoint"], rows["phase"], strict=True)), set()
-    while checkpoint := parents.get(checkpoint, ""):
-        found.add(phases.get(checkpoint))
     return found
 
 

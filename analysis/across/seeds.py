@@ -15,11 +15,13 @@ from training.base.files import commit, read_json, seal, write_text
 from training.base.words import span, two_places
 from training.runs.table_files import optional_table, pick, read_table
 
-RECALL_KEY = ("condition", "phase", "relation", "family", "subset", "split", "measure")
-SITE_KEY = (
-    *("condition", "phase", "relation", "object_relation", "family", "direction", "split"),
-    *("site", "layer", "measure"),
-)
+RECALL_KEYS = ("condition", "phase", "relation", "family", "subset", "split", "measure")
+PLACE = ("relation", "object_relation", "family", "direction", "split", "site", "layer")
+KEYS = {
+    "sites": ("condition", "phase", *PLACE, "measure"),
+    "damage": ("condition", "phase", "measure"),
+    "reversal": ("condition", "phase", "relation", "split", "measure"),
+}
 # Measures over sites: those with a claim, and what they are read beside.
 SITE_TABLES = {
     "probes": (TRANSFER.measure,),
@@ -99,19 +101,13 @@ def summary_tables(runs: Sequence[Path]) -> dict:
     recall = recall.drop(columns="run")
     if recall.groupby("condition").seed.nunique().min() < 2:
         raise BadInput(f"{len(runs)} run(s) were given; give at least two seeds of each condition.")
-    tables, seeds = {"recall": over_seeds(recall, RECALL_KEY)}, [recall]
-    by_site = [table for run in runs for table in _sites(run)]
-    if by_site:
-        sites = pd.concat(by_site, ignore_index=True)
-        tables["sites"] = over_seeds(sites, [k for k in SITE_KEY if k in sites])
-        seeds.append(pick(sites, measure=CLAIMED))
-    for name, key in (("damage", ["measure"]), ("reversal", ["relation", "split", "measure"])):
-        measured = [
-            (run, table) for run in runs if (table := optional_table(run, name)) is not None
-        ]
-        if measured:
-            joined = pd.concat([_with_condition(*each) for each in measured], ignore_index=True)
-            tables[name] = over_seeds(joined, ["condition", "phase", *key])
+    tables, seeds = {"recall": over_seeds(recall, RECALL_KEYS)}, [recall]
+    for name, keys in KEYS.items():
+        parts = [part for run in runs for part in _measured(run, name)]
+        if parts:
+            joined = pd.concat(parts, ignore_index=True)
+            tables[name] = over_seeds(joined, [k for k in keys if k in joined])
+            seeds += [pick(joined, measure=CLAIMED)] if name == "sites" else []
     return tables | {"seeds": pd.concat(seeds, ignore_index=True)}
 
 
@@ -156,19 +152,21 @@ def _with_condition(run: Path, table):
 
 
 def _recall(run: Path):
-    table = pick(read_table(run, "recall"), relation=SIDES)
-    return _with_condition(run, table[table.split != "all"]).assign(run=str(run))
+    table = pick(read_table(run, "recall"), relation=SIDES, split=("held-out", "seen"))
+    return _with_condition(run, table).assign(run=str(run))
 
 
-def _sites(run: Path) -> list:
-    """Rows of the tables over sites, held-out subjects; an interaction counts as unbound."""
-    found = []
-    for name, measures in SITE_TABLES.items():
+def _measured(run: Path, name: str) -> list:
+    """The rows of a run that table NAME of the summary is made of."""
+    if name != "sites":
         table = optional_table(run, name)
-        if table is not None:
+        return [] if table is None else [_with_condition(run, table)]
+    found = []
+    for source, measures in SITE_TABLES.items():
+        for table in _measured(run, source):
             table = pick(table, measure=measures, split="held-out", family=FAMILIES)
             side = table.relation.isin(SIDES)
             # The relation of an interaction is a pair of relations.
             table = table.assign(relation=table.relation.where(side, "unbound"))
-            found.append(_with_condition(run, table[side | (table.measure == "interaction")]))
+            found.append(table[side | (table.measure == "interaction")])
     return found

@@ -1,8 +1,4 @@
-"""When each measure rises: the curves of a run over training steps and their half-way steps.
-
-curves, missing = curves_of(Path("runs/demo"))
-half_ways(curves)
-"""
+"""When each measure rises: the curves of a run over training steps and their half-way steps."""
 
 from collections.abc import Sequence
 from dataclasses import replace

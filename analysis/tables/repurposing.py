@@ -85,7 +85,7 @@ class Watch:
         return self.states.rows(relation, self.split)
 
     def answers(self) -> Array:
-        """(n_checkpoints, n_people, n_people) from the answers in `items`, means over pairs."""
+        """What is watched, from the answers in `items`, means over pairs."""
         return np.mean([self._answers_of(*pair) for pair in self.pairs], axis=0)
 
     def _answers_of(self, relation: str, sibling: str) -> list[Array]:
@@ -106,7 +106,7 @@ class Watch:
         return found
 
     def states_read(self) -> tuple[Array, str]:
-        """((n_checkpoints, n_people, n_people) from the states, means over pairs; the site read)."""
+        """(what is watched, from the states, means over pairs; the site that was read)."""
         found, site = [], None
         for checkpoint in self.checkpoints:
             there = self.states.load(checkpoint)
@@ -134,10 +134,11 @@ class Watch:
 
     def site(self, start: States) -> int:
         """Where the relations' OWN prompts are read best at the start: not by what is watched."""
-        own = [_own(self.read(start, r, r)).mean(axis=-1) for r, _ in self.pairs]
-        if np.isnan(own).any(axis=0).all():
+        own = [_own(self.read(start, relation, relation)) for relation, _ in self.pairs]
+        own = np.mean(own, axis=(0, -1))
+        if np.isnan(own).all():
             raise BadInput("no site of this model bears an object probe on rote states")
-        return int(np.nanargmax(np.mean(own, axis=0)))
+        return int(np.nanargmax(own))
 
 
 def watched_checkpoints(run) -> tuple:
@@ -146,8 +147,8 @@ def watched_checkpoints(run) -> tuple:
     before = [c for c in run.checkpoints if c.phase != "generalize"]
     if not trained or not before:
         raise BadInput(
-            f"{run.path} has no checkpoint {'of phase 2' if before else 'before phase 2'}. Train it "
-            "with checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
+            f"{run.path} has no checkpoint {'of' if before else 'before'} phase 2. Train it with "
+            "checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
         )
     parent = read_json(trained[0].folder / "stage.json").get("parent")
     return (next((c for c in before if c.name == parent), before[-1]), *trained)
