@@ -1,4 +1,4 @@
-"""Conditions are compared over seeds, paired by seed, and a difference that was planted is found."""
+"""Conditions are compared over seeds, paired by seed; a planted difference is found."""
 
 import json
 from dataclasses import replace
@@ -248,6 +248,27 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     assert any("generalize.people 50" in line and "+.20" in line for line in words)
 
 
+def test_a_table_of_four_columns_is_enough(tmp_path):
+    rows = [
+        {
+            "run": f"{name}{seed}",
+            "condition": name,
+            "seed": seed,
+            "measure": "score",
+            "value": value,
+        }
+        for name, values in {"a": (9, 10, 11), "b": (20.05, 20.05, 20.05)}.items()
+        for seed, value in enumerate(values)
+    ]
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame(rows).to_csv(tmp_path / "tables" / "sweep.csv", index=False)
+    table = main(Options(tmp_path, measure="m"))
+    assert list(table.value) == pytest.approx([10, 20.05, 10.05])
+    assert "+10.05 [" in "\n".join(ablation_lines(table))
+    with pytest.raises(NoConditions, match="no rows of recall, keyword-free"):
+        main(Options(tmp_path))
+
+
 def test_one_seed_is_said_in_words_without_an_interval(results, capsys):
     """What `make experiments REPETITIONS=1` comes to."""
     path = results / "tables" / "sweep.csv"
@@ -275,7 +296,7 @@ def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
         main(Options(tmp_path))
 
 
-# --- curves -------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def trained(run: str, tokens: dict, phase: str, start: str) -> list[dict]:
@@ -309,7 +330,7 @@ def kept(label: str, run: str, seed: int, values: dict) -> list[dict]:
 
 @pytest.fixture
 def along_the_way(tmp_path):
-    """Two conditions, two seeds: two stages, and a phase 2 that starts from the base model again."""
+    """Two conditions, two seeds: two stages, and a phase 2 that starts from the base model."""
     rows = []
     for seed in (1, 2):
         two, one = f"two{seed}", f"one{seed}"

@@ -1,4 +1,4 @@
-"""When a measure rises: half-way steps are those of the curve, and say how coarse the checkpoints are."""
+"""Half-way steps are those of the curve, and say how far apart the checkpoints are."""
 
 import numpy as np
 import pandas as pd

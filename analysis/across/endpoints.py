@@ -1,7 +1,7 @@
 """Every headline number of a run, declared once: the table it is in and the rows that hold it.
 
-    TRANSFER.of(read_table(run_dir, "probes"))    # one run: every checkpoint and site
-    TRANSFER.of(read_sweep(results))              # all runs of a sweep
+    TRANSFER.in_run(read_table(run_dir, "probes"))
+    TRANSFER.of(read_sweep(results))
 
 A number measured at many sites is read at ONE site per run and relation: where it is largest at the
 last checkpoint (`at_largest_site`). The table of a sweep holds only the rows of that site.
@@ -10,7 +10,7 @@ last checkpoint (`at_largest_site`). The table of a sweep holds only the rows of
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from training.runs.table_files import headline_split, pick
+from training.runs.table_files import at_largest_site, headline_split, pick
 
 SIDES = ("bound", "unbound")
 GAP = "bound - unbound"
@@ -53,6 +53,16 @@ class Endpoint:
             sides = SIDES if self.relation == GAP else (self.relation,)
             rows = rows[rows["relation"].isna() | rows["relation"].isin(sides)]
         return rows
+
+    def in_run(self, table):
+        """Its bound and unbound rows in the table of one run, each side at one site."""
+        import pandas as pd
+
+        rows = pick(replace(self, relation=GAP).of(table), relation=SIDES)
+        if "site" not in rows or not len(rows):
+            return rows
+        sides = rows.groupby("relation", sort=False)
+        return pd.concat([at_largest_site(side) for _, side in sides])
 
     def __str__(self) -> str:
         return f"{self.name}, {self.relation or 'any relation'}"

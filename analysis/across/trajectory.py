@@ -1,15 +1,14 @@
 """When each measure rises: the curves of a run over training steps and their half-way steps."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from analysis.across.endpoints import CURVES, GAP, SIDES, Endpoint
+from analysis.across.endpoints import CURVES
 from analysis.across.seeds import mean_over_seeds
 from training.base.errors import NotFound
-from training.runs.table_files import TableMissing, at_largest_site, pick, read_table
+from training.runs.table_files import TableMissing, read_table
 
 Array = np.ndarray
 
@@ -31,12 +30,12 @@ def curves_of(run_dir: Path) -> tuple:
     missing, found = [], []
     for curve in CURVES:
         try:
-            rows = _followed(read_table(run_dir, curve.table), curve)
+            rows = curve.in_run(read_table(run_dir, curve.table))
         except TableMissing as reason:
             missing.append(str(reason))
             continue
         if len(rows):
-            found.append(rows)
+            found.append(rows[[c for c in COLUMNS if c in rows]].assign(curve=curve.name))
         else:
             missing.append(f"tables/{curve.table}.csv has no rows of {curve.name}")
     missing = list(dict.fromkeys(missing))
@@ -44,17 +43,6 @@ def curves_of(run_dir: Path) -> tuple:
         raise NotFound(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
     table = pd.concat(found, ignore_index=True)
     return with_shares(table.assign(total_step=total_steps(table))), missing
-
-
-def _followed(table, curve: Endpoint):
-    """Rows of one curve, bound and unbound, one per checkpoint."""
-    import pandas as pd
-
-    rows = pick(replace(curve, relation=GAP).of(table), relation=SIDES)
-    if "site" in rows and len(rows):
-        sides = rows.groupby("relation", sort=False)
-        rows = pd.concat([at_largest_site(side) for _, side in sides])
-    return rows[[c for c in COLUMNS if c in rows]].assign(curve=curve.name)
 
 
 def with_shares(table):
@@ -155,9 +143,7 @@ def half_way_lines(table) -> list[str]:
     """The order in which the curves rise, in words; table: of `half_ways` or `over_runs`."""
     seeds = "n_seeds" in table
     how = "mean and 95% interval over seeds" if seeds else "between the checkpoints around it"
-    lines = [
-        f"half of the way from the base to each curve's maximum, in steps since the base ({how})"
-    ]
+    lines = [f"half of the way from the base to each maximum, in steps since the base ({how})"]
     for row in table.sort_values("value", kind="stable").itertuples():
         what = f"  {row.curve}, {row.relation}".ljust(58)
         if np.isnan(row.value):

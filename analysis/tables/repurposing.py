@@ -134,8 +134,8 @@ class Watch:
 
     def site(self, start: States) -> int:
         """Where the relations' OWN prompts are read best at the start: not by what is watched."""
-        own = [_own(self.read(start, relation, relation)) for relation, _ in self.pairs]
-        own = np.mean(own, axis=(0, -1))
+        own = [_own(self.read(start, r, r)).mean(axis=-1) for r, _ in self.pairs]
+        own = np.mean(own, axis=0)
         if np.isnan(own).all():
             raise BadInput("no site of this model bears an object probe on rote states")
         return int(np.nanargmax(own))
