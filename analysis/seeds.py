@@ -15,9 +15,8 @@ from pathlib import Path
 
 import tyro
 
-from analysis.across.seeds import headline, summary_record, summary_tables, write_tables
+from analysis.across.seeds import headline, origin_of, summary_tables, write_summary
 from training.base.console import run_command
-from training.base.files import write_json
 
 
 @dataclass
@@ -33,8 +32,8 @@ class Options:
 def main(options: Options):
     """Write the tables and run.json, print the headline; return the recall table."""
     tables = summary_tables(options.runs)
-    written = write_tables(options.out, tables)
-    write_json(options.out / "run.json", summary_record(options.runs, tables["seeds"].seed))
+    seeds, origin = tables["seeds"].seed, origin_of(options.runs)
+    written = write_summary(options.out, tables, "summary over seeds", seeds, **origin)
     print("\n".join(headline(tables["recall"])))
     print(f"wrote {', '.join(map(str, written))}")
     return tables["recall"]

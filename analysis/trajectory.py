@@ -16,12 +16,12 @@ from pathlib import Path
 
 import tyro
 
-from analysis.across.seeds import write_tables
+from analysis.across.seeds import write_summary
 from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mean_curves, over_runs
 from figures.trajectory import draw
 from training.base.console import run_command
 from training.base.errors import BadInput
-from training.base.files import commit, write_json
+from training.base.files import commit
 from training.runs.directory import Run
 from training.runs.table_files import write_table
 
@@ -68,9 +68,7 @@ def _summarise(out: Path, curves, halves):
     tables = {"trajectory_half": over_runs(halves), "trajectory_seeds": halves}
     if len(curves):
         tables["trajectory"] = curves
-    paths = write_tables(out, tables)
-    about = {"format": 1, "kind": "trajectory", "seeds": sorted(set(map(int, halves.seed)))}
-    write_json(out / "run.json", {**about, "commit": commit()})
+    paths = write_summary(out, tables, "trajectory", halves.seed, commit=commit())
     drawn = draw(out) if len(curves) else []
     print(f"wrote {', '.join(map(str, [*paths, *drawn]))}")
     return tables["trajectory_half"]

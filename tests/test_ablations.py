@@ -248,7 +248,7 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     assert any("generalize.people 50" in line and "+.20" in line for line in words)
 
 
-def test_a_table_of_four_columns_is_enough(tmp_path):
+def test_a_table_without_splits_phases_and_relations_is_enough(tmp_path):
     rows = [
         {
             "run": f"{name}{seed}",
@@ -262,7 +262,7 @@ def test_a_table_of_four_columns_is_enough(tmp_path):
     ]
     (tmp_path / "tables").mkdir()
     pd.DataFrame(rows).to_csv(tmp_path / "tables" / "sweep.csv", index=False)
-    table = main(Options(tmp_path, measure="m"))
+    table = main(Options(tmp_path, measure="score"))
     assert list(table.value) == pytest.approx([10, 20.05, 10.05])
     assert "+10.05 [" in "\n".join(ablation_lines(table))
     with pytest.raises(NoConditions, match="no rows of recall, keyword-free"):

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.across.endpoints import CONTRAST, GAIN, PARTIALLED, SIDES, TEST, TRANSFER
 from analysis.measures.statistics import mean_interval, share_interval
 from training.base.errors import BadInput
-from training.base.files import commit, read_json, seal, write_text
+from training.base.files import commit, read_json, seal, write_json, write_text
 from training.base.words import span, two_places
 from training.runs.table_files import optional_table, pick, read_table
 
@@ -64,6 +64,14 @@ def write_tables(results: Path, tables: Mapping[str, object], *, places: int = 5
     return paths
 
 
+def write_summary(out: Path, tables: Mapping[str, object], kind: str, seeds, **about) -> list[Path]:
+    """Write the tables of a summary over seeds and its run.json; returns the tables' paths."""
+    paths = write_tables(out, tables)
+    seeds = sorted(set(map(int, seeds)))
+    write_json(out / "run.json", {"format": 1, "kind": kind, "seeds": seeds, **about})
+    return paths
+
+
 def over_seeds(table, key: Sequence[str]):
     """One row per key: mean and interval over seeds, their number, smallest and largest seed."""
     import pandas as pd
@@ -111,14 +119,13 @@ def summary_tables(runs: Sequence[Path]) -> dict:
     return tables | {"seeds": pd.concat(seeds, ignore_index=True)}
 
 
-def summary_record(runs: Sequence[Path], seeds: Sequence[int]) -> dict:
-    """run.json of a summary: its seeds, and what its runs were made from."""
-    about = {"format": 1, "kind": "summary over seeds", "seeds": sorted(set(map(int, seeds)))}
+def origin_of(runs: Sequence[Path]) -> dict:
+    """What run.json of a summary says about its runs: what they were made from, their phases."""
     records = [record for run in runs if (record := record_of(run))]
-    if records:
-        about |= {name: records[0][name] for name in ("model", "inputs", "versions")}
-        about["phases"] = {k: v for record in records for k, v in record["phases"].items()}
-    return about
+    if not records:
+        return {}
+    phases = {k: v for record in records for k, v in record["phases"].items()}
+    return {name: records[0][name] for name in ("model", "inputs", "versions")} | {"phases": phases}
 
 
 def headline(table) -> list[str]:
