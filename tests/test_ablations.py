@@ -245,7 +245,7 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     assert axis == "generalize.people"
     assert list(data[data.relation == "bound"].x) == [1, 5, 50]
     words = ablation_lines(table)
-    assert any("generalize.people 50" in line and "+.20" in line for line in words)
+    assert any("generalize.people 50" in line and "+0.20" in line for line in words)
 
 
 def test_a_table_without_splits_phases_and_relations_is_enough(tmp_path):

@@ -4,11 +4,13 @@ import numpy as np
 
 
 def two_places(value: float, *, sign: bool = False) -> str:
-    """`.42`, `-.05`, `1.00`, with sign `+.42`; empty for NaN."""
+    """`.42`, `-.05`, `1.00`; signed `+0.42`; empty for NaN."""
     if np.isnan(value):
         return ""
-    text = f"{value:+.2f}"
-    return ("" if text[0] == "+" and not sign else text[0]) + text[1:].removeprefix("0")
+    if sign:
+        return f"{value:+.2f}"
+    text = f"{value:.2f}"
+    return "-" + text[1:].removeprefix("0") if text[0] == "-" else text.removeprefix("0")
 
 
 def span(row, *, sign: bool = False) -> str:
