@@ -1,14 +1,14 @@
-"""Which setting matters? The conditions of a sweep side by side, with intervals over seeds and paired tests by seed.
+"""Which setting matters? The conditions of a sweep side by side, paired by seed.
 
     python -m analysis.ablations results/little-meaning
-    python -m analysis.ablations results/little-meaning --against "generalize.prompts 10" --relation bound
+    python -m analysis.ablations results/little-meaning --against "generalize.prompts 10"
     python -m analysis.ablations results/mine --by generalize.people --unit seed memorize.model
 
-Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and value), writes
-tables/ablations.csv (a row a condition, and a row a paired difference to the reference condition) and
-figures/ablations.png. Intervals and tests are over seeds, never over people or rows. A measure over sites is taken at
-each run's largest site at the end: differences between conditions can be read, its height above zero or chance cannot,
-and its change in phase 2 is that of the same site.
+Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and
+value), writes tables/ablations.csv (one row per condition, one per paired difference to the
+reference condition) and figures/ablations.png. Intervals and tests are over seeds, never over
+people or rows. A measure over sites, and its change in phase 2, is that of each run's largest site
+at the end: compare it between conditions, but do not read its height against zero or chance.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,11 @@ from pathlib import Path
 
 import tyro
 
-from analysis.across.conditions import (
-    NoConditions,
-    _endpoints,
-    ablation_lines,
-    compare,
-    labelled_table,
-    values_of,
-)
+from analysis.across.conditions import ablation_lines, ablation_table
+from analysis.across.endpoints import ENDPOINTS, Endpoint
+from analysis.across.seeds import write_tables
 from figures.across import draw_ablations as draw
 from training.base.console import run_command
-from training.base.files import commit, seal, write_text
 
 
 @dataclass
@@ -36,14 +30,14 @@ class Options:
     results: tyro.conf.Positional[Path]
     """A folder with tables/sweep.csv."""
     by: tuple[str, ...] = ()
-    """Columns that make a condition; default: all that the sweep varied, but for the unit."""
+    """Columns that make a condition; default: all that the sweep varied, except the unit."""
     unit: tuple[str, ...] = ()
-    """Columns whose values are independent repetitions, paired across conditions, values within one averaged; default:
-    seed, or what the grid file says."""
+    """Columns whose values are independent repetitions, paired across conditions (values within one
+    are averaged); default: seed, or what the grid file says."""
     against: str = ""
     """The condition that others are compared with, by its label; default: the first."""
     measure: str = ""
-    """Only this measure (with the five below), in place of the usual endpoints."""
+    """Only this measure (with the four options "of --measure"), instead of the usual endpoints."""
     table: str = "recall"
     """Of --measure: the table it comes from."""
     family: str = "test"
@@ -60,35 +54,22 @@ class Options:
 
 def main(options: Options):
     """Write the table, print the comparison, draw; return the table. Raises NoConditions."""
-    import pandas as pd
-
-    labelled, by, unit, said = labelled_table(options.results, by=options.by, unit=options.unit)
-    against = options.against or said.get("against", "")
-    if against and against not in set(labelled["label"]):
-        there = "; ".join(dict.fromkeys(labelled["label"]))
-        raise NoConditions(f"there is no condition {against!r}; there are: {there}.")
-    rows, missing = [], {}
-    for endpoint in _endpoints(options):
-        try:
-            values = values_of(labelled, endpoint, unit, split=options.split, phase=options.phase)
-            rows += compare(values, endpoint, against=against)
-        except NoConditions as reason:
-            missing[f"{endpoint.name}, {endpoint.relation or 'any relation'}"] = str(reason)
-    if not rows:
-        raise NoConditions("; ".join(missing.values()))
-    settings = labelled.drop_duplicates("label").set_index("label")[by]
-    found = pd.DataFrame(rows)
-    found = found.join(settings, on="label").assign(unit=" ".join(unit), commit=commit())
-    path = Path(options.results) / "tables" / "ablations.csv"
-    write_text(path, found.round(6).to_csv(index=False))
-    seal(path.parent, [path.name])
-    print("\n".join(ablation_lines(found)))
+    endpoints, measure = ENDPOINTS, options.measure
+    if measure:
+        where = {"family": options.family, "subset": options.subset}
+        where = {column: value for column, value in where.items() if value}
+        words = ", ".join([measure, *(value for value in where.values() if value != "all")])
+        endpoints = (Endpoint(words, options.table, measure, where, options.relation),)
+    how = {name: getattr(options, name) for name in ("by", "unit", "against", "split", "phase")}
+    table, missing = ablation_table(options.results, endpoints, **how)
+    (path,) = write_tables(options.results, {"ablations": table}, places=6)
+    print("\n".join(ablation_lines(table)))
     if missing:
-        print(f"left out, for the table has no rows of them: {'; '.join(missing)}")
+        print(f"left out, no rows in the table: {'; '.join(missing)}")
 
     drawn = draw(options.results)
-    print(f"wrote {path} ({len(found)} rows), {', '.join(p.name for p in drawn)}")
-    return found
+    print(f"wrote {path} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+    return table
 
 
 if __name__ == "__main__":

@@ -4,25 +4,24 @@
     python -m training.recall runs/other-reading --preset full --families test
     python -m analysis.repurposing runs/other-reading
 
-For each bound relation with a sibling in the run (mother and aunt), the test prompts of the SIBLING are watched from the
-checkpoint that phase 2 started from, about held-out people: are they answered with the relation's object
-(tables/recall_items.csv), and do object probes fitted on the relation's rote states read its object there (other people,
-one site)? Both are held against how often the same answers are true of the OTHER people, so that a model which merely
-begins to name objects raises no alarm. An alarm is the first checkpoint at which this has risen, by a one-sided paired
-t-test over people at ALPHA, shared among the checkpoints that are watched. Writes tables/repurposing.csv: the curves, the
-alarms and the lead of the states over the answers; then draws figures/repurposing.png. How often there is a false alarm
-is seen where nothing was given another reading: `python -m analysis.ablations results/detector`.
+For each bound relation with a sibling in the run (mother and aunt), watches the SIBLING's test
+prompts about held-out people, from the checkpoint that phase 2 started from: are they answered with
+the relation's object (tables/recall_items.csv), and do object probes fitted on its rote states read
+its object there (other people, one site)? Both count only above the rate at which the same answers
+are true of OTHER people, so that a model which merely begins to name objects raises no alarm. An
+alarm is the first checkpoint at which this has risen: one-sided paired t-test over people, level
+.05 divided among the checkpoints. Writes tables/repurposing.csv (curves, alarms, and the lead of
+the states over the answers) and draws figures/repurposing.png. For the rate of false alarms see
+runs that were given no other reading: `python -m analysis.ablations results/detector`.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from analysis.tables.repurposing import Watch, _from_the_start, lines_of, rows_of
+from analysis.tables.repurposing import lines_of, repurposing_table
 from figures.trajectory import draw_repurposing as draw
 from training.base.console import run_command
 from training.runs.directory import RunOptions
-from training.runs.table_files import read_table, write_table
+from training.runs.table_files import write_table
 
 
 @dataclass
@@ -32,14 +31,8 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Watch a run, write the table, say when it rose, draw; return the table."""
-    import pandas as pd
-
     run = options.open()
-    _from_the_start(run)
-    watch = Watch.of(run, read_table(run.path, "recall_items"))
-    states, site = watch.states_read()
-    table = pd.DataFrame(rows_of(watch, {"answers": watch.answers(), "states": states}))
-    table = table.assign(site=np.where(table.measure.str.startswith("sibling_states"), site, ""))
+    table = repurposing_table(run)
     path = write_table(run, "repurposing", table)
     print("\n".join(lines_of(table)))
 

@@ -1,13 +1,14 @@
 """When does each measure rise? Every checkpoint of a run on one axis of training steps.
 
-    python -m training.generalize RUN_DIR --dense 6            # checkpoints in the first tenth of phase 2
+    python -m training.generalize RUN_DIR --dense 6            # checkpoints early in phase 2
     python -m analysis.trajectory RUN_DIR
     python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/onset
 
-Reads the tables of recall, probes, cka and interchange (each left out, with a word, where it is not there), writes
-tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has come half of the
-way from the base to its own maximum), then draws figures/trajectory.png. With several runs the same goes to OUT as means
-with intervals over seeds, and tables/trajectory_seeds.csv has the half-way steps of each.
+Reads the tables of recall, probes, cka and interchange (says which are missing), writes
+tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has
+come half of the way from the base to its own maximum), then draws figures/trajectory.png. With
+several runs OUT gets the same as means with intervals over seeds, and tables/trajectory_seeds.csv
+has the half-way steps of each.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import tyro
 
+from analysis.across.seeds import write_summary
 from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mean_curves, over_runs
 from figures.trajectory import draw
 from training.base.console import run_command
-from training.base.errors import NotFound
-from training.base.files import commit, seal, write_json, write_text
+from training.base.errors import BadInput
+from training.base.files import commit
 from training.runs.directory import Run
 from training.runs.table_files import write_table
 
@@ -39,53 +41,37 @@ def main(options: Options):
     import pandas as pd
 
     if len(options.runs) > 1 and options.out is None:
-        raise NotFound(
+        raise BadInput(
             f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME"
         )
-    halves, all_curves = [], []
-    for path in options.runs:
-        run = Run.open(path)
-        curves, missing = curves_of(run.path)
-        for reason in missing:
-            print(f"left out: {reason}")
-        half = half_ways(curves)
-        write_table(run, "trajectory", curves)
-        write_table(run, "trajectory_half", half)
-        halves.append(half.assign(seed=run.seed))
-        all_curves.append(curves)
-
-        drawn = draw(run.path)
-        print(
-            f"wrote {run.path / 'tables' / 'trajectory.csv'} ({len(curves)} rows), trajectory_half.csv, "
-            f"{', '.join(p.name for p in drawn)}"
-        )
+    curves, halves = zip(*[_follow(Run.open(path)) for path in options.runs], strict=True)
     table = pd.concat(halves, ignore_index=True)
     if len(options.runs) > 1:
-        table = _write_summary(options.out, table, mean_curves(all_curves))
+        table = _summarise(options.out, mean_curves(curves), table)
     print("\n".join(half_way_lines(table)))
     return table
 
 
-def _write_summary(out: Path, table, curves):
-    """OUT/tables: means over seeds of half-way steps and curves, every seed's half-way steps; run.json; the picture."""
+def _follow(run) -> tuple:
+    """The curves and half-way steps of one run, written and drawn."""
+    curves, missing = curves_of(run.path)
+    for reason in missing:
+        print(f"left out: {reason}")
+    half = half_ways(curves)
+    paths = [write_table(run, "trajectory", curves), write_table(run, "trajectory_half", half)]
+    print(f"wrote {', '.join(map(str, [*paths, *draw(run.path)]))}")
+    return curves, half.assign(seed=run.seed)
 
-    summary = over_runs(table)
-    folder = out / "tables"
-    tables = {"trajectory_half.csv": summary, "trajectory_seeds.csv": table}
+
+def _summarise(out: Path, curves, halves):
+    """Write and draw the means over seeds; return those of the half-way steps."""
+    tables = {"trajectory_half": over_runs(halves), "trajectory_seeds": halves}
     if len(curves):
-        tables["trajectory.csv"] = curves
-    for name, rows in tables.items():
-        write_text(folder / name, rows.round(5).assign(commit=commit()).to_csv(index=False))
-    seal(folder, list(tables))
-    seeds = sorted({int(seed) for seed in table.seed})
-    write_json(
-        out / "run.json", {"format": 1, "kind": "trajectory", "seeds": seeds, "commit": commit()}
-    )
+        tables["trajectory"] = curves
+    paths = write_summary(out, tables, "trajectory", halves.seed, commit=commit())
     drawn = draw(out) if len(curves) else []
-    print(
-        f"wrote {', '.join([*(str(folder / name) for name in tables), *(p.name for p in drawn)])}"
-    )
-    return summary
+    print(f"wrote {', '.join(map(str, [*paths, *drawn]))}")
+    return tables["trajectory_half"]
 
 
 if __name__ == "__main__":

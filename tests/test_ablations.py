@@ -1,4 +1,4 @@
-"""Conditions are compared over seeds, paired by seed, and a difference that was planted is found."""
+"""Conditions are compared over seeds, paired by seed; a planted difference is found."""
 
 import json
 from dataclasses import replace
@@ -18,16 +18,15 @@ from analysis.across.conditions import (
     labels_of,
     values_of,
 )
-from analysis.across.curves import tokens_at
-from analysis.across.endpoints import ENDPOINTS, GAP, RECALL, Endpoint
+from analysis.across.curves import training_history
+from analysis.across.endpoints import ENDPOINTS, GAP, LEVELS, TEST
 from analysis.curves import Options as CurveOptions
 from analysis.curves import main as draw_curves
 from analysis.measures.statistics import holm, mean_interval, paired_difference, share_interval
 from figures.across import ablations_data
 from training.base.errors import NotFound, UserError
+from training.grid.rows import headline_rows
 from training.runs.table_files import read_table
-
-TEST = Endpoint("recall, test prompts", {**RECALL, "family": "test"})
 
 
 def sweep_table(values: dict, seeds=None) -> pd.DataFrame:
@@ -42,6 +41,7 @@ def sweep_table(values: dict, seeds=None) -> pd.DataFrame:
                 "seed": seed,
                 "table": "recall",
                 "phase": "generalize",
+                "checkpoint": None,
                 "relation": relation,
                 "family": "test",
                 "subset": "all",
@@ -109,7 +109,7 @@ def test_only_seeds_that_both_conditions_have_are_paired():
 def test_the_gap_is_taken_seed_by_seed():
     bound, unbound = [0.9, 0.5, 0.7], [0.5, 0.1, 0.6]
     found = compared(
-        sweep_table({(1, "bound"): bound, (1, "unbound"): unbound}), Endpoint("gap", TEST.rows, GAP)
+        sweep_table({(1, "bound"): bound, (1, "unbound"): unbound}), replace(TEST, relation=GAP)
     )
     expected = mean_interval(np.subtract(bound, unbound))
     assert (found.value[0], found.low[0]) == pytest.approx((expected.value, expected.low))
@@ -232,9 +232,7 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     table = main(Options(results))
     said = capsys.readouterr().out
     (left_out,) = [
-        line
-        for line in said.splitlines()
-        if line.startswith("left out, for the table has no rows of them: ")
+        line for line in said.splitlines() if line.startswith("left out, no rows in the table: ")
     ]
     assert "probe transfer, rote to test, bound;" in left_out
     assert "recall, test prompts" not in left_out
@@ -250,6 +248,27 @@ def test_a_table_of_ones_own_becomes_a_table_words_and_a_picture(results, capsys
     assert any("generalize.people 50" in line and "+0.20" in line for line in words)
 
 
+def test_a_table_without_splits_phases_and_relations_is_enough(tmp_path):
+    rows = [
+        {
+            "run": f"{name}{seed}",
+            "condition": name,
+            "seed": seed,
+            "measure": "score",
+            "value": value,
+        }
+        for name, values in {"a": (9, 10, 11), "b": (20.05, 20.05, 20.05)}.items()
+        for seed, value in enumerate(values)
+    ]
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame(rows).to_csv(tmp_path / "tables" / "sweep.csv", index=False)
+    table = main(Options(tmp_path, measure="score"))
+    assert list(table.value) == pytest.approx([10, 20.05, 10.05])
+    assert "+10.05 [" in "\n".join(ablation_lines(table))
+    with pytest.raises(NoConditions, match="no rows of recall, keyword-free"):
+        main(Options(tmp_path))
+
+
 def test_one_seed_is_said_in_words_without_an_interval(results, capsys):
     """What `make experiments REPETITIONS=1` comes to."""
     path = results / "tables" / "sweep.csv"
@@ -263,13 +282,13 @@ def test_one_seed_is_said_in_words_without_an_interval(results, capsys):
     assert "fewer than two seeds in common" in capsys.readouterr().out
 
 
-def test_every_usual_endpoint_names_its_table():
-    assert {endpoint.rows["table"] for endpoint in ENDPOINTS} >= {
-        "recall",
-        "probes",
-        "cka",
-        "interchange",
-    }
+@pytest.mark.parametrize("endpoint", [*ENDPOINTS, *LEVELS], ids=str)
+def test_a_sweep_keeps_the_rows_of_every_endpoint(endpoint):
+    row = {"phase": "generalize", "checkpoint": "200-generalize-epoch-01", "value": 0.5}
+    row |= {"relation": endpoint.relation or "bound", "split": "held-out", **endpoint.rows}
+    if endpoint.relation == GAP:
+        row["relation"] = "bound"
+    assert len(headline_rows(pd.DataFrame([row]), name=endpoint.table)) == 1
 
 
 def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
@@ -277,7 +296,7 @@ def test_without_a_sweep_the_command_to_run_is_named(tmp_path):
         main(Options(tmp_path))
 
 
-# --- curves -------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def trained(run: str, tokens: dict, phase: str, start: str) -> list[dict]:
@@ -295,14 +314,7 @@ def trained(run: str, tokens: dict, phase: str, start: str) -> list[dict]:
 def kept(label: str, run: str, seed: int, values: dict) -> list[dict]:
     """values: checkpoint -> recall at test prompts, bound."""
     names = {"1": "memorize", "2": "generalize", "0": "base"}
-    common = {
-        **RECALL,
-        "family": "test",
-        "relation": "bound",
-        "split": "held-out",
-        "run": run,
-        "condition": label,
-    }
+    common = {**TEST.rows, "relation": "bound", "split": "held-out", "run": run, "condition": label}
     return [
         {
             **common,
@@ -318,7 +330,7 @@ def kept(label: str, run: str, seed: int, values: dict) -> list[dict]:
 
 @pytest.fixture
 def along_the_way(tmp_path):
-    """Two conditions, two seeds: two stages, and a phase 2 that starts from the base model again."""
+    """Two conditions, two seeds: two stages, and a phase 2 that starts from the base model."""
     rows = []
     for seed in (1, 2):
         two, one = f"two{seed}", f"one{seed}"
@@ -354,10 +366,11 @@ def along_the_way(tmp_path):
 
 
 def test_tokens_are_counted_through_the_phases_that_the_weights_rest_on(along_the_way):
-    tokens = tokens_at(pd.read_csv(along_the_way / "tables" / "sweep.csv"))
-    assert tokens["two1", "200-generalize-epoch-01"] == 200 + 60
-    assert tokens["two2", "200-generalize-epoch-01"] == 200 + 70
-    assert tokens["one1", "200-generalize-epoch-03"] == 270
+    history = training_history(pd.read_csv(along_the_way / "tables" / "sweep.csv"))
+    phases = {"base", "memorize", "generalize"}
+    assert history["two1", "200-generalize-epoch-01"] == (200 + 60, phases)
+    assert history["two2", "200-generalize-epoch-01"] == (200 + 70, phases)
+    assert history["one1", "200-generalize-epoch-03"] == (270, phases - {"memorize"})
 
 
 def test_curves_go_through_the_checkpoints_that_the_last_one_rests_on(along_the_way, capsys):
@@ -370,7 +383,7 @@ def test_curves_go_through_the_checkpoints_that_the_last_one_rests_on(along_the_
     one = table[table.label == "one stage"]
     assert list(one.tokens) == [0, 90, 180, 270]
     assert list(one.phase) == ["base"] + ["generalize"] * 3
-    assert "one stage: 0.00 at 0 tokens -> 0.90 at 270 tokens" in capsys.readouterr().out
+    assert "one stage: .00 at 0 tokens -> .90 at 270 tokens" in capsys.readouterr().out
     assert (along_the_way / "figures" / "curves.png").stat().st_size > 10_000
 
 

@@ -1,11 +1,11 @@
-"""Another reading of memorised facts: the alarm keeps its error rate, and both curves are those of the sibling's prompts."""
+"""Another reading of memorised facts: the alarm keeps its error rate; curves follow the sibling."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from analysis.repurposing import Options, main
-from analysis.tables.repurposing import ALPHA, Watch, _object_said, above_others, alarm, lines_of
+from analysis.tables.repurposing import ALPHA, Watch, above_others, alarm, lines_of, object_given
 from figures.trajectory import repurposing_data
 from probing.states import States
 from training import generalize, recall
@@ -66,7 +66,7 @@ def test_a_missing_value_raises_no_alarm():
     ("text", "said"), [("Ann.", "Ann"), ("Anna.", "Anna"), ("Annabel.", ""), ("", ""), ("the", "")]
 )
 def test_the_object_of_an_answer_is_a_whole_word(text, said):
-    assert _object_said(text, ["Ann", "Anna", "Ann"]) == said
+    assert object_given(text, ["Ann", "Anna", "Ann"]) == said
 
 
 def test_the_first_checkpoint_is_what_the_others_are_compared_with():
@@ -77,7 +77,7 @@ def test_the_first_checkpoint_is_what_the_others_are_compared_with():
 
 @pytest.fixture(scope="module")
 def other_reading(tiny_run, tmp_path_factory):
-    """The tiny run with phase 2 of the sibling's reading, three checkpoints of it, and what they answer."""
+    """The tiny run with phase 2 in the sibling's reading: three checkpoints and their answers."""
     folder = tmp_path_factory.mktemp("other") / "run"
     options = {
         "prompts": 4,

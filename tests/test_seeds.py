@@ -42,8 +42,8 @@ def test_the_interval_counts_seeds_and_not_rows():
 
 def test_the_headline_names_the_majority_guess_beside_the_value():
     lines = headline(over_seeds(table_of({1: [0.2], 2: [0.4]}), KEY))
-    assert "0.10" in lines[0]
-    assert "+0.30" in lines[1]
+    assert "commonest object: .10" in lines[0]
+    assert " .30 [" in lines[1]
 
 
 def test_one_seed_has_no_interval_and_is_refused(tiny_run, tmp_path):

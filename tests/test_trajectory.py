@@ -1,4 +1,4 @@
-"""When a measure rises: half-way steps are those of the curve, and say how coarse the checkpoints are."""
+"""Half-way steps are those of the curve, and say how far apart the checkpoints are."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from analysis.measures.statistics import mean_interval
 from analysis.trajectory import Options, main
 from figures.style import NothingToDraw
 from figures.trajectory import panel_data
-from training.base.errors import NotFound, UserError
+from training.base.errors import BadInput, NotFound, UserError
 from training.generalize import dense_steps
 from training.runs.table_files import read_table
 
@@ -169,7 +169,7 @@ def test_a_real_run_is_followed_from_its_tables(own_run):
     assert (np.diff(rote.total_step) > 0).all()
     assert set(table.curve) >= {"recall, rote prompts", "recall, test prompts"}
     assert (own_run / "figures" / "trajectory.png").exists()
-    with pytest.raises(NotFound, match="--out"):
+    with pytest.raises(BadInput, match="--out"):
         main(Options((own_run, own_run)))
 
 

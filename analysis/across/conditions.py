@@ -1,27 +1,26 @@
-"""analysis.across.conditions"""
+"""The conditions of a sweep side by side: means over seeds and paired differences by seed.
+
+A condition is a combination of the settings that the sweep varied, labelled in words; a unit is one
+independent repetition (a seed), paired across conditions.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
-from analysis.across.endpoints import ENDPOINTS, GAP, Endpoint
-from analysis.measures.statistics import (
-    holm,
-    mean_interval,
-    paired_difference,
-    paired_shares,
-    share_interval,
-)
+from analysis.across.endpoints import ENDPOINTS, GAP, SIDES, Endpoint
+from analysis.across.seeds import mean_over_seeds, record_of
+from analysis.measures.statistics import holm, paired_difference, paired_shares
 from training.base.errors import NotFound
-from training.base.files import read_json
+from training.base.words import p_words, span
 from training.grid.rows import read_sweep
+from training.runs.table_files import pick
 
 PHASES = ("", "base", "memorize", "generalize")
-
-
-# Below this, measures.md asks for no claim where more than MANY comparisons are corrected together.
+# Columns that a table of one's own may lack.
+OPTIONAL = ("relation", "split", "checkpoint", "phase", "step", "reference")
+# With fewer seeds measures.md allows no claim where more than MANY comparisons are corrected.
 CLAIM_SEEDS, MANY = 10, 3
 
 
@@ -29,265 +28,205 @@ class NoConditions(NotFound):
     """The table holds nothing to compare, or not what was asked for."""
 
 
-def _endpoints(options) -> Sequence[Endpoint]:
-    if not options.measure:
-        return ENDPOINTS
-    named = {
-        "table": options.table,
-        "measure": options.measure,
-        "family": options.family,
-        "subset": options.subset,
-    }
-    words = ", ".join(
-        v for v in (options.measure, options.family, options.subset) if v and v != "all"
-    )
-    return (Endpoint(words, {k: v for k, v in named.items() if v}, options.relation),)
+def labelled_table(results: Path, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
+    """(table of a sweep with the column label, columns of a condition, of a unit, reference label).
 
-
-def labelled_table(results: Path, *, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
-    """(a sweep's table with the column label, the columns of a condition, those of a unit, [compare] of the grid file).
-
-    by, unit: columns in place of those that the grid file or the defaults name. Raises NoConditions.
+    by, unit: columns, in place of those of [compare] in the grid file. Raises NoConditions.
     """
-
-    table = read_sweep(results)
+    table, record = read_sweep(results), record_of(results)
     if not len(table):
         raise NoConditions(
-            f"{results} has no tables/sweep.csv with rows. Make it: python -m training.sweep GRID.toml"
+            f"{results} has no tables/sweep.csv with rows. "
+            "Make it: python -m training.sweep GRID.toml"
         )
-    path = Path(results) / "run.json"
-    # A table of one's own has no record.
-    record = read_json(path) if path.exists() else {}
-    said = record.get("compare", {})
-    unit = tuple(unit or said.get("unit", ("seed",)))
-    by = conditions_of(table, by or said.get("by", ()), unit, record)
-    return table.assign(label=labels_of(table, by)), by, unit, said
+    how = record.get("compare", {})
+    unit = tuple(unit or how.get("unit", ("seed",)))
+    by = conditions_of(table, by or how.get("by", ()), unit, record)
+    table = table.assign(label=labels_of(table, by))
+    columns = dict.fromkeys((*table, *OPTIONAL))
+    return table.reindex(columns=list(columns)), by, unit, how.get("against", "")
 
 
 def conditions_of(
-    table, by: Sequence[str], unit: Sequence[str], record: Mapping = MappingProxyType({})
+    table, by: Sequence[str], unit: Sequence[str], record: Mapping | None = None
 ) -> list[str]:
-    """The columns that make a condition: those asked for, or what the sweep varied besides repetitions.
+    """The columns that make a condition: `by`, or what the sweep varied apart from repetitions.
 
-    record: run.json of the sweep, if there is one. Raises NoConditions for a column that is not there.
+    record: run.json of the sweep, if there is one. Raises NoConditions for an unknown column.
     """
-    for column in (*by, *unit):
-        if column not in table:
-            raise NoConditions(
-                f"the table has no column {column}; it has {', '.join(table.columns)}."
-            )
-    if by:
-        return list(by)
-    candidates = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
+    if unknown := [column for column in (*by, *unit) if column not in table]:
+        raise NoConditions(
+            f"the table has no column {unknown[0]}; it has {', '.join(table.columns)}."
+        )
+    record = record or {}
+    varied = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
     repeated = {*unit, *record.get("repeats", ())}
-    found = [
-        c
-        for c in dict.fromkeys(candidates)
-        if c in table
-        and c not in repeated
-        and not (c.endswith(".seed") and "seed" in unit)
-        and table[c].nunique(dropna=False) > 1
-    ]
-    if "condition" not in found:
-        return found
-    # A setting that a named condition fixes is said by its name.
+    if "seed" in unit:
+        repeated |= {column for column in table if column.endswith(".seed")}
+    found = [c for c in dict.fromkeys(varied) if c in table and c not in repeated]
+    found = [c for c in found if table[c].nunique(dropna=False) > 1]
+    if by or "condition" not in found:
+        return list(by) or found
+    # Leave out settings that the name of a condition implies.
     each = table.groupby("condition", dropna=False)
     return [c for c in found if c == "condition" or each[c].nunique(dropna=False).max() > 1]
 
 
 def labels_of(table, by: Sequence[str]):
-    """The condition of each row in words: `loss on all tokens, generalize.prompts 4`; "all runs" without columns."""
-    import pandas as pd
+    """The condition of each row, such as `loss on all tokens, generalize.prompts 4`."""
+    if not by:
+        return "all runs"
 
     def word(column: str, value: object) -> str:
         if value is None or value != value:
             return ""
-        number = isinstance(value, float) and value.is_integer()
-        text = str(int(value)) if number else str(value)
+        text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
         return text if column == "condition" else f"{column} {text}"
 
     columns = [[word(c, v) for v in table[c].tolist()] for c in by]
-    joined = [
-        ", ".join(filter(None, parts)) or "all others" for parts in zip(*columns, strict=True)
-    ]
-    return pd.Series(joined if by else ["all runs"] * len(table), index=table.index)
+    return [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
 
 
 def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = "", phase: str = ""):
-    """(condition x unit) values of an endpoint, NaN where a run is missing; conditions in the order of the table.
+    """(condition x unit) values of an endpoint, NaN where a run is missing.
 
-    Raises NoConditions if no run has it.
+    table: see `labelled_table`; conditions keep its order. phase: default, the last of each run.
+    Raises NoConditions if no run has the endpoint.
     """
-    import pandas as pd
-
-    some = table
-    for column, value in endpoint.rows.items():
-        if column in some:
-            some = some[some[column] == value]
-    if "split" in some and "split" not in endpoint.rows:
-        there = set(some["split"].dropna())
-        wanted = split or ("held-out" if "held-out" in there else "all")
-        some = some[some["split"].isna() | (some["split"] == wanted)]
-    if endpoint.change:
-        some = _changes(some, ["label", *unit])
-    elif "phase" in some:
-        rank = (
-            some["phase"].fillna("").map({p: i for i, p in enumerate(PHASES)}).fillna(len(PHASES))
-        )
-        last = rank.groupby(some["run"]).transform("max")
-        some = some[some["phase"] == phase] if phase else some[rank == last]
-        some = _at_last_checkpoint(some)
-    keys = ["label", *unit]
-    if endpoint.relation == GAP:
-        sides = [
-            some[some["relation"] == side].groupby(keys, sort=False)["value"].mean()
-            for side in ("bound", "unbound")
-        ]
-        values = (sides[0] - sides[1]).dropna()
-    else:
-        if "relation" in some and endpoint.relation:
-            some = some[some["relation"].isna() | (some["relation"] == endpoint.relation)]
-        values = some.groupby(keys, sort=False)["value"].mean().dropna()
+    rows, keys = _at_last_checkpoint(endpoint.of(table, split)), ["label", *unit]
+    rows = _changes(rows, keys) if endpoint.change else _in_phase(rows, phase)
+    sides = [pick(rows, relation=side) for side in SIDES] if endpoint.relation == GAP else [rows]
+    means = [side.groupby(keys, sort=False)["value"].mean() for side in sides]
+    values = means[0] - means[1] if endpoint.relation == GAP else means[0]
+    values = values.dropna().reset_index()
     if not len(values):
-        raise NoConditions(
-            f"the table has no rows of {endpoint.name} ({endpoint.relation or 'any relation'})"
-        )
-    units = [" ".join(map(str, np.atleast_1d(key))) for key in values.index.droplevel(0)]
-    flat = pd.DataFrame(
-        {"label": values.index.get_level_values(0), "unit": units, "value": values.to_numpy()}
-    )
-    order = [label for label in dict.fromkeys(table["label"]) if label in set(flat["label"])]
-    return flat.pivot(index="label", columns="unit", values="value").reindex(order)
+        raise NoConditions(f"the table has no rows of {endpoint}")
+    values["unit"] = values[list(unit)].astype(str).agg(" ".join, axis=1)
+    known = set(values["label"])
+    order = [label for label in dict.fromkeys(table["label"]) if label in known]
+    return values.pivot(index="label", columns="unit", values="value").reindex(order)
+
+
+def _in_phase(rows, phase: str):
+    """Rows of one phase; by default of the last one that each run has."""
+    if phase:
+        return rows[rows["phase"] == phase]
+    order = {name: i for i, name in enumerate(PHASES)}
+    rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
+    return rows[rank == rank.groupby(rows["run"]).transform("max")]
 
 
 def _at_last_checkpoint(rows):
-    """Of each run and phase the rows of its last checkpoint, where a sweep kept several; and those of none."""
-    if "checkpoint" not in rows or not len(rows):
+    """Rows at the last checkpoint of each run and phase, where a sweep kept several."""
+    if not len(rows):
         return rows
     last = rows.groupby(["run", "phase"], dropna=False)["checkpoint"].transform("max")
     return rows[rows["checkpoint"].isna() | (rows["checkpoint"] == last)]
 
 
 def _changes(rows, labels: Sequence[str]):
-    """A row a run and relation that has the value before and after phase 2: the difference, and the run's labels."""
-    import pandas as pd
-
-    rows, found = _at_last_checkpoint(rows), []
-    for _, of_run in rows.groupby("run", sort=False) if {"phase", "relation"} <= set(rows) else ():
-        means = (
-            of_run.groupby(["relation", "phase"], sort=False, dropna=False)["value"]
-            .mean()
-            .unstack("phase")
-        )
-        if {"memorize", "generalize"} <= set(means):
-            change = (
-                (means["generalize"] - means["memorize"]).dropna().rename("value").reset_index()
-            )
-            found.append(change.assign(**{name: of_run[name].iloc[0] for name in labels}))
-    return pd.concat(found, ignore_index=True) if found else rows.iloc[:0]
+    """Value after phase 2 minus value before it, one row per run and relation that has both."""
+    means = rows.groupby([*labels, "run", "relation", "phase"], sort=False)["value"].mean()
+    phases = means.unstack("phase").reindex(columns=["memorize", "generalize"])
+    change = phases["generalize"] - phases["memorize"]
+    return change.dropna().rename("value").reset_index()
 
 
 def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
-    """Rows of one endpoint: every condition's mean over units, then every difference to the reference.
+    """Rows of one endpoint: the mean of each condition, then its difference to the reference.
 
-    values: (condition x unit), see `values_of`. p is that of a paired t-test over the units that both conditions
-    have; p_holm is corrected over the endpoint's comparisons. Where the reference lacks the endpoint there are none.
+    values: (condition x unit), see `values_of`. p: paired t-test (exact for yes_no) over the units
+    that both conditions have; p_holm: corrected over the differences of this endpoint. Without the
+    reference among the conditions there are no differences.
     """
-
-    # A unit that averages several runs has shares of its own, and no longer yes or no.
-    yes_no = endpoint.yes_no and bool(
-        values.isin([0, 1]).where(values.notna(), True).to_numpy().all()
-    )
+    # A unit that averages several runs is a share of them, no longer yes or no.
+    yes_no = endpoint.yes_no and bool(values.isin([0, 1, np.nan]).all(axis=None))
     reference = against or values.index[0]
     common = {"endpoint": endpoint.name, "relation": endpoint.relation, **endpoint.rows}
-    rows = []
+    rows, differences = [], []
     for label, row in values.iterrows():
-        known = row.dropna().to_numpy(dtype=float)
-        found = {"value": known.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(known)}
-        if len(known) > 1:
-            interval = share_interval(known) if yes_no else mean_interval(known)
-            found |= {"low": float(interval.low), "high": float(interval.high)}
-        else:
+        found = mean_over_seeds(row, yes_no=yes_no)
+        if found["n_seeds"] == 1:
             found["reason"] = "one seed: no interval"
         rows.append({**common, "kind": "condition", "label": label, **found})
-    differences = []
-    others = (
-        [label for label in values.index if label != reference] if reference in values.index else []
-    )
-    for label in others:
-        pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
-        row = {
-            **common,
-            "kind": "difference",
-            "label": label,
-            "reference": reference,
-            "n_seeds": pairs.shape[1],
-        }
-        if pairs.shape[1] < 2:
-            unknown = dict.fromkeys(("value", "low", "high", "p"), np.nan)
-            differences.append(row | unknown | {"reason": "fewer than two seeds in common"})
+    for label in values.index if reference in values.index else ():
+        if label == reference:
             continue
-        found = (paired_shares if yes_no else paired_difference)(pairs[0], pairs[1])
-        differences.append(
-            row
-            | {
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "p": found.p,
-                "reason": "",
-            }
-        )
+        row = {**common, "kind": "difference", "label": label, "reference": reference}
+        pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
+        row |= {"n_seeds": pairs.shape[1], **dict.fromkeys(("value", "low", "high", "p"), np.nan)}
+        if pairs.shape[1] > 1:
+            found = (paired_shares if yes_no else paired_difference)(*pairs)
+            row |= {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
+        differences.append(row)
     corrected = holm([row["p"] for row in differences])
-    many = int(np.isfinite(corrected).sum()) > MANY
-    for row, p in zip(differences, corrected, strict=True):
-        if row["n_seeds"] in (2, 3):
-            row["reason"] = f"{row['n_seeds']} seeds: an interval, no claim of significance"
-        elif many and row["n_seeds"] < CLAIM_SEEDS and not row["reason"]:
-            row["reason"] = (
-                f"{row['n_seeds']} seeds: too few for a claim over {len(differences)} comparisons"
-            )
-        rows.append(row | {"p_holm": p})
+    many = np.isfinite(corrected).sum() > MANY
+    for row, p_holm in zip(differences, corrected, strict=True):
+        seeds, reason = row["n_seeds"], ""
+        if seeds < 2:
+            reason = "fewer than two seeds in common"
+        elif seeds < 4:
+            reason = f"{seeds} seeds: an interval, no claim of significance"
+        elif many and seeds < CLAIM_SEEDS:
+            reason = f"{seeds} seeds: too few for a claim over {len(differences)} comparisons"
+        rows.append(row | {"reason": reason, "p_holm": p_holm})
     return rows
 
 
+def ablation_table(
+    results: Path,
+    endpoints: Sequence[Endpoint] = ENDPOINTS,
+    *,
+    by: Sequence[str] = (),
+    unit: Sequence[str] = (),
+    against: str = "",
+    **which: str,
+) -> tuple:
+    """(`compare` of every endpoint with the settings of each condition, endpoints without rows).
+
+    by, unit: see `labelled_table`; which: split and phase, see `values_of`. Raises NoConditions.
+    """
+    import pandas as pd
+
+    table, by, unit, reference = labelled_table(results, by, unit)
+    against, labels = against or reference, dict.fromkeys(table["label"])
+    if against and against not in labels:
+        raise NoConditions(f"there is no condition {against!r}; there are: {'; '.join(labels)}.")
+    rows, missing = [], []
+    for endpoint in endpoints:
+        try:
+            values = values_of(table, endpoint, unit, **which)
+        except NoConditions:
+            missing.append(str(endpoint))
+            continue
+        rows += compare(values, endpoint, against=against)
+    if not rows:
+        raise NoConditions(f"the table has no rows of {'; '.join(missing)}")
+    settings = table.drop_duplicates("label").set_index("label")[by]
+    return pd.DataFrame(rows).join(settings, on="label").assign(unit=" ".join(unit)), missing
+
+
 def ablation_lines(table) -> list[str]:
-    """Every endpoint in words: a line a condition, with its difference to the reference."""
+    """Every endpoint in words: one line per condition with its difference to the reference."""
     lines = []
     for (name, relation), some in table.groupby(["endpoint", "relation"], sort=False):
-        conditions = some[some["kind"] == "condition"]
+        means = some[some["kind"] == "condition"]
         differences = some[some["kind"] == "difference"].set_index("label")
-        reference = differences["reference"].iloc[0] if len(differences) else ""
-        seeds = conditions["n_seeds"]
-        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()}-{seeds.max()}"
-        lines.append(
-            f"{name}, {relation or 'any relation'} (mean and 95% interval over {count} seeds)"
-        )
-        width = min(60, max(len(label) for label in conditions["label"]) + 2)
-        for row in conditions.itertuples():
-            line = f"  {row.label:<{width}}{_span(row)}"
+        seeds = "-".join(map(str, sorted({means["n_seeds"].min(), means["n_seeds"].max()})))
+        of = f"{name}, {relation or 'any relation'}"
+        lines.append(f"{of} (mean and 95% interval over {seeds} seeds)")
+        width = min(60, max(map(len, means["label"])) + 2)
+        for row in means.itertuples():
+            beside = "(the reference)" if len(differences) else ""
             if row.label in differences.index:
-                line += f"   {_difference(differences.loc[row.label])}"
-            elif reference:
-                line += "   (the others are compared with this)"
-            lines.append(line)
+                beside = _difference(differences.loc[row.label])
+            lines.append(f"  {row.label:<{width}}{span(row)}   {beside}".rstrip())
     return lines
 
 
-def _span(row, sign: str = "") -> str:
-    if row.low != row.low:
-        return f"{row.value:{sign}.2f}"
-    return f"{row.value:{sign}.2f} [{row.low:{sign}.2f}, {row.high:{sign}.2f}]"
-
-
 def _difference(row) -> str:
-    if row.value != row.value:
-        return str(row.reason)
-    p = (
-        ""
-        if row.p_holm != row.p_holm
-        else f"  p {max(row.p_holm, 0.001):.3f} (Holm)".replace("0.", ".", 1)
-    )
-    return f"{_span(row, '+')}{p}" + (
-        f"  ({row.reason})" if isinstance(row.reason, str) and row.reason else ""
-    )
+    if np.isnan(row.value):
+        return row.reason
+    p = "" if np.isnan(row.p_holm) else f"{p_words(max(row.p_holm, 0.001))} (Holm)"
+    reason = f"({row.reason})" if row.reason else ""
+    return "  ".join(filter(None, (span(row, sign=True), p, reason)))

@@ -1,107 +1,79 @@
-"""analysis.across.curves"""
+"""Levels of a sweep's conditions over training tokens, at every checkpoint that it kept."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from analysis.across.endpoints import ENDPOINTS, GAP, Endpoint
-from analysis.measures.statistics import mean_interval
+from analysis.across.conditions import labelled_table
+from analysis.across.endpoints import LEVELS, Endpoint
+from analysis.across.seeds import mean_over_seeds
+from training.base.errors import NotFound
+from training.base.words import two_places
 
 LEAST_POINTS = 3
+STAGE = ("checkpoint", "phase", "step")
 
 
-WATCHED = (
-    Endpoint("sibling's prompts, answers", {"table": "repurposing", "measure": "sibling_answers"}),
-    Endpoint("sibling's prompts, states", {"table": "repurposing", "measure": "sibling_states"}),
-)
+def curves_table(results: Path):
+    """One row per endpoint, condition and checkpoint: tokens, and the mean over units.
 
-
-def tokens_at(table) -> dict[tuple[str, str], float]:
-    """(run, checkpoint) -> training tokens of its weights since the base model, through the phases they rest on.
-
-    Runs that learn by rote once more (training.extend) are left out: their checkpoints have the names of phase 1.
+    Raises NoConditions, or NotFound if no endpoint has LEAST_POINTS checkpoints.
     """
-    own: dict[tuple[str, str], tuple[float, str]] = {}
-    some = table[table["measure"] == "tokens_so_far"]
-    some = some[~some["run"].isin(some.loc[some["phase"] == "extend", "run"])]
-    for row in some.fillna({"reference": ""}).itertuples():
-        own[row.run, row.checkpoint] = (float(row.value), row.reference)
+    import pandas as pd
 
-    def total(run: str, checkpoint: str) -> float:
-        tokens, parent = own.get((run, checkpoint), (0.0, ""))
-        return tokens + (total(run, parent) if parent else 0.0)
-
-    return {(run, checkpoint): total(run, checkpoint) for run, checkpoint in own}
-
-
-def _endpoints() -> Sequence[Endpoint]:
-    """Levels of ablations' endpoints, bound and unbound by themselves, and what only curves show."""
-    levels = [
-        e for e in (*ENDPOINTS, *WATCHED) if not e.change and not e.yes_no and e.relation != GAP
-    ]
-    sides = [(e, replace(e, relation="unbound")) if e.relation == "bound" else (e,) for e in levels]
-    return [endpoint for some in sides for endpoint in some]
+    table, _, unit, _ = labelled_table(results)
+    history = training_history(table)
+    points = [p for endpoint in LEVELS for p in _curves(table, endpoint, unit, history)]
+    if not points:
+        raise NotFound(
+            f"no endpoint of {results} has {LEAST_POINTS} checkpoints. Save more of them "
+            '(save_epochs, save_steps) and keep their rows: [rows.recall] with checkpoint = ["all"]'
+        )
+    return pd.DataFrame(points).assign(unit=" ".join(unit))
 
 
-def _curves(table, endpoint: Endpoint, unit: Sequence[str], tokens: dict) -> list[dict]:
-    """The points of one endpoint, condition by condition: means over units with their t intervals."""
+def training_history(table) -> dict[tuple[str, str], tuple[float, set[str]]]:
+    """(run, checkpoint) -> (tokens its weights were trained on since the base model, in phases).
 
-    some = table[table["checkpoint"].notna()]
-    for column, value in endpoint.rows.items():
-        some = some[some[column] == value] if column in some else some
-    if "split" in some and set(some["split"].dropna()) - {"all"}:
-        some = some[some["split"].isna() | (some["split"] == "held-out")]
-    if endpoint.relation:
-        some = some[some["relation"] == endpoint.relation]
-    points, counted = [], {run for run, _ in tokens}
-    for label, group in some.groupby("label", sort=False):
-        units, trained = group.groupby(list(unit)).ngroups, []
-        for (checkpoint, phase, step), rows in group.groupby(
-            ["checkpoint", "phase", "step"], sort=True
-        ):
-            values = rows.groupby(list(unit))["value"].mean().dropna().to_numpy(dtype=float)
-            runs = rows["run"].unique()
-            at = [tokens.get((run, checkpoint), 0.0) for run in runs]
-            known = all(
-                (run, checkpoint) in tokens or (phase == "base" and run in counted) for run in runs
-            )
-            if len(values) < units or not known:
+    Runs that memorise more facts afterwards (training.extend) are left out: their checkpoints have
+    the names of phase 1.
+    """
+    rows = table[table["measure"] == "tokens_so_far"].fillna({"reference": ""})
+    rows = rows[~rows["run"].isin(rows.loc[rows["phase"] == "extend", "run"])]
+    logged = {
+        (row.run, row.checkpoint): (float(row.value), row.phase, row.reference)
+        for row in rows.itertuples()
+    }
+
+    def history(run: str, checkpoint: str) -> tuple[float, set[str]]:
+        tokens, phase, start = logged.get((run, checkpoint), (0.0, "base", ""))
+        before, phases = history(run, start) if start else (0.0, {"base"})
+        return before + tokens, phases | {phase}
+
+    bases = {(run, "000-base"): (0.0, {"base"}) for run, _ in logged}
+    return bases | {key: history(*key) for key in logged}
+
+
+def _curves(table, endpoint: Endpoint, unit: Sequence[str], history: Mapping) -> list[dict]:
+    """The points of one endpoint: checkpoints that all units of a condition have, in order."""
+    rows, unit, found = endpoint.of(table[table["checkpoint"].notna()]), list(unit), []
+    for label, of_label in rows.groupby("label", sort=False):
+        named = {"endpoint": endpoint.name, "relation": endpoint.relation, "label": label}
+        units, points, past = of_label.groupby(unit).ngroups, [], set()
+        for stage, some in of_label.groupby(list(STAGE), sort=True):
+            trained = [history.get((run, stage[0])) for run in some["run"].unique()]
+            mean = mean_over_seeds(some.groupby(unit)["value"].mean())
+            if mean["n_seeds"] < units or None in trained:
                 continue
-            found = {"value": values.mean(), "low": np.nan, "high": np.nan, "n_seeds": len(values)}
-            if len(values) > 1:
-                interval = mean_interval(values)
-                found |= {"low": float(interval.low), "high": float(interval.high)}
-            stage = {
-                "checkpoint": checkpoint,
-                "phase": phase,
-                "step": step,
-                "tokens": float(np.mean(at)),
-            }
-            named = {"endpoint": endpoint.name, "relation": endpoint.relation, "label": label}
-            trained.append({**named, **stage, **found})
-        # A phase that starts again from the base model does not go through the checkpoints of the one before.
-        last = trained[-1] if trained else {}
-        kept = [
-            p for p in trained if p["tokens"] <= last["tokens"] and _rests_on(table, label, last, p)
-        ]
-        points += kept if len(kept) >= LEAST_POINTS else []
-    return points
-
-
-def _rests_on(table, label: str, last: dict, point: dict) -> bool:
-    """Whether the last checkpoint of a condition was trained from another one, or is of the same phase."""
-    if point["phase"] in (last["phase"], "base"):
-        return True
-    some = table[(table["label"] == label) & (table["measure"] == "tokens_so_far")]
-    phases = dict(zip(some["checkpoint"], some["phase"], strict=True))
-    parents = dict(zip(some["checkpoint"], some["reference"], strict=True))
-    parent = parents.get(last["checkpoint"])
-    while isinstance(parent, str) and parent:
-        if phases.get(parent) == point["phase"]:
-            return True
-        parent = parents.get(parent)
-    return False
+            tokens = float(np.mean([tokens for tokens, _ in trained]))
+            past = set.union(*(phases for _, phases in trained))
+            points.append(named | dict(zip(STAGE, stage, strict=True)) | {"tokens": tokens} | mean)
+        # Phase 2 from the base model does not continue the checkpoints of phase 1.
+        end = points[-1]["tokens"] if points else 0
+        points = [point for point in points if point["tokens"] <= end and point["phase"] in past]
+        found += points if len(points) >= LEAST_POINTS else []
+    return found
 
 
 def curve_lines(curves) -> list[str]:
@@ -110,9 +82,8 @@ def curve_lines(curves) -> list[str]:
     for (endpoint, relation), some in curves.groupby(["endpoint", "relation"], sort=False):
         lines.append(f"{endpoint}{', ' * bool(relation)}{relation}")
         for label, curve in some.groupby("label", sort=False):
-            ends = curve.sort_values("tokens").iloc[[0, -1]]
-            words = [f"{row.value:.2f} at {row.tokens:,.0f} tokens" for row in ends.itertuples()]
-            lines.append(
-                f"  {label}: {' -> '.join(words)} ({len(curve)} checkpoints, {curve.n_seeds.max()} seeds)"
-            )
+            ends = curve.sort_values("tokens").iloc[[0, -1]].itertuples()
+            words = [f"{two_places(end.value)} at {end.tokens:,.0f} tokens" for end in ends]
+            count = f"{len(curve)} checkpoints, {curve.n_seeds.max()} seeds"
+            lines.append(f"  {label}: {' -> '.join(words)} ({count})")
     return lines

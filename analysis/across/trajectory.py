@@ -1,215 +1,156 @@
-"""analysis.across.trajectory"""
+"""When each measure rises: the curves of a run over training steps and their half-way steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from analysis.across.endpoints import CURVES, Curve
-from analysis.measures.statistics import mean_interval
+from analysis.across.endpoints import CURVES
+from analysis.across.seeds import mean_over_seeds
 from training.base.errors import NotFound
-from training.runs.table_files import (
-    TableMissing,
-    at_largest_site,
-    headline_split,
-    pick,
-    read_table,
-)
+from training.runs.table_files import TableMissing, read_table
 
 Array = np.ndarray
 
-
 PHASES = ("base", "memorize", "generalize")
+STAGE = ("checkpoint", "phase", "epoch", "step")
+COLUMNS = (*STAGE, "relation", "split", "site", "value", "low", "high", "n")
 
 
-STAGE = ["checkpoint", "phase", "epoch", "step"]
+def curves_of(run_dir: Path) -> tuple:
+    """(curves of a run, why others are left out); one row per curve, relation and checkpoint.
 
-
-def curves_of(run_dir: Path):
-    """(the curves of a run, why others are left out); one row a curve, relation side and checkpoint.
-
-    Columns: checkpoint, phase, epoch, step (within the phase), total_step (0 at the base), curve, relation
-    (bound|unbound), split, site, value, low, high, n. A curve over sites is followed at ONE site, the one where it is
-    largest at the last checkpoint: looked for there, its height there is not to be claimed without `null_p_max`.
-    share = (value - value at the first checkpoint) / (maximum - that), NaN for a curve that never rises above it.
-    Raises NotFound.
+    Columns: COLUMNS (relation: bound or unbound; step: within the phase), curve, total_step (0 at
+    the base model), maximum and share, see `with_shares`. A curve over sites is followed at ONE
+    site, where it is largest at the last checkpoint; since the site was chosen by its height, that
+    height alone claims nothing (see `null_p_max`). Raises NotFound.
     """
     import pandas as pd
 
-    parts, missing, tables = [], [], {}
+    missing, found = [], []
     for curve in CURVES:
         try:
-            if curve.table not in tables:
-                tables[curve.table] = read_table(run_dir, curve.table)
+            rows = curve.in_run(read_table(run_dir, curve.table))
         except TableMissing as reason:
-            if str(reason) not in missing:
-                missing.append(str(reason))
+            missing.append(str(reason))
             continue
-        found = _followed(tables[curve.table], curve)
-        if len(found):
-            parts.append(found)
+        if len(rows):
+            found.append(rows[[c for c in COLUMNS if c in rows]].assign(curve=curve.name))
         else:
-            missing.append(f"tables/{curve.table}.csv holds nothing of {curve.name}")
-    if not parts:
+            missing.append(f"tables/{curve.table}.csv has no rows of {curve.name}")
+    missing = list(dict.fromkeys(missing))
+    if not found:
         raise NotFound(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(found, ignore_index=True)
     return with_shares(table.assign(total_step=total_steps(table))), missing
 
 
 def with_shares(table):
-    """The curves with `maximum` and `share` of each, see `curves_of`."""
+    """Adds each curve's maximum, and share: how much of the way from its first value to it.
+
+    The share is NaN for a curve that never rises above its first value.
+    """
     table = table.sort_values("total_step", kind="stable")
-    groups = table.groupby(["curve", "relation"], sort=False).value
-    first, maximum = groups.transform("first"), groups.transform("max")
-    return table.assign(
-        maximum=maximum, share=((table.value - first) / (maximum - first)).where(maximum > first)
-    )
-
-
-def _followed(table, curve: Curve):
-    """Rows of one curve, bound and unbound, one a checkpoint."""
-    import pandas as pd
-
-    table = pick(table, **curve.rows)
-    table = pick(table, split=headline_split(table), relation=("bound", "unbound"))
-    sides = [
-        at_largest_site(side) if "site" in side else side
-        for _, side in table.groupby("relation", sort=False)
-    ]
-    kept = [
-        c for c in (*STAGE, "relation", "split", "site", "value", "low", "high", "n") if c in table
-    ]
-    return pd.concat([table.iloc[:0], *sides])[kept].assign(curve=curve.name)
+    curves = table.groupby(["curve", "relation"], sort=False).value
+    first, maximum = curves.transform("first"), curves.transform("max")
+    share = ((table.value - first) / (maximum - first)).where(maximum > first)
+    return table.assign(maximum=maximum, share=share)
 
 
 def total_steps(table) -> Array:
-    """Steps since the base model, from phase and step within it; phases follow each other at their last step."""
-    ends = {phase: table[table.phase == phase].step.max() for phase in PHASES}
-    before, total = {}, 0.0
-    for phase in PHASES:
-        before[phase] = total
-        total += 0.0 if np.isnan(ends[phase]) else float(ends[phase])
-    return table.phase.map(before).to_numpy(dtype=float) + table.step.to_numpy(dtype=float)
+    """Steps since the base model; each phase starts where the one before it ended."""
+    lengths = [table[table.phase == phase].step.max() for phase in PHASES]
+    starts = np.cumsum([0.0, *np.nan_to_num(lengths)])
+    start = table.phase.map(dict(zip(PHASES, starts[:-1], strict=True)))
+    return start.to_numpy(dtype=float) + table.step.to_numpy(dtype=float)
 
 
 def half_way(steps: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
-    """(step at which a curve first comes half of the way from its first value to its maximum, the measured steps
-    just before and at it).
+    """(step at which a curve has risen half of the way to its maximum, measured steps around it).
 
-    steps: (k,) rising; values: (k,). Between two measured steps the curve is taken as straight, so the first
-    number is no finer than the other two are apart. NaN where the curve never rises above its first value.
+    steps: (k,) rising; values: (k,). Interpolated on the line between the two measured steps, so it
+    is only as precise as their distance. NaN where the curve never rises above its first value.
     """
     steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    there = ~np.isnan(values)
-    steps, values = steps[there], values[there]
+    known = ~np.isnan(values)
+    steps, values = steps[known], values[known]
     if len(values) < 2 or values.max() <= values[0]:
         return (np.nan,) * 3
     level = (values[0] + values.max()) / 2
     i = int(np.argmax(values >= level))
+    before, after = float(steps[i - 1]), float(steps[i])
     share = (level - values[i - 1]) / (values[i] - values[i - 1])
-    return (
-        float(steps[i - 1] + share * (steps[i] - steps[i - 1])),
-        float(steps[i - 1]),
-        float(steps[i]),
-    )
+    return float(before + share * (after - before)), before, after
 
 
 def half_ways(curves):
-    """One row a curve and relation side: half_step, between (step_before, step_after), maximum, reason."""
+    """One row per curve and relation: half-way step, steps around it, or why there is none."""
     import pandas as pd
 
     rows = []
     for (name, side), curve in curves.groupby(["curve", "relation"], sort=False):
         curve = curve.sort_values("total_step")
-        step, before, after = half_way(curve.total_step, curve.value)
-        reason = "" if step == step else "it never rises above its value at the first checkpoint"
-        if (
-            step == step
-            and "low" in curve
-            and curve.low.loc[curve.value.idxmax()] <= curve.value.iloc[0]
-        ):
-            step, before, after = (np.nan,) * 3
+        start, top = curve.value.iloc[0], curve.value.max()
+        found, reason = half_way(curve.total_step, curve.value), ""
+        if np.isnan(found[0]):
+            reason = "it never rises above its value at the first checkpoint"
+        elif "low" in curve and curve.low.loc[curve.value.idxmax()] <= start:
+            found = (np.nan,) * 3
             reason = "the interval of its maximum holds its first value: no rise to be dated"
-        rows.append(
-            {
-                "curve": name,
-                "relation": side,
-                "measure": "half_step",
-                "value": step,
-                "step_before": before,
-                "step_after": after,
-                "start": curve.value.iloc[0],
-                "maximum": curve.value.max(),
-                "site": curve.site.iloc[0] if "site" in curve else np.nan,
-                "n_checkpoints": len(curve),
-                "reason": reason,
-            }
-        )
+        row = {"curve": name, "relation": side, "measure": "half_step"}
+        row |= dict(zip(("value", "step_before", "step_after"), found, strict=True))
+        site = curve.site.iloc[0] if "site" in curve else np.nan
+        row |= {"start": start, "maximum": top, "site": site}
+        rows.append(row | {"n_checkpoints": len(curve), "reason": reason})
     return pd.DataFrame(rows)
 
 
 def mean_curves(runs: Sequence):
-    """Curves of several runs as one: means and 95% t intervals over seeds at each step that all of them have.
+    """Curves of several runs (see `curves_of`) as one: means over seeds at the steps that all have.
 
-    runs: a table of curves each, see `curves_of`. Columns value, low, high and n_seeds; share, share_low, share_high and
-    n_rising, over the runs in which the curve rises, each a share of its own maximum there, so that seeds that differ
-    in height and not in time agree; maximum, their mean. The site may be another one in each run and is left out.
+    Columns: value, low, high and n_seeds; share, share_low, share_high and n_rising over the runs
+    in which the curve rises, each a share of the run's own maximum, so that seeds that differ in
+    height but not in time agree; maximum, their mean. Sites may differ by run and are left out.
     """
     import pandas as pd
 
     key = [*STAGE, "total_step", "curve", "relation", "split"]
+    renamed = {"value": "share", "low": "share_low", "high": "share_high", "n_seeds": "n_rising"}
     rows = []
     for values, group in pd.concat(runs, ignore_index=True).groupby(key, sort=False, dropna=False):
-        known, shares = group.value.dropna(), group.share.dropna()
-        if len(known) < len(runs):
-            continue
-        found = dict(zip(("value", "low", "high", "n_seeds"), _mean(known), strict=True))
-        found |= dict(
-            zip(("share", "share_low", "share_high", "n_rising"), _mean(shares), strict=True)
-        )
-        rows.append(dict(zip(key, values, strict=True)) | found | {"maximum": group.maximum.mean()})
+        found, rising = mean_over_seeds(group.value), mean_over_seeds(group.share)
+        if found["n_seeds"] == len(runs):
+            named = dict(zip(key, values, strict=True))
+            shares = {renamed[name]: value for name, value in rising.items()}
+            rows.append({**named, **found, **shares, "maximum": group.maximum.mean()})
     return pd.DataFrame(rows)
 
 
-def _mean(values) -> tuple[float, float, float, int]:
-    """(mean, the ends of its 95% t interval, n); NaN where there are too few."""
-
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan, len(values)
-    interval = mean_interval(values)
-    return float(values.mean()), float(interval.low), float(interval.high), len(values)
-
-
 def over_runs(table):
-    """Mean half-way step of each curve with its 95% t interval over seeds; n_seeds those in which the curve rises."""
+    """Mean half-way step of each curve over the seeds in which it rises (n_seeds)."""
     import pandas as pd
 
     rows = []
     for (name, side), group in table.groupby(["curve", "relation"], sort=False):
-        mean, low, high, n = _mean(group.value.dropna())
-        reason = "" if n == len(group) else f"{len(group) - n} run(s) where it never rises"
-        row = {"curve": name, "relation": side, "measure": "half_step", "n_seeds": n}
-        rows.append(row | {"value": mean, "low": low, "high": high, "reason": reason})
+        row = {"curve": name, "relation": side, "measure": "half_step", "n_seeds": 0}
+        row |= mean_over_seeds(group.value)
+        flat = len(group) - row["n_seeds"]
+        rows.append(row | {"reason": f"{flat} run(s) where it never rises" if flat else ""})
     return pd.DataFrame(rows)
 
 
 def half_way_lines(table) -> list[str]:
-    """The order in which the curves rise, in words."""
+    """The order in which the curves rise, in words; table: of `half_ways` or `over_runs`."""
     seeds = "n_seeds" in table
-    lines = ["half of the way from the base to each one's own maximum, in steps since the base"]
-    lines[0] += (
-        " (mean and 95% interval over seeds)"
-        if seeds
-        else " (between the checkpoints before and after)"
-    )
+    how = "mean and 95% interval over seeds" if seeds else "between the checkpoints around it"
+    lines = [f"half of the way from the base to each maximum, in steps since the base ({how})"]
     for row in table.sort_values("value", kind="stable").itertuples():
         what = f"  {row.curve}, {row.relation}".ljust(58)
-        if row.value != row.value:
+        if np.isnan(row.value):
             lines.append(f"{what}{row.reason}")
         elif seeds:
-            low, high = getattr(row, "low", np.nan), getattr(row, "high", np.nan)
-            interval = f"[{low:.0f}, {high:.0f}]" if low == low else "(one seed: no interval)"
+            known = not np.isnan(row.low)
+            interval = f"[{row.low:.0f}, {row.high:.0f}]" if known else "(one seed: no interval)"
             lines.append(f"{what}{row.value:6.0f} {interval}  n={row.n_seeds}")
         else:
             lines.append(f"{what}{row.value:6.0f} ({row.step_before:.0f} to {row.step_after:.0f})")

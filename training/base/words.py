@@ -3,20 +3,20 @@
 import numpy as np
 
 
-def two_places(value: float) -> str:
-    """`.42`, `-.05`, `1.00`; empty for NaN."""
-    return "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
-
-
-def span(row, sign: bool = False) -> str:
-    """`.42 [.31, .53]` of a table row; the value alone where it has no interval.
-
-    sign: `+0.42 [+0.31, +0.53]`, for differences.
-    """
+def two_places(value: float, *, sign: bool = False) -> str:
+    """`.42`, `-.05`, `1.00`; signed `+0.42`; empty for NaN."""
+    if np.isnan(value):
+        return ""
     if sign:
-        return f"{row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-    interval = "" if np.isnan(row.low) else f" [{two_places(row.low)}, {two_places(row.high)}]"
-    return two_places(row.value) + interval
+        return f"{value:+.2f}"
+    text = f"{value:.2f}"
+    return "-" + text[1:].removeprefix("0") if text[0] == "-" else text.removeprefix("0")
+
+
+def span(row, *, sign: bool = False) -> str:
+    """`.42 [.31, .53]` of a table row; the value alone where it has no interval."""
+    value, low, high = (two_places(end, sign=sign) for end in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}]" if low else value
 
 
 def p_words(value: float) -> str:

@@ -129,7 +129,7 @@ def _origin(folders: Mapping[str, Path], table) -> str:
     return sha256_text(" ".join(sha256_file(stage) for stage in stages))
 
 
-def pick(table, **wanted):
+def pick(table, /, **wanted):
     """Rows whose columns have these values (a tuple: any of them); a column the table lacks asks nothing."""
     for column, value in wanted.items():
         if column in table:
