@@ -39,10 +39,10 @@ def main(options: Options):
     run = options.open()
     states = Design.of(run, preset=options.preset, families=options.families)
     print(states.announce())
-    transfer = probes.table_for(states, permutations=options.permutations)
+    transfer = probes.probe_table(states, permutations=options.permutations)
     contrast = cka.table_for(states, permutations=options.permutations)
     table = table_for(states, permutations=options.permutations)
-    first = (*probes.verdict_lines(transfer), *cka.contrast_lines(contrast, states))
+    first = (*probes.probe_lines(transfer), *cka.contrast_lines(contrast, states))
     for line in (*first, *alignment_lines(table)):
         print(line)
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from analysis.tables.cka import cka_lines, contrast_lines, table_for
 from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table_for
 from analysis.tables.cka_measures import choose, measure_lines, measures_table_for
-from analysis.tables.probes import table_for as transfer_table_for
-from analysis.tables.probes import verdict_lines
+from analysis.tables.probes import probe_lines, probe_table
 from figures import cka, cka_checkpoints, cka_measures
 from probing.states import Design
 from training.base.console import run_command
@@ -50,10 +49,10 @@ def main(options: Options):
     states = Design.of(run, preset=options.preset, families=options.families)
     print(states.announce())
     measures = choose(options.measure)
-    transfer = transfer_table_for(states)
+    transfer = probe_table(states)
     table = table_for(states, permutations=options.permutations, robust=options.robust)
     trained = checkpoints_table_for(states, robust=options.robust)
-    lines = [*verdict_lines(transfer), *contrast_lines(table, states), *cka_lines(table, states)]
+    lines = [*probe_lines(transfer), *contrast_lines(table, states), *cka_lines(table, states)]
     lines += checkpoint_lines(trained, states)
     if measures:
         lines += measure_lines(

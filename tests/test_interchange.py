@@ -9,47 +9,37 @@ import torch
 from planted import LOOKUP, RELATIONS, SUBJECTS, planted_model, planted_objects, planted_prompts
 from tiny_models import tiny_tokenizer
 
+from analysis.interchange import Options, main
 from analysis.measures.checks import NotIdentifiable
 from analysis.measures.statistics import jackknife, mean_interval, permutation_p
-from analysis.patching.rows import group_mean, lens_pairs, sign_flip_null, summarise
-from analysis.patching.trials import (
-    Pair,
-    Trial,
-    choose_pairs,
-    choose_steering,
-    constrained_answers,
-    crossed_objects,
-    interchange,
-    positions_of,
-    steer,
-    steering_trial,
-    unchanged,
-    union,
-    vectors_for,
-)
-from analysis.tables.interchange import bands, verdict_lines
+from analysis.patching.lens import lens_pairs
+from analysis.patching.running import Runner, constrained_answers, positions_of, vectors_for
+from analysis.patching.shares import group_mean, sign_flip_null, summarise
+from analysis.patching.trials import Asked, Plan, Trial, choose_pairs, choose_steerings
+from analysis.tables import interchange
+from analysis.tables.interchange import bands, interchange_lines, interchange_table
 from probing.extraction import hidden_states
 from probing.sites import site_names
+from probing.states import Design
 from training.base.errors import BadInput
 from training.data.prompts import Prompt
+from training.runs.directory import Run
 from training.runs.table_files import read_table
 
 OBJECTS = planted_objects()
-POOLS = {r: tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})) for r in RELATIONS}
+POOLS = {key: tuple(sorted({o for (_, r), o in OBJECTS.items() if r == key[1]})) for key in OBJECTS}
 PAIRS = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 12)
 
 
 def planted_trials(direction: str) -> list[Trial]:
     source, target = direction.split("->")
     return [
-        Trial(
-            "bound",
-            pair.group,
-            planted_prompts(target, pair.target_relation),
-            pair.target_subject,
-            crossed_objects(pair, OBJECTS),
-            union(POOLS[pair.target_relation], POOLS[pair.source_relation]),
-            (planted_prompts(source, pair.source_relation), pair.source_subject),
+        Trial.of(
+            pair,
+            OBJECTS,
+            POOLS,
+            planted_prompts(target, pair.relation("nothing")),
+            planted_prompts(source, pair.relation("answer")),
         )
         for pair in PAIRS
     ]
@@ -60,12 +50,9 @@ def outcomes(model, tokenizer, direction: str) -> dict[str, np.ndarray]:
 
     An answer that only the restriction to candidates brought out is "unknown".
     """
-    trials = planted_trials(direction)
-    found = {
-        p: (labels, free)
-        for p, labels, free in interchange(model, tokenizer, trials, site_names(model))
-    }
-    found["none"] = unchanged(model, tokenizer, trials)
+    trials, runner = planted_trials(direction), Runner(model, tokenizer)
+    found = {p: answers for p, *answers in runner.interchange(trials, site_names(model))}
+    found["none"] = runner.unchanged(trials)
     return {
         position: np.where(free, labels, "unknown") for position, (labels, free) in found.items()
     }
@@ -115,15 +102,16 @@ def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
 
 def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_between_twos():
     pairs = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
-    assert len(set(pairs)) == 18
-    assert all(len(set(crossed_objects(pair, OBJECTS).values())) == 4 for pair in pairs)
+    assert all(pair not in pairs[:i] for i, pair in enumerate(pairs)) and len(pairs) == 18
+    assert all(len({OBJECTS[fact] for fact in pair.facts.values()}) == 4 for pair in pairs)
     groups: dict[str, set[int]] = {}
     for pair in pairs:
-        assert pair.source_subject != pair.target_subject
-        for subject in (pair.source_subject, pair.target_subject):
+        couple = {subject for subject, _ in pair.facts.values()}
+        assert len(couple) == 2
+        for subject in couple:
             groups.setdefault(subject, set()).add(pair.group)
     assert all(len(of_subject) == 1 for of_subject in groups.values())
-    ways = Counter((pair.source_relation, pair.target_relation) for pair in pairs)
+    ways = Counter((pair.relation("answer"), pair.relation("nothing")) for pair in pairs)
     assert len(ways) == 6 and max(ways.values()) - min(ways.values()) <= 2
     assert pairs == choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
     assert pairs != choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
@@ -154,7 +142,7 @@ def test_the_relation_ends_with_the_last_content_word_outside_the_subject(family
     tokenizer = tiny_tokenizer()
     prompt = Prompt("mother", family, 0, text, "mother")
     subject = "Mum Birth"
-    (index,) = positions_of(tokenizer, [(prompt, subject)], "relation_last")
+    (index,) = positions_of(tokenizer, [Asked(prompt, subject)], "relation_last")
     ids = tokenizer(prompt.render(subject))["input_ids"]
     assert tokenizer.decode(ids[: index + 1]).endswith(word)
     assert subject not in tokenizer.decode(ids[: index + 1]) or text.index(
@@ -183,28 +171,17 @@ def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
         constrained_answers(forward, [[(1, 0), (1, 0)]])
 
 
-def test_a_wrong_source_or_relation_is_noticed_by_the_labels():
-    """The planted truth fails if source and target, or subject and relation, are exchanged in the labels."""
-    pair = PAIRS[0]
-    objects = crossed_objects(pair, OBJECTS)
-    assert objects["relation"] == OBJECTS[pair.target_subject, pair.source_relation]
-    swapped = crossed_objects(
-        Pair(
-            pair.group,
-            pair.target_subject,
-            pair.target_relation,
-            pair.source_subject,
-            pair.source_relation,
-        ),
-        OBJECTS,
-    )
-    exchanged = {
-        "nothing": "answer",
-        "answer": "nothing",
-        "relation": "subject",
-        "subject": "relation",
+def test_labels_say_which_part_of_the_source_came_into_the_target():
+    """The planted truth fails if source and target, or subject and relation, are exchanged."""
+    facts = PAIRS[0].facts
+    (target, asked), (source, moved) = facts["nothing"], facts["answer"]
+    assert (facts["relation"], facts["subject"]) == ((target, moved), (source, asked))
+    trial = planted_trials("semantic->rote")[0]
+    assert (trial.target.subject, trial.target.prompt.family) == (target, "rote")
+    assert (trial.source.subject, trial.source.prompt.family) == (source, "test")
+    assert {label: trial.label(OBJECTS[fact]) for label, fact in facts.items()} == {
+        label: label for label in facts
     }
-    assert swapped == {label: objects[other] for label, other in exchanged.items()}
 
 
 # --- relation vectors ---------------------------------------------------------------------------------------
@@ -213,8 +190,8 @@ def test_a_wrong_source_or_relation_is_noticed_by_the_labels():
 def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_not():
     model, tokenizer = planted_model(shared=True)
     seen, unseen = SUBJECTS[:6], SUBJECTS[6:]
-    steerings = choose_steering(OBJECTS, unseen, RELATIONS, 6)
-    assert len({s.subject for s in steerings}) == 6
+    steerings = choose_steerings(OBJECTS, unseen, RELATIONS, 6)
+    assert len({s.facts["nothing"][0] for s in steerings}) == 6
     sites = site_names(model)
     keys = {
         r: hidden_states(model, tokenizer, [planted_prompts("rote", r).render(s) for s in seen])
@@ -223,16 +200,17 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
         .numpy()
         for r in RELATIONS
     }
-    pools = {key: POOLS[key[1]] for key in OBJECTS}
     trials = [
-        steering_trial(s, planted_prompts("semantic", s.asked), OBJECTS, pools) for s in steerings
+        Trial.of(s, OBJECTS, POOLS, planted_prompts("semantic", s.relation("nothing")))
+        for s in steerings
     ]
     vectors = {
         kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")
     }
     lengths = {kind: np.linalg.norm(v, axis=-1) for kind, v in vectors.items()}
     np.testing.assert_allclose(lengths["random"], lengths["own"])
-    found = {kind: labels for kind, labels, _ in steer(model, tokenizer, trials, vectors, sites)}
+    runner = Runner(model, tokenizer)
+    found = {kind: runner.steer(trials, added, sites)[0] for kind, added in vectors.items()}
     # The block that brings the relation is read by the lookup, and nothing behind it reads it any more.
     before = slice(1, LOOKUP + 1)
     assert set(found["own"][:, before].ravel()) == {"relation"}
@@ -338,7 +316,7 @@ def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, dec
     table = summarise(trial_items(moved), lens_table(decodable), draws=499)
     (found,) = bands(table)
     assert found["sites"] == expected
-    said = "\n".join(verdict_lines(table))
+    said = "\n".join(interchange_lines(table))
     assert ("band before the answer" in said) == bool(expected)
     assert ("no band" in said) == (not expected)
 
@@ -349,19 +327,13 @@ def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, dec
 @pytest.fixture(scope="module")
 def plan(tiny_run, tmp_path_factory):
     """The tiny run's plan of 6 pairs; results go elsewhere."""
-    from analysis.patching.plan import Plan
-    from probing.states import Design
-    from training.runs.directory import Run
-
     run = Run.open(tiny_run, out=tmp_path_factory.mktemp("interchange"))
     return Plan(Design.of(run, families=("test",)), pairs=6)
 
 
 @pytest.fixture(scope="module")
 def tables(plan):
-    from analysis.tables.interchange import table_for
-
-    return table_for(plan, permutations=99)
+    return interchange_table(plan.design, pairs=6, permutations=99)
 
 
 def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
@@ -370,9 +342,8 @@ def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
     shares = table[table.measure == "share"]
     np.testing.assert_allclose(shares.groupby(keys).value.sum(), 1)
     assert not shares.duplicated([*keys, "outcome"]).any()
-    assert (
-        set(shares.checkpoint) == set(items.checkpoint) == {c.name for c in plan.states.checkpoints}
-    )
+    names = {c.name for c in plan.design.checkpoints}
+    assert set(shares.checkpoint) == set(items.checkpoint) == names
     assert set(shares.relation) == {"bound", "unbound"}
     assert set(items[items.vector == "state"].position) == {
         "last",
@@ -395,25 +366,22 @@ def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_an
 
 
 def test_a_checkpoint_that_was_done_before_is_not_patched_again(plan, tables, monkeypatch):
-    from analysis.patching import plan
-    from analysis.tables import interchange
-
-    monkeypatch.setattr(plan.Plan, "items", lambda *_: pytest.fail("patched again"))
-    monkeypatch.setattr(plan.Plan, "lens", lambda *_: pytest.fail("read again"))
-    again, _ = interchange.table_for(plan, permutations=99)
+    monkeypatch.setattr(interchange, "trial_rows", lambda *_: pytest.fail("patched again"))
+    monkeypatch.setattr(interchange, "lens_rows", lambda *_: pytest.fail("read again"))
+    again, _ = interchange_table(plan.design, pairs=6, permutations=99)
     pd.testing.assert_frame_equal(again, tables[0])
 
 
 def test_scored_subjects_are_held_out_and_vectors_come_from_others(plan, tables):
     _, items = tables
-    split = {fact.subject: fact.split for fact in plan.states.run.facts}
+    split = {fact.subject: fact.split for fact in plan.design.run.facts}
     assert {split[s] for s in items.subject} == {"held-out"}
     assert {split[s] for s in items.source_subject.dropna()} == {"held-out"}
     assert {split[s] for s in plan.subjects[1]} == {"seen"}
 
 
 def test_the_verdict_names_directions_positions_and_checkpoints(tables):
-    text = "\n".join(verdict_lines(tables[0]))
+    text = "\n".join(interchange_lines(tables[0]))
     for words in (
         "rote->semantic",
         "semantic->rote",
@@ -427,8 +395,6 @@ def test_the_verdict_names_directions_positions_and_checkpoints(tables):
 
 
 def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
-    from analysis.interchange import Options, main
-
     main(Options(own_run, pairs=4, every=2, permutations=19))
     said = capsys.readouterr().out.splitlines()
     assert any("patched prompts at 3 checkpoints" in line for line in said)

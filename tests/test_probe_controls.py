@@ -15,7 +15,13 @@ from analysis.measures.controls import (
 )
 from analysis.measures.mass_mean import MassMean
 from analysis.measures.transfer import subject_folds
+from analysis.probes import Options, main
+from analysis.tables.probe_controls import CONTROLS, MEASURES, control_table, spread
+from figures.probe_controls import PANELS, panel_data
+from probing.states import Design
 from training.base.errors import BadInput
+from training.runs.directory import Run
+from training.runs.table_files import pick
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 
@@ -223,31 +229,18 @@ def test_a_fold_left_with_one_class_is_said_to_be_so():
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from probing.states import Design
-    from training.runs.directory import Run
-
-    return Design.of(
-        Run.open(tiny_run, out=tmp_path_factory.mktemp("controls")), families=("test",)
-    )
+    run = Run.open(tiny_run, out=tmp_path_factory.mktemp("controls"))
+    return Design.of(run, families=("test",))
 
 
 @pytest.fixture(scope="module")
 def table(states):
-    from analysis.tables.probe_controls import controls_for
-
-    return controls_for(states, folds=4, sites=3)
-
-
-def pick(table, **wanted):
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    return table
+    return control_table(states, folds=4, sites=3)
 
 
 def test_every_control_of_a_run_is_in_the_table_once_with_its_n_d_and_chance(states, table):
-    from analysis.tables.probe_controls import CONTROL_WORDS
-
-    assert {measure for _, measure, *_ in CONTROL_WORDS} == set(table.measure)
+    assert set(MEASURES) == set(table.measure)
+    assert {name for control in CONTROLS for name in control.measures} == set(MEASURES)
     keys = ["checkpoint", "relation", "family", "split", "site", "measure", "direction"]
     assert not table.duplicated(keys).any()
     scored = table[table.value.notna()]
@@ -281,7 +274,6 @@ def test_untrained_weights_are_of_the_same_shape_and_know_none_of_the_trained_on
     import torch
 
     from probing.baselines import untrained
-    from training.runs.directory import Run
 
     model, _ = Run.open(tiny_run).checkpoints[-1].load()
     before = torch.get_rng_state()
@@ -301,7 +293,6 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
     import torch
 
     from probing.baselines import subject_embeddings
-    from training.runs.directory import Run
 
     model, tokenizer = Run.open(tiny_run).checkpoints[-1].load()
     ids = tokenizer("Gene Finley", add_special_tokens=False).input_ids
@@ -311,9 +302,6 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
 
 
 def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, tiny_run, capsys):
-    from analysis.probes import Options, main
-    from figures.probe_controls import PANELS, panel_data
-
     out = states.run.path
     main(
         Options(
@@ -335,6 +323,4 @@ def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, 
     ("wanted", "indices"), [(0, list(range(7))), (3, [0, 3, 6]), (1, [0, 6]), (20, list(range(7)))]
 )
 def test_sites_of_the_controls_are_spread_from_end_to_end(wanted, indices):
-    from analysis.tables.probe_controls import spread
-
     assert spread(7, wanted) == indices

@@ -7,6 +7,10 @@ from analysis.measures.checks import DegenerateStates, NotIdentifiable, TooFewRo
 from analysis.measures.scores import Scores, paired_scores, pooled, relation_rows, summaries
 from analysis.measures.statistics import mean_interval, permutation_p
 from analysis.measures.transfer import Transfer, fit_probes, subject_folds, transfer
+from analysis.tables import probes
+from probing.extraction import hidden_states
+from probing.states import Design
+from training.runs.directory import Run
 
 SUBJECTS, OBJECTS, WIDTH = 64, 8, 24
 CHANCE = 1 / OBJECTS
@@ -217,18 +221,13 @@ def test_more_folds_than_subjects_are_refused():
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from probing.states import Design
-    from training.runs.directory import Run
-
     return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("probes")), families=("test",))
 
 
 def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_twice(
     states, monkeypatch
 ):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19)
+    table = probes.probe_table(states, permutations=19)
     assert set(table.direction) == {"rote->rote", *probes.SEMANTIC}
     assert set(table.split) == {"held-out", "seen"}
     assert {"bound", "unbound", *states.relations} == set(table.relation)
@@ -242,15 +241,13 @@ def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_t
     assert (table[table.value.isna()].site == "embed").all()
     assert table[table.value.isna()].reason.str.contains("same state").all()
 
-    monkeypatch.setattr(probes, "rows_of", lambda *_, **__: pytest.fail("scored again"))
-    again = probes.table_for(states, permutations=19)
+    monkeypatch.setattr(probes, "probe_rows", lambda *_: pytest.fail("scored again"))
+    again = probes.probe_table(states, permutations=19)
     assert again.equals(table)
 
 
 def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19)
+    table = probes.probe_table(states, permutations=19)
     keys = ["checkpoint", "family", "split", "site", "direction"]
     mean = table[table.relation.isin(states.bound)].groupby(keys).value.mean()
     bound = table[table.relation == "bound"].set_index(keys).value
@@ -258,9 +255,7 @@ def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
 
 
 def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
-    from analysis.tables import probes
-
-    text = "\n".join(probes.verdict_lines(probes.table_for(states, permutations=19)))
+    text = "\n".join(probes.probe_lines(probes.probe_table(states, permutations=19)))
     assert "OTHER subjects (held-out), n=8" in text
     assert "best of 4 sites" in text
     assert text.count("200-generalize") == 2
@@ -269,19 +264,12 @@ def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
 
 
 def test_a_verdict_without_an_answer_says_why(states):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19).assign(
-        value=np.nan, reason="not identifiable: why"
-    )
-    assert "  bound relations: not identifiable: why" in probes.verdict_lines(table)
+    table = probes.probe_table(states, permutations=19)
+    table = table.assign(value=np.nan, reason="not identifiable: why")
+    assert "  bound relations: not identifiable: why" in probes.probe_lines(table)
 
 
 def test_states_at_the_subject_are_those_of_a_direct_call(tiny_run, tmp_path):
-    from probing.extraction import hidden_states
-    from probing.states import Design
-    from training.runs.directory import Run
-
     run = Run.open(tiny_run, out=tmp_path)
     states = Design.of(run, families=("test",), position="subject_last")
     there = states.load(states.checkpoints[0])
