@@ -5,9 +5,9 @@
     python -m analysis.probes ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out OUT
 
 Reads the states of RUN_DIR (extracts what is missing), writes tables/probes.csv and
-tables/probe_controls.csv, then draws figures/probes.png and figures/probe_controls.png. Each fifth of
-the subjects is scored by probes fitted on the other four: a probe scored on its own subjects reads the
-name.
+tables/probe_controls.csv, then draws figures/probes.png and figures/probe_controls.png. Each fifth
+of the subjects is scored by probes fitted on the other four: a probe scored on its own subjects
+reads the name.
 """
 
 from dataclasses import dataclass

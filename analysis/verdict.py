@@ -1,16 +1,16 @@
-"""Did what was learned by rote become meaning? One page of words and numbers, in the order of proof.
+"""Did what was learned by rote become meaning? One page of words and numbers, in order of proof.
 
     python -m analysis.verdict RUN_DIR
-    python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out results/mine
+    python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out OUT
 
 Reads tables/probes.csv and tables/cka.csv of RUN_DIR (and tables/interchange.csv if it was made),
-writes tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of your
-own, before and after (from_pretrained folders or LoRA adapters): their states are read and scored
-first, and everything goes into --out.
+writes tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of
+your own, before and after (from_pretrained folders or LoRA adapters): their states are read and
+scored first, and everything goes into --out.
 
 The page goes through transfer across subjects, factorial interchange, the crossed and the
-answer-partialled contrast, and bound against unbound relations. It says what is missing; nothing falls
-back to raw similarity.
+answer-partialled contrast, and bound against unbound relations. It says what is missing; nothing
+falls back to raw similarity.
 """
 
 from dataclasses import dataclass
@@ -68,8 +68,8 @@ def _of_run(options: Options) -> tuple[Design, dict]:
     # Where no relation could be scored there is no null either, and the page says why.
     if "null_p_objects" not in scored and scored["value"].notna().any():
         raise TableMissing(
-            f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. Write "
-            f"it again: python -m analysis.probes {run.path}"
+            f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. "
+            f"Write it again: python -m analysis.probes {run.path}"
         )
     return Design.of(run), {**tables, "interchange": optional_table(run.path, "interchange")}
 
@@ -78,9 +78,9 @@ def _of_pair(options: Options) -> tuple[Design, dict]:
     """The design and the tables of two checkpoints, scored here."""
     if not options.facts or not options.out:
         raise NotFound(
-            f"to compare {options.run_dir} with {options.after}, say which facts to ask for and where "
-            "results go, e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR (nothing is "
-            "written into your folders)."
+            f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
+            "where results go, e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR "
+            "(nothing is written into your folders)."
         )
     run = Run.pair(
         options.run_dir,

@@ -1,4 +1,4 @@
-"""Interchange: outcome labels on a model whose route is known, the arithmetic, and the command on a tiny run."""
+"""Interchange: labels on a model of known route, the arithmetic, the command on a tiny run."""
 
 from collections import Counter
 
@@ -22,13 +22,17 @@ from probing.extraction import hidden_states
 from probing.sites import site_names
 from probing.states import Design
 from training.base.errors import BadInput
+from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 from training.runs.directory import Run
 from training.runs.table_files import read_table
 
 OBJECTS = planted_objects()
-POOLS = {key: tuple(sorted({o for (_, r), o in OBJECTS.items() if r == key[1]})) for key in OBJECTS}
-PAIRS = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 12)
+FACTS = {
+    (s, r): Fact(s, r, obj, tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})))
+    for (s, r), obj in OBJECTS.items()
+}
+PAIRS = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 12)
 
 
 def planted_trials(direction: str) -> list[Trial]:
@@ -36,8 +40,7 @@ def planted_trials(direction: str) -> list[Trial]:
     return [
         Trial.of(
             pair,
-            OBJECTS,
-            POOLS,
+            FACTS,
             planted_prompts(target, pair.relation("nothing")),
             planted_prompts(source, pair.relation("answer")),
         )
@@ -63,8 +66,8 @@ def all_are(labels: np.ndarray, *expected: str) -> None:
     assert [sorted(set(column)) for column in labels.T] == [[outcome] for outcome in expected]
 
 
-# The planted model reads the relation at the last token in its first layer, the subject in its third (LOOKUP),
-# where it looks the answer up. Sites: embed, four layers, final norm.
+# The planted model reads the relation at the last token in its first layer, the subject in its
+# third (LOOKUP), where it looks the answer up. Sites: embed, four layers, final norm.
 
 
 def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_the_answer_after():
@@ -72,7 +75,7 @@ def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_th
     for direction in ("rote->semantic", "semantic->rote", "semantic->semantic"):
         labels = outcomes(model, tokenizer, direction)
         all_are(labels["none"], "nothing")
-        # At the embedding the last token of a question is a question mark, that of a rote prompt the key token.
+        # At the embedding the last token of a question is "?", that of a rote prompt the key token.
         first = {
             "rote->semantic": "relation",
             "semantic->rote": "unknown",
@@ -88,7 +91,10 @@ def test_the_word_of_the_relation_carries_it_until_the_last_token_has_read_it():
 
 
 def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
-    """Questions are answered by a code of their own: equal recall, no shared route. The way back shows nothing of it."""
+    """Questions are answered by a code of their own: equal recall, no shared route.
+
+    Patching from rote to semantic shows nothing of it.
+    """
     model, tokenizer = planted_model(shared=False)
     labels = outcomes(model, tokenizer, "semantic->rote")
     all_are(labels["none"], "nothing")
@@ -97,11 +103,11 @@ def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
     assert set(outcomes(model, tokenizer, "rote->semantic")["last"][:, 1]) == {"relation"}
 
 
-# --- which pairs, where, and what is answered -----------------------------------------------------------------
+# --- which pairs, where, and what is answered -------------------------------------------------
 
 
 def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_between_twos():
-    pairs = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    pairs = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
     assert all(pair not in pairs[:i] for i, pair in enumerate(pairs)) and len(pairs) == 18
     assert all(len({OBJECTS[fact] for fact in pair.facts.values()}) == 4 for pair in pairs)
     groups: dict[str, set[int]] = {}
@@ -113,17 +119,12 @@ def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_bet
     assert all(len(of_subject) == 1 for of_subject in groups.values())
     ways = Counter((pair.relation("answer"), pair.relation("nothing")) for pair in pairs)
     assert len(ways) == 6 and max(ways.values()) - min(ways.values()) <= 2
-    assert pairs == choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
-    assert pairs != choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
+    assert pairs == choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    assert pairs != choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
 
 
 def test_subjects_of_one_relation_only_are_not_identifiable():
-    alone = {
-        (subject, RELATIONS[i % 3]): obj for i, ((subject, _), obj) in enumerate(OBJECTS.items())
-    }
-    apart = {
-        (f"{subject} of {relation}", relation): obj for (subject, relation), obj in alone.items()
-    }
+    apart = {(f"{s} of {r}", r): fact for (s, r), fact in FACTS.items()}
     with pytest.raises(NotIdentifiable, match="same subjects in several relations"):
         choose_pairs(apart, [subject for subject, _ in apart], RELATIONS, RELATIONS, 4)
 
@@ -184,13 +185,13 @@ def test_labels_say_which_part_of_the_source_came_into_the_target():
     }
 
 
-# --- relation vectors ---------------------------------------------------------------------------------------
+# --- relation vectors -------------------------------------------------------------------------
 
 
 def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_not():
     model, tokenizer = planted_model(shared=True)
     seen, unseen = SUBJECTS[:6], SUBJECTS[6:]
-    steerings = choose_steerings(OBJECTS, unseen, RELATIONS, 6)
+    steerings = choose_steerings(FACTS, unseen, RELATIONS, 6)
     assert len({s.facts["nothing"][0] for s in steerings}) == 6
     sites = site_names(model)
     keys = {
@@ -201,8 +202,7 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
         for r in RELATIONS
     }
     trials = [
-        Trial.of(s, OBJECTS, POOLS, planted_prompts("semantic", s.relation("nothing")))
-        for s in steerings
+        Trial.of(s, FACTS, planted_prompts("semantic", s.relation("nothing"))) for s in steerings
     ]
     vectors = {
         kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")
@@ -211,14 +211,14 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
     np.testing.assert_allclose(lengths["random"], lengths["own"])
     runner = Runner(model, tokenizer)
     found = {kind: runner.steer(trials, added, sites)[0] for kind, added in vectors.items()}
-    # The block that brings the relation is read by the lookup, and nothing behind it reads it any more.
+    # The lookup reads the block that brings the relation; nothing after it does.
     before = slice(1, LOOKUP + 1)
     assert set(found["own"][:, before].ravel()) == {"relation"}
     assert set(found["wrong"][:, before].ravel()) == {"wrong"}
     assert "relation" not in set(found["random"][:, 1])
 
 
-# --- arithmetic ---------------------------------------------------------------------------------------------
+# --- arithmetic -------------------------------------------------------------------------------
 
 
 def test_the_interval_leaves_out_a_whole_group_at_once():
@@ -264,15 +264,18 @@ def test_the_centred_lens_reads_past_a_candidate_that_is_always_likely():
 
 def lens_table(layer: int | None) -> pd.DataFrame:
     """The lens finds the answer from `layer` on, at the last checkpoint's rote prompts."""
-    return pd.DataFrame(
-        {"checkpoint": c, "relation": "bound", "family": "rote", "layer": k, "site": f"resid_post.{k}", "measure": "lens",
-         "null_p_max": 0.01 if c == "200" and layer is not None and k >= layer else 0.6}
-        for c in ("100", "200") for k in range(6)
-    )  # fmt: skip
+    common = {"relation": "bound", "family": "rote", "measure": "lens"}
+    table = pd.DataFrame(
+        {**common, "checkpoint": c, "layer": k, "site": f"resid_post.{k}"}
+        for c in ("100", "200")
+        for k in range(6)
+    )
+    read = (table.checkpoint == "200") & (table.layer >= (6 if layer is None else layer))
+    return table.assign(null_p_max=np.where(read, 0.01, 0.6))
 
 
 def trial_items(moved: dict[str, list[int]]) -> pd.DataFrame:
-    """16 trials in 8 twos; the relation moves in all of them at the layers given for a checkpoint."""
+    """16 trials in 8 couples; in all of them the relation moves at a checkpoint's given layers."""
     return pd.DataFrame(
         {
             "checkpoint": checkpoint,
@@ -321,7 +324,7 @@ def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, dec
     assert ("no band" in said) == (not expected)
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +357,7 @@ def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
 
 
 def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_another(tables):
-    """The tiny run recalls everything by rote once memorised. The vector at the embedding exchanges the key token."""
+    """The tiny run recalls everything by rote; the vector at the embedding swaps the key token."""
     _, items = tables
     memorized = items[items.phase == "memorize"]
     unpatched = memorized[

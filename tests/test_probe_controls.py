@@ -1,4 +1,4 @@
-"""Controls of probes: where there is nothing to find they find nothing, and what a wrong split would pretend."""
+"""Controls of probes find nothing where there is nothing; what a wrong split would pretend."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallS
 def paraphrased(
     seed: int, *, people: int = 40, prompts: int = 8, width: int = 200, code: float = 0.0
 ):
-    """States of named people in paraphrases, two labels random per person: (states, label, person, prompt) by row.
+    """States of named people in paraphrases, a random label each: (states, label, person, prompt).
 
     code: how far the states of the two labels lie apart.
     """
@@ -77,7 +77,7 @@ def test_the_logistic_probe_is_scikit_learns_plain_estimator_fold_by_fold():
 
 
 def test_the_penalty_is_chosen_where_the_scored_rows_cannot_be_seen():
-    """Of a penalty that shrinks all away and one that fits, inner folds take the one that fits; entities stay whole."""
+    """Of a penalty that shrinks all away and one that fits, inner folds choose the latter."""
     states, label, person, _ = paraphrased(0, code=0.5)
     inner = subject_folds(label, person, folds=3)
     search = linear_probe("logistic", inner, [1e-9, 1e-2]).fit(states, label)
@@ -145,7 +145,7 @@ def test_sending_rows_in_place_of_entities_would_compress_random_labels():
 
 
 def test_a_code_of_one_block_costs_its_uniform_bits_and_each_label_its_own():
-    """Labels that cannot be told: the first block costs log2 K a row, the rest about the entropy of the labels."""
+    """Unreadable labels: the first block costs log2 K per row, the rest about their entropy."""
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(8), 25)
     code = online_code(rng.normal(size=(200, 3)), label, penalties=[1e-9])
@@ -200,7 +200,7 @@ def test_a_ridge_map_finds_what_a_rotation_hid_and_nothing_in_independent_states
         ridge_map(x, x, np.arange(80) // 2)
 
 
-def test_a_relation_named_in_both_kinds_of_prompt_alike_transfers_and_one_named_in_two_codes_does_not():
+def test_a_relation_named_alike_in_both_kinds_of_prompt_transfers_and_in_two_codes_does_not():
     rng = np.random.default_rng(0)
     people, relations, width = 30, ("mother", "aunt", "city"), 40
     names = rng.normal(size=(people, width))
@@ -223,7 +223,7 @@ def test_a_fold_left_with_one_class_is_said_to_be_so():
         probe(np.random.default_rng(0).normal(size=(10, 3)), np.zeros(10))
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

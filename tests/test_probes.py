@@ -17,7 +17,7 @@ CHANCE = 1 / OBJECTS
 
 
 def two_sides(seed: int, *, shared: bool, identity: float = 1.0):
-    """Rote and semantic states (64, 24) of people with names and objects, in one code or two; the objects."""
+    """Rote and semantic states (64, 24) of people, with names and objects in one or two codes."""
     rng = np.random.default_rng(seed)
     objects = rng.permutation(np.arange(SUBJECTS) % OBJECTS)
     names = identity * rng.normal(size=(SUBJECTS, WIDTH))
@@ -48,7 +48,7 @@ def test_a_shared_name_without_a_shared_object_gives_chance():
 
 
 def test_chance_is_not_below_what_guessing_scores_where_classes_are_balanced():
-    """Held-out rows of a fold are of the classes that are rarer among the others: the commonest class scores near 0."""
+    """A fold's held-out rows are of classes rarer among the others: the commonest scores near 0."""
     rng = np.random.default_rng(1)
     states, objects = rng.normal(size=(40, WIDTH)), rng.permutation(np.arange(40) % 16)
     found = transfer(states, states, objects)
@@ -139,7 +139,7 @@ def answers_of(labels, answers):
 
 def test_two_codes_that_agree_on_an_object_by_luck_are_no_surprise_to_the_null_over_objects():
     labels = np.repeat(np.arange(4), 20)
-    # Every subject of an object gets one answer; one object of four is right, as a random relabelling is on average.
+    # All subjects of an object get one answer; one of four is right, as by random relabelling.
     answers = np.array([0, 2, 3, 1])[labels]
     found = answers_of(labels, answers)
     pairs = paired_scores(found.pair_scores(), range(80), (None,), 199)
@@ -215,7 +215,7 @@ def test_more_folds_than_subjects_are_refused():
         subject_folds([0, 0, 1, 1])
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

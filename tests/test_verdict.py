@@ -1,4 +1,4 @@
-"""The verdict of a run says what its tables bear out, and of two checkpoints of one's own what their states do."""
+"""The verdict of a run follows its tables; that of two checkpoints of one's own, their states."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def states(tiny_run, tmp_path_factory):
     return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
 
 
-# (rote->rote, semantic->semantic, rote->semantic) gains over chance at the sites, and what they mean.
+# Gains over chance of rote->rote, semantic->semantic, rote->semantic, and what they mean.
 RISING, FLAT = (0.0, 0.1, 0.7, 0.8, 0.8), (0.0,) * 5
 KINDS = {
     SHARED: (RISING, RISING, RISING),
@@ -107,7 +107,7 @@ def cka_table(states, value=0.3) -> pd.DataFrame:
 
 
 def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rote") -> pd.DataFrame:
-    """A share of moved relations at one site of the last checkpoint, as `analysis.interchange` writes it."""
+    """A share of moved relations at one site of the last checkpoint, as in interchange.csv."""
     rows = []
     for c in states.checkpoints:
         moved = band if c.phase == "generalize" else 0.02
@@ -289,7 +289,7 @@ def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
         assert any(words in line for line in page([judged], changed))
 
 
-# --- the command ------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 
 def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(
@@ -322,7 +322,7 @@ def test_a_run_without_tables_names_the_command_that_makes_them(tiny_run, tmp_pa
 
 @pytest.fixture(scope="module")
 def pair(tiny_run, tmp_path_factory) -> tuple[Path, Path, Path, Path]:
-    """(before, after, facts, results): the memorised and the generalised checkpoint as plain folders."""
+    """(before, after, facts, results): two checkpoints as plain folders."""
     root = tmp_path_factory.mktemp("mine")
     for name, source in (("before", "100-memorize-epoch-20"), ("after", "200-generalize-epoch-08")):
         shutil.copytree(tiny_run / "checkpoints" / source, root / name)
@@ -385,11 +385,11 @@ def test_a_second_folder_without_facts_or_results_is_refused(pair):
         verdict.main(verdict.Options(before, after=after, facts=str(facts)))
 
 
-# --- two checkpoints as a run -----------------------------------------------------------------------------------
+# --- two checkpoints as a run -----------------------------------------------------------------
 
 
 def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
-    """Write a LoRA adapter of `base` by hand, `whole` tensors by name besides; returns its tensors."""
+    """Write a LoRA adapter of `base` by hand, with some `whole` tensors; return its tensors."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM

@@ -36,7 +36,10 @@ def lens_rows(plan: Plan, model: Any, tokenizer: Any, states: States, draws: int
     sides = {"bound": design.bound, "unbound": design.unbound}
     for family in ("rote", "test"):
         common = {**states.checkpoint.stage, "family": family, "split": plan.split}
-        read = {r: _read(plan, model, tokenizer, states, r, family) for r in design.relations}
+        read = {
+            r: [_read(plan, model, tokenizer, states, p) for p in design.prompts_of(r, family)]
+            for r in design.relations
+        }
         for measure in ("lens", "lens_centred"):
             centred = measure == "lens_centred"
             found = {r: _scores(plan, r, read[r], centred, draws) for r in read}
@@ -71,15 +74,8 @@ def lens_pairs(logits: Array, tokens: Array, own: Sequence[int], *, centred: boo
     return (said.T[:, :, None] == tokens[:, own][None]).astype(float)
 
 
-def _read(plan, model, tokenizer, states: States, relation: str, family: str) -> list[tuple]:
-    """(logits (n, S, K), tokens (n, K), reasons (S,)) of each prompt about the split's subjects."""
-    return [
-        _read_prompt(plan, model, tokenizer, states, prompt)
-        for prompt in plan.design.prompts_of(relation, family)
-    ]
-
-
-def _read_prompt(plan: Plan, model, tokenizer, states: States, prompt: Prompt) -> tuple:
+def _read(plan: Plan, model: Any, tokenizer: Any, states: States, prompt: Prompt) -> tuple:
+    """(logits (n, S, K), tokens (n, K), reasons (S,)) of a prompt about the split's subjects."""
     import torch
 
     subjects, rows = _scored(plan, prompt.relation)

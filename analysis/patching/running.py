@@ -35,7 +35,7 @@ POSITIONS = ("last", "subject_last", "relation_last")
 
 
 def trial_rows(plan: Plan, runner: "Runner", states: States, every: int = 1) -> Iterator[dict]:
-    """What every trial answers at a checkpoint: one row per trial and site, every `every`-th site."""
+    """What trials answer at a checkpoint: one row per trial and site, every `every`-th site."""
     sites = chosen_sites(states.sites, every)
     layers = [states.sites.index(site) for site in sites]
     found = chain(_interchanged(plan, runner, sites), _steered(plan, runner, states, sites, layers))
@@ -121,12 +121,9 @@ def vectors_for(
     if kind not in VECTORS:
         raise BadInput(f"kind={kind!r}; expected one of {', '.join(VECTORS)}")
     to = "wrong" if kind == "wrong" else "relation"
-    vectors = np.stack(
-        [
-            keys[s.relation(to)] - (keys[s.relation("nothing")] if base is None else base)
-            for s in steerings
-        ]
-    )
+    added = np.stack([keys[s.relation(to)] for s in steerings])
+    asked = base if base is not None else np.stack([keys[s.relation("nothing")] for s in steerings])
+    vectors = added - asked
     if kind != "random":
         return vectors
     drawn = np.random.default_rng([seed, 2]).normal(size=vectors.shape)

@@ -98,7 +98,7 @@ def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> It
 
 
 def group_mean(values: Array, groups: Sequence) -> Interval:
-    """Mean over the last axis of values (..., n), with the leave-one-group-out jackknife interval."""
+    """Mean over the last axis of values (..., n), with the jackknife interval over groups."""
     codes = to_labels(groups, values.shape[-1], "groups")
     member = np.eye(codes.max() + 1)[codes]
     sums, counts = values @ member, member.sum(axis=0)

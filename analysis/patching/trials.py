@@ -26,6 +26,7 @@ import numpy as np
 from analysis.measures.checks import NotIdentifiable
 from probing.states import Design
 from training.base.errors import BadInput
+from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 
 DIRECTIONS = ("rote->semantic", "semantic->rote", "semantic->semantic")
@@ -39,7 +40,9 @@ UNCHANGED = "none"
 # The family of the prompt that is the subject's name alone.
 BARE = "bare"
 
-Fact = tuple[str, str]  # (subject, relation)
+Key = tuple[str, str]  # (subject, relation)
+Facts = Mapping[Key, Fact]
+Names = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Choice:
     """
 
     group: int
-    facts: Mapping[str, Fact]
+    facts: Mapping[str, Key]
 
     def relation(self, label: str) -> str:
         """The relation of one of the facts."""
@@ -89,25 +92,24 @@ class Trial:
     def of(
         cls,
         choice: Choice,
-        objects: Mapping[Fact, str],
-        pools: Mapping[Fact, Sequence[str]],
+        facts: Facts,
         target: Prompt,
         source: Prompt | None = None,
-        side: str = "bound",
+        side="bound",
     ) -> "Trial":
         """The trial of a choice at a target prompt, with the state of a source prompt or a vector.
 
         Candidates: those of the two facts asked for, or of every relation that has a vector.
         """
-        facts = choice.facts
-        pooled = facts.values() if source is None else (facts["nothing"], facts["answer"])
+        known = {label: facts[key] for label, key in choice.facts.items()}
+        pooled = known.values() if source is None else (known["nothing"], known["answer"])
         return cls(
             side,
             choice.group,
-            Asked(target, facts["nothing"][0]),
-            {label: objects[fact] for label, fact in facts.items()},
-            union(*(pools[fact] for fact in pooled)),
-            source and Asked(source, facts["answer"][0]),
+            Asked(target, known["nothing"].subject),
+            {label: fact.object for label, fact in known.items()},
+            union(*(fact.candidates for fact in pooled)),
+            source and Asked(source, known["answer"].subject),
         )
 
     def label(self, answer: str) -> str:
@@ -146,51 +148,39 @@ class Plan:
         return [s for s in every if s in scored], [s for s in every if s not in scored]
 
     @cached_property
-    def objects(self) -> dict[Fact, str]:
-        """(subject, relation) -> object."""
-        return {(f.subject, f.relation): f.object for f in self.design.run.facts}
-
-    @cached_property
-    def pools(self) -> dict[Fact, tuple[str, ...]]:
-        """(subject, relation) -> candidates."""
-        return {(f.subject, f.relation): f.candidates for f in self.design.run.facts}
+    def facts(self) -> dict[Key, Fact]:
+        """Every fact of the run by subject and relation."""
+        return {(f.subject, f.relation): f for f in self.design.run.facts}
 
     @cached_property
     def trials(self) -> dict[str, list[Trial]]:
         """Direction -> interchange trials, of the same pairs. Raises NotIdentifiable."""
-        facts = self.objects, self.subjects[0]
         bound, unbound, seed = self.design.bound, self.design.unbound, self.design.run.seed
-        sides = {"bound": choose_pairs(*facts, bound, bound, self.pairs, seed)}
+        who = self.facts, self.subjects[0]
+        sides = {"bound": choose_pairs(*who, bound, bound, self.pairs, seed)}
         # Without unbound relations the table has no rows of this control.
         with suppress(NotIdentifiable):
-            sides["unbound"] = choose_pairs(*facts, unbound, bound, -(-self.pairs // 2), seed)
-        trials: dict[str, list[Trial]] = {}
-        for direction in DIRECTIONS:
+            sides["unbound"] = choose_pairs(*who, unbound, bound, -(-self.pairs // 2), seed)
+        trials: dict[str, list[Trial]] = {direction: [] for direction in DIRECTIONS}
+        for direction, of_direction in trials.items():
             source, target = direction.split("->")
-            trials[direction] = [
-                Trial.of(
-                    pair,
-                    self.objects,
-                    self.pools,
-                    self._prompt(pair.relation("nothing"), target, i),
-                    self._prompt(pair.relation("answer"), source, i),
-                    side,
-                )
-                for side, pairs in sides.items()
-                for i, pair in enumerate(pairs)
-            ]
+            for side, pairs in sides.items():
+                for i, pair in enumerate(pairs):
+                    into = self._prompt(pair.relation("nothing"), target, i)
+                    taken = self._prompt(pair.relation("answer"), source, i)
+                    of_direction.append(Trial.of(pair, self.facts, into, taken, side))
         return trials
 
     @cached_property
     def steerings(self) -> list[Choice]:
         """Who is steered from which relation to which."""
         relations, seed = self.design.bound, self.design.run.seed
-        return choose_steerings(self.objects, self.subjects[0], relations, self.pairs, seed)
+        return choose_steerings(self.facts, self.subjects[0], relations, self.pairs, seed)
 
     def steered(self, family: str) -> list[Trial]:
         """The trial of each steering at a bare name, a test or a rote prompt."""
         return [
-            Trial.of(s, self.objects, self.pools, self._prompt(s.relation("nothing"), family, i))
+            Trial.of(s, self.facts, self._prompt(s.relation("nothing"), family, i))
             for i, s in enumerate(self.steerings)
         ]
 
@@ -208,12 +198,7 @@ class Plan:
 
 
 def choose_pairs(
-    objects: Mapping[Fact, str],
-    subjects: Sequence[str],
-    sources: Sequence[str],
-    targets: Sequence[str],
-    count: int,
-    seed: int = 0,
+    facts: Facts, subjects: Names, sources: Names, targets: Names, count: int, seed: int = 0
 ) -> list[Choice]:
     """Up to `count` pairs of facts, spread evenly over couples of subjects and over relations.
 
@@ -229,7 +214,7 @@ def choose_pairs(
         for turn in range(2 * len(ways))
         for group, couple in enumerate(couples)
     )
-    pairs = _spread(turns, objects, count)
+    pairs = _spread(turns, facts, count)
     if not pairs:
         relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
         raise NotIdentifiable(
@@ -241,11 +226,7 @@ def choose_pairs(
 
 
 def choose_steerings(
-    objects: Mapping[Fact, str],
-    subjects: Sequence[str],
-    relations: Sequence[str],
-    count: int,
-    seed: int = 0,
+    facts: Facts, subjects: Names, relations: Names, count: int, seed: int = 0
 ) -> list[Choice]:
     """Up to `count` subjects with three relations each; [] if no subject has them.
 
@@ -255,18 +236,16 @@ def choose_steerings(
     shuffled = _shuffled(subjects, rng)
     ways = [(q, r, w) for q in relations for r in relations for w in relations]
     ways = _shuffled([way for way in ways if len(set(way)) == 3], rng)
+    labels = ("nothing", "relation", "wrong")
     turns = (
-        [
-            Choice(group, {"nothing": (s, q), "relation": (s, r), "wrong": (s, w)})
-            for q, r, w in ways
-        ]
+        [Choice(group, {k: (s, r) for k, r in zip(labels, way, strict=True)}) for way in ways]
         for _ in range(-(-count // max(1, len(shuffled))))
         for group, s in enumerate(shuffled)
     )
-    return _spread(turns, objects, count)
+    return _spread(turns, facts, count)
 
 
-def _crossed(source: str, asked: str, target: str, wanted: str) -> dict[str, Fact]:
+def _crossed(source: str, asked: str, target: str, wanted: str) -> dict[str, Key]:
     """The facts of a source (subject, relation) and a target (subject, relation)."""
     return {
         "nothing": (target, wanted),
@@ -280,11 +259,8 @@ def _shuffled(items: Sequence, rng) -> list:
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def _spread(
-    turns: Iterable[Sequence[Choice]], objects: Mapping[Fact, str], count: int
-) -> list[Choice]:
-    """Up to `count` choices, one per turn: of those with known, distinct objects the one whose
-    relations were used least so far."""
+def _spread(turns: Iterable[Sequence[Choice]], facts: Facts, count: int) -> list[Choice]:
+    """Up to `count` choices with distinct objects, one per turn, the relations used evenly."""
     used: Counter = Counter()
     chosen: list[Choice] = []
     for choices in turns:
@@ -292,8 +268,8 @@ def _spread(
             break
         ways = {}
         for choice in choices:
-            known = {objects.get(fact) for fact in choice.facts.values()} - {None}
-            if len(known) == len(choice.facts) and choice not in chosen:
+            objects = {facts[key].object for key in choice.facts.values() if key in facts}
+            if len(objects) == len(choice.facts) and choice not in chosen:
                 ways.setdefault(tuple(map(choice.relation, choice.facts)), choice)
         if ways:
             way = min(ways, key=used.__getitem__)

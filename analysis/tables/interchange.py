@@ -19,8 +19,8 @@ from training.base.words import p_words, span, two_places
 from training.runs.table_files import checkpoint_part, pick, write_table
 from training.weights.loading import on_gpu
 
-# An estimate: the tokens before the patch are read once, so 1.2 to 2.7 patched prompts (8 to 1 tokens
-# from the patch on) take the time of one prompt of 12 tokens (random 16-layer Llama), 30 a second.
+# An estimate: the tokens before the patch are read once, so 1.2 to 2.7 patched prompts (8 to 1
+# tokens from the patch on) take as long as one of 12 tokens (random 16-layer Llama), 30 a second.
 ROWS_PER_SECOND = 60
 CORRECTED = "corrected for sites, directions, positions"
 PHASES = {"base": "base", "memorize": "memorized", "generalize": "generalized"}
@@ -117,7 +117,7 @@ def _layers(checkpoint) -> int:
 
 
 def interchange_lines(table) -> list[str]:
-    """Shares by direction and position, bands at the last checkpoint, vectors and their controls."""
+    """Shares by direction and position, bands at the last checkpoint, vectors with controls."""
     shares = pick(table, measure="share", outcome="relation")
     patched = shares[(shares.vector == STATE) & (shares.position != UNCHANGED)]
     if not len(patched):
@@ -126,17 +126,16 @@ def interchange_lines(table) -> list[str]:
     lines = [
         f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, "
         f"n={int(bound.n.max())} pairs of subjects ({int(bound.n_trials.max())} trials, "
-        f"{int(bound.n_candidates.median())} candidates): share answered o(s, r'), at its best site "
-        "before the answer is decodable"
+        f"{int(bound.n_candidates.median())} candidates): share answered o(s, r'), at its best "
+        "site before the answer is decodable"
     ]
     for direction, rows in bound.groupby("direction", sort=False):
         about = pick(table, direction=direction, relation="bound", vector=STATE, measure="share")
         lines.append(f"  {direction}{_decodable_words(table, about)}; {_unchanged_words(about)}")
         for position, here in rows.groupby("position", sort=False):
             parts = [f"{_phase(row)} {span(row)} at {row.site}" for row in _best_rows(here)]
-            loose = _best_rows(
-                pick(patched, relation="unbound", direction=direction, position=position)
-            )
+            unbound = pick(patched, relation="unbound", direction=direction, position=position)
+            loose = _best_rows(unbound)
             other = f" (unbound source: {span(loose[-1])})" if loose else ""
             lines.append(f"    {position:<14}{'; '.join(parts)}{other}")
     return [*lines, *_band_lines(bands(table)), *_vector_lines(table, shares)]
@@ -170,14 +169,14 @@ def bands(table) -> list[dict]:
     Empty with one checkpoint only.
     """
     gains = pick(table, measure="gain", vector=STATE, relation="bound")
-    gains = gains[(gains.position != UNCHANGED) & gains.null_p_max.notna()]
+    gains = gains[gains.position != UNCHANGED]
+    if not len(gains):
+        return []
+    early = gains[(gains.checkpoint == gains.checkpoint.iloc[-1]) & gains.null_p_max.notna()]
     found = []
-    if len(gains):
-        last = table[(table.measure == "gain")].checkpoint.iloc[-1]
-        gains = gains[gains.checkpoint == last]
-    for (direction, position), early in gains.groupby(["direction", "position"], sort=False):
-        best = early.loc[early.null_p_max.idxmin()]
-        sites = list(early[(early.null_p_max <= LEVEL) & (early.value > 0)].site)
+    for (direction, position), rows in early.groupby(["direction", "position"], sort=False):
+        best = rows.loc[rows.null_p_max.idxmin()]
+        sites = list(rows[(rows.null_p_max <= LEVEL) & (rows.value > 0)].site)
         where = {"direction": direction, "position": position}
         found.append({**where, "p_sites": best.null_p_max, "gain": best, "sites": sites})
     corrected = holm([entry["p_sites"] for entry in found]) if found else []
@@ -187,21 +186,22 @@ def bands(table) -> list[dict]:
 def _band_lines(found: list[dict]) -> list[str]:
     if not found:
         return [
-            "  one checkpoint, or no site before the answer: no telling whether training made a band"
+            "  one checkpoint, or no site before the answer: it is unknown if training made a band"
         ]
     reference = found[0]["gain"].reference
     there = [entry for entry in found if entry["p"] <= LEVEL and entry["sites"]]
     if not there:
         best = min(found, key=lambda entry: entry["p"])
         return [
-            f"  no band: at no site before the answer is o(s, r') more frequent than at {reference} "
-            f"(best: {best['direction']} at {best['position']}, {p_words(best['p'])}, {CORRECTED})"
+            f"  no band: at no site before the answer is o(s, r') more frequent than at "
+            f"{reference} (best: {best['direction']} at {best['position']}, {p_words(best['p'])}, "
+            f"{CORRECTED})"
         ]
     lines = [f"  band before the answer: {_band_words(entry, reference)}" for entry in there]
     if not any(entry["direction"] == "semantic->rote" for entry in there):
         lines.append(
-            "  none from semantic to rote prompts: what a key token's state does elsewhere does not "
-            "show that a semantic prompt makes the same state"
+            "  none from semantic to rote prompts: what a key token's state does elsewhere does "
+            "not show that a semantic prompt makes the same state"
         )
     return lines
 
@@ -225,19 +225,15 @@ def _vector_lines(table, shares) -> list[str]:
             continue
         best = own.loc[own.value.idxmax()]
         controls = pick(last, site=best.site, vector=VECTORS[1:]).itertuples()
-        contrasts = pick(
-            table,
-            measure="contrast",
-            direction=direction,
-            checkpoint=best.checkpoint,
-            site=best.site,
-        )
+        here = {"direction": direction, "checkpoint": best.checkpoint, "site": best.site}
+        contrasts = pick(table, measure="contrast", **here)
+        tests = [
+            f"over {row.reference} {p_words(row.null_p_max)}" for row in contrasts.itertuples()
+        ]
         parts = [
             f"  relation {direction} ({_phase(best)}): o(s, r) {span(best)} at {best.site}",
             ", ".join(f"{row.vector} {two_places(row.value)}" for row in controls),
-            ", ".join(
-                f"over {row.reference} {p_words(row.null_p_max)}" for row in contrasts.itertuples()
-            ),
+            ", ".join(tests),
         ]
         corrected = " (best of sites, corrected)" if len(contrasts) else ""
         lines.append("; ".join(part for part in parts if part) + corrected)

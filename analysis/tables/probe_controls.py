@@ -1,8 +1,8 @@
 """tables/probe_controls.csv: what to hold a probe's accuracy against.
 
-A control is a function: (setting, relation) -> what each of its measures scored about each subject. A
-setting is a family of prompts and the states of a checkpoint at some sites. MEASURES names what is
-scored, CONTROLS says which function scores it, on which families. Definitions: analysis.measures.controls.
+A control is a function: (setting, relation) -> what each of its measures scored about each subject.
+A setting is a family of prompts and a checkpoint's states at some sites. MEASURES names what is
+scored, CONTROLS the function that scores it. Definitions: analysis.measures.controls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ CROSS, SAME = "rote->semantic", "semantic->semantic"
 
 
 class Measure(NamedTuple):
-    """What a printed line calls a measure, how it is made, and the rows that the line is about."""
+    """The words of its printed line, how it is made, and the rows that the line is about."""
 
     words: str
     estimator: str
@@ -86,12 +86,12 @@ def control_table(design: Design, *, folds: int = FOLDS, sites: int = 9):
         table = control_table(Design.of(Run.open("runs/demo"), families=("test",)))
         table[(table.measure == "selectivity") & (table.relation == "bound")]
 
-    One row per checkpoint, measure (MEASURES), family, direction, split, relation (also bound, unbound,
-    or every) and site, at about `sites` of them (0: all). Columns: estimator, value, low, high
-    (jackknife over subjects), null_p, null_high, null_p_max (NaN: nothing is permuted), chance, n, d,
-    bits (of a code), reason (why value is NaN). Fitting uses subjects of all splits outside the fold;
-    `split` is that of the scored ones. Untrained weights are read at the first checkpoint only: they
-    are the same for all. Checkpoints scored before from the same content are read.
+    One row per checkpoint, measure (MEASURES), family, direction, split, relation (also bound,
+    unbound, or every) and site, at about `sites` of them (0: all). Columns: estimator, value, low,
+    high (jackknife over subjects), null_p, null_high, null_p_max (NaN: nothing is permuted), n, d,
+    chance, bits (of a code), reason (why value is NaN). Fitting uses subjects of all splits outside
+    the fold; `split` is that of the scored ones. Untrained weights are read at the first checkpoint
+    only. Checkpoints scored before from the same content are read.
     """
     rows = {"probe_controls": lambda states: control_rows(states, folds, sites)}
     (table,) = scored_tables(design, rows, [folds, sites, VERSION])
@@ -166,7 +166,7 @@ class Setting:
         return self.states[relation, self.family][:, :, self.at]
 
     def scored(self, relation: str, split: str) -> tuple[Array, Array]:
-        """(subjects, rows) of a split, in one relation or, for EVERY, in all one after the other."""
+        """(subjects, rows) of a split, in one relation or, for EVERY, in all one after another."""
         subjects: list[str] = []
         rows = []
         for r in self.relations if relation == EVERY else [relation]:
@@ -188,6 +188,11 @@ class PerSubject:
     def of(cls, found: Transfer) -> "PerSubject":
         """What transferred probes answered."""
         return cls(found.correct.T, np.full(len(found.labels), found.chance), found.reasons)
+
+    def of_split(self, subjects: Array, rows: Array) -> Scores:
+        """Scores of some subjects, without a null."""
+        null, chance = np.zeros((0, len(self.values))), float(np.mean(self.guess[rows]))
+        return Scores(self.values[:, rows], null, tuple(subjects), self.reasons, chance)
 
 
 def _embedded(setting: Setting, relation: str) -> list[PerSubject]:
@@ -251,8 +256,8 @@ def _mapped(setting: Setting, relation: str) -> list[PerSubject]:
 
 
 def _paraphrased(setting: Setting, relation: str) -> list[PerSubject]:
-    """The object from all prompts together: subjects left out; prompts left out, of the true and of a
-    random object per subject (Hewitt & Liang 2019); and the difference of the last two."""
+    """The object from all prompts together: subjects left out; prompts left out, of the true and
+    of a random object per subject (Hewitt & Liang 2019); and the difference of the last two."""
     objects, semantic = setting.design.objects(relation), setting.semantic(relation)
     prompts, n = semantic.shape[:2]
     if prompts < 2:
@@ -276,7 +281,7 @@ def _paraphrased(setting: Setting, relation: str) -> list[PerSubject]:
 
 
 def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerSubject]:
-    """`count` measures at each site of states (n, S, d) per prompt, NaN where states are degenerate.
+    """`count` measures at each site of states (n, S, d) per prompt; NaN at degenerate sites.
 
     score: states (n, d) of each prompt -> (`count` accuracies (n,), what guessing gets right (n,)).
     """
@@ -368,26 +373,15 @@ def _accuracy_rows(control: Control, setting: Setting) -> Iterator[dict]:
     for i, measure in enumerate(control.measures):
         for split in design.splits:
             scores = {
-                relation: answer
+                r: answer
                 if isinstance(answer, str)
-                else _scores(answer[i], *setting.scored(relation, split))
-                for relation, answer in found.items()
+                else answer[i].of_split(*setting.scored(r, split))
+                for r, answer in found.items()
             }
             sides = {"bound": design.bound, "unbound": design.unbound}
             for row in relation_rows(scores, [site for site, _ in places], **sides):
-                row["layer"] = places[row["layer"]][1]
-                yield {
-                    **control.common(measure, setting, split),
-                    **row,
-                    "d": setting.states.values.shape[-1],
-                }
-
-
-def _scores(answer: PerSubject, subjects: Array, rows: Array) -> Scores:
-    """Scores of some subjects, without a null."""
-    null = np.zeros((0, len(answer.values)))
-    chance = float(np.mean(answer.guess[rows]))
-    return Scores(answer.values[:, rows], null, tuple(subjects), answer.reasons, chance)
+                place = {"layer": places[row["layer"]][1], "d": setting.states.values.shape[-1]}
+                yield {**control.common(measure, setting, split), **row, **place}
 
 
 def _code_rows(control: Control, setting: Setting) -> Iterator[dict]:
@@ -417,7 +411,7 @@ def _code_rows(control: Control, setting: Setting) -> Iterator[dict]:
 
 
 def control_lines(table) -> list[str]:
-    """What the controls say at the last checkpoint, each at its best site, test prompts, in words."""
+    """What the controls say at the last checkpoint, each at its best site, test prompts."""
     split = headline_split(table)
     last = list(dict.fromkeys(table.checkpoint))[-1]
     family = "test" if "test" in set(table.family.dropna()) else "train"

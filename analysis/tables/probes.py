@@ -1,7 +1,7 @@
 """tables/probes.csv: do object probes fitted on some subjects' states read other subjects' states?
 
-A probe scored on its own subjects reads the name, so subjects are cut into folds: probes are fitted on
-all folds but one and scored on that one. Definitions: analysis.measures.transfer.
+A probe scored on its own subjects reads the name, so subjects are cut into folds: probes are fitted
+on all folds but one and scored on that one. Definitions: analysis.measures.transfer.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ def probe_table(design: Design, *, permutations: int = 199, folds: int = FOLDS):
 
     One row per checkpoint, family, direction, split, relation (also bound and unbound) and site.
     rote->semantic: fitted on rote states, scored on every prompt of the family; semantic->rote and
-    semantic->semantic: fitted on the family's first prompt. Fitting uses subjects of all splits outside
-    the fold; `split` is that of the scored ones. Columns: value, low, high (jackknife over subjects),
-    null_p, null_high, null_p_max (subjects permuted; 95% quantile; corrected for the best site),
-    null_p_objects, null_p_objects_max (whole objects permuted), chance, n, d, n_prompts, reason (why
-    value is NaN). Checkpoints scored before from the same content are read.
+    semantic->semantic: fitted on the family's first prompt. Fitting uses subjects of all splits
+    outside the fold; `split` is that of the scored ones. Columns: value, low, high (jackknife over
+    subjects), null_p, null_high (95% quantile), null_p_max (corrected for the best site), all with
+    subjects permuted; null_p_objects, null_p_objects_max (whole objects permuted), chance, n, d,
+    n_prompts, reason (why value is NaN). Checkpoints scored before from the same content are read.
     """
     rows = {"probes": lambda states: probe_rows(states, permutations, folds)}
     (table,) = scored_tables(design, rows, [permutations, folds, VERSION])
@@ -91,7 +91,7 @@ def _answers(states: States, relation: str, folds: int) -> Iterator[tuple]:
 def _split_rows(
     states: States, answers: dict[str, Transfer | str], common: dict, draws: int
 ) -> Iterator[dict]:
-    """Rows of every relation, and of bound and unbound ones together, at every site, for one split."""
+    """Rows of every relation, and of bound and unbound ones together, at every site of a split."""
     design, seed = states.design, states.design.run.seed
     found: dict[str, Scores | str] = {}
     prompts = 0
@@ -117,14 +117,15 @@ def _split_rows(
 
 
 def probe_lines(table) -> list[str]:
-    """Transfer from rote to test prompts of other subjects at each checkpoint's best site, in words."""
+    """Transfer from rote to test prompts of other subjects, at each checkpoint's best site."""
     split = headline_split(table)
     some = pick(table, direction="rote->semantic", split=split, relation=("bound", "unbound"))
     family = "test" if "test" in set(some.family) else next(iter(some.family), "")
     some = pick(some, family=family)
     if not len(some):
         return []
-    title = f"object probe fitted on rote states, scored on {family} prompts of OTHER subjects ({split})"
+    title = f"object probe fitted on rote states, scored on {family} prompts of OTHER subjects"
+    title = f"{title} ({split})"
     scored = some[some.value.notna()]
     if len(scored):
         sites = scored.site.nunique()

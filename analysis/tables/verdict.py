@@ -6,7 +6,7 @@ looks alike whichever way it came about.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,55 +19,45 @@ from probing.states import Design
 from training.base.words import p_words, span, two_places
 from training.runs.table_files import pick, write_table
 
+COLUMNS = [
+    *("checkpoint", "phase", "family", "section", "measure", "site", "value", "low", "high"),
+    *("null_p", "chance", "n", "reason", "label", "sure"),
+]
 FAMILY = "test"
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Evidence of one row: the table and rows that hold it, one per site.
+    """Evidence of one row. name: on the page; table, rows: what holds it, one row per site.
 
-    p: columns of which the largest counts, with "_max" where the site was chosen by this number.
-    best: without a value at the site asked for, the best site counts. ceiling: took part in choosing
-    the site. chance: None for the row's own.
+    ceiling: it took part in choosing the site.
     """
 
     name: str
     table: str
-    rows: Mapping[str, str] = field(default_factory=dict)
-    p: tuple[str, ...] = ("null_p",)
-    best: bool = False
+    rows: Mapping[str, str]
     ceiling: bool = False
-    chance: float | None = 0.0
 
 
-def _probe(
-    name: str, direction: str, relation: str = "bound", family: str = FAMILY, **more
-) -> Source:
-    rows = {"direction": direction, "relation": relation, "family": family}
-    rows |= {"measure": MEASURE, "estimator": ESTIMATOR}
-    # The null over objects also holds against two codes of few objects.
-    both = ("null_p", "null_p_objects")
-    return Source(name, "probes", rows, both, best=True, chance=None, **more)
-
-
-def _contrast(name: str, measure: str) -> Source:
-    return Source(name, "cka", {"relation": "bound", "family": FAMILY, "measure": measure})
-
-
+PROBE = {"relation": "bound", "family": FAMILY, "measure": MEASURE, "estimator": ESTIMATOR}
+CONTRAST = {"relation": "bound", "family": FAMILY}
+CROSS, ROTE, SAME = (
+    {"direction": d} for d in ("rote->semantic", "rote->rote", "semantic->semantic")
+)
 TRANSFERS = (
-    _probe("rote->semantic", "rote->semantic"),
-    _probe("rote->rote", "rote->rote", family="rote", ceiling=True),
-    _probe("semantic->semantic", "semantic->semantic", ceiling=True),
+    Source("rote->semantic", "probes", PROBE | CROSS),
+    Source("rote->rote", "probes", PROBE | ROTE | {"family": "rote"}, ceiling=True),
+    Source("semantic->semantic", "probes", PROBE | SAME, ceiling=True),
 )
-UNBOUND = _probe("transfer of unbound relations", "rote->semantic", "unbound")
+UNBOUND = Source("transfer of unbound relations", "probes", PROBE | CROSS | {"relation": "unbound"})
 CONTRASTS = (
-    _contrast("crossed contrast", "contrast"),
-    _contrast("answer-partialled contrast", "contrast_partialled"),
+    Source("crossed contrast", "cka", CONTRAST | {"measure": "contrast"}),
+    Source("answer-partialled contrast", "cka", CONTRAST | {"measure": "contrast_partialled"}),
 )
-# Interchange is one row per outcome: what the page calls it. A rote state put into a semantic prompt
-# early only writes the key token there, which a model with two separate codes answers too; the other
-# way round it takes a semantic state that does the key token's work.
+# A rote state put into a semantic prompt early only writes the key token there, which a model with
+# two separate codes answers too; the other way round takes a semantic state that does its work.
 PATCHED = {"relation": "bound", "direction": "semantic->rote", "vector": STATE, "position": "last"}
+# Outcome -> what the page calls it.
 OUTCOMES = {
     "relation": "interchange",
     "answer": "answer moved",
@@ -78,7 +68,7 @@ NO_INTERCHANGE = "there is no tables/interchange.csv"
 # Section of the table -> title on the page, in the order of proof.
 SECTIONS = {
     "transfer": "transfer: object probes fitted on some subjects, scored on others",
-    "interchange": "factorial interchange, semantic -> rote (beside what the checkpoint before showed)",
+    "interchange": "factorial interchange, semantic -> rote (beside the checkpoint before)",
     "contrast": "contrast of CKA, same relation minus other relation (two codes make one too)",
     "bound against unbound": "bound against unbound relations: transfer rote->semantic",
 }
@@ -97,19 +87,19 @@ class Verdict:
 
 
 def verdict_table(design: Design, *, probes, cka, interchange=None):
-    """Write tables/verdict.csv of a run; return it as a DataFrame, with the verdicts that `page` prints.
+    """Write tables/verdict.csv of a run; return it with the verdicts that `page` prints.
 
         run = Run.open("runs/demo")
-        table, found = verdict_table(Design.of(run), probes=run.table("probes"), cka=run.table("cka"))
+        tables = {name: run.table(name) for name in ("probes", "cka", "interchange")}
+        table, found = verdict_table(Design.of(run), **tables)
 
-    probes, cka, interchange: the tables of those names. One row per checkpoint, section and evidence:
-    measure, site, value, low, high, null_p, chance, n, reason. Then one of section "judgement" with
-    measure share (of what both kinds of states hold, how much transfers), label, sure and reason.
+    One row per checkpoint, section and evidence; then one of section "judgement" with label, sure
+    and the measure share: of what both kinds of states hold, how much transfers. See COLUMNS.
     """
     import pandas as pd
 
     found = verdicts(design, probes=probes, cka=cka, interchange=interchange)
-    table = pd.DataFrame([row for verdict in found for row in _table_rows(verdict)])
+    table = pd.DataFrame([row for verdict in found for row in _rows(verdict)])[COLUMNS]
     write_table(design.run, "verdict", table)
     return table, found
 
@@ -124,8 +114,8 @@ def missing_controls(design: Design) -> list[str]:
     """The controls without which nothing is claimed, in words."""
     if len(design.bound) < 2:
         return [
-            f"{len(design.bound)} bound relation(s), so an answer cannot be told from what the name "
-            "brings to mind"
+            f"{len(design.bound)} bound relation(s), so an answer cannot be told from what the "
+            "name brings to mind"
         ]
     if not design.shared_subjects:
         return ["the relations have different subjects, so name and meaning cannot be told apart"]
@@ -151,14 +141,17 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
         unbound = Evidence(UNBOUND.name, np.nan, reason=reason)
     contrasts = [_evidence(source, by_site[source], at) for source in CONTRASTS]
     outcomes = _interchange(tables["interchange"], here)
-    doubt = "no subjects were held out, so the answers to the prompts may have been trained beside"
+    doubt = (
+        "no subjects were held out, so the answers to the prompts may have been trained beside the "
+        "rote ones"
+    )
     judged = decide(
         *transfers,
         contrast=contrasts[1],
         interchange=outcomes[0],
         unbound=unbound,
         missing=missing_controls(design),
-        doubts=[] if here["split"] == "held-out" else [f"{doubt} the rote ones"],
+        doubts=[] if here["split"] == "held-out" else [doubt],
     )
     evidence = (transfers, outcomes, contrasts, [transfers[0], unbound])
     sections = dict(zip(SECTIONS, evidence, strict=True))
@@ -168,9 +161,9 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
 def site_to_judge(rote, semantic) -> tuple[str, str]:
     """(site, why this one), or ("", why there is none).
 
-    rote, semantic: rote->rote and semantic->semantic rows of all sites in order, by site. The first site
-    where both are above chance (corrected for the number of sites) and at least half as far as at their
-    best site.
+    rote, semantic: rote->rote and semantic->semantic rows of all sites in order, by site. The first
+    site where both are above chance (corrected for the number of sites) and at least half as far as
+    at their best site.
     """
     holds = None
     for table in (rote, semantic):
@@ -187,25 +180,26 @@ def site_to_judge(rote, semantic) -> tuple[str, str]:
 
 
 def _evidence(source: Source, rows, site: str) -> Evidence:
-    """The number of a source at a site, or at its best site; or why there is none. rows: by site."""
-    values = rows.value.dropna()
-    if site not in values.index and not (source.best and len(values)):
+    """The number of a source at a site, or at its best site, or why there is none; rows by site."""
+    values, probed = rows.value.dropna(), source.table == "probes"
+    if site not in values.index and not (probed and len(values)):
         reasons = [r for r in rows.get("reason", []) if isinstance(r, str) and r]
         reason = reasons[0] if reasons else f"{source.table}.csv has no such rows"
-        return Evidence(source.name, np.nan, site="" if source.best else site, reason=reason)
+        return Evidence(source.name, np.nan, site="" if probed else site, reason=reason)
     at = site if site in values.index else values.idxmax()
     row = rows.loc[at]
     corrected = "_max" if at != site or source.ceiling else ""
-    p = float(np.fmax.reduce([row[f"{column}{corrected}"] for column in source.p]))
-    chance = row.chance if source.chance is None else source.chance
+    # The larger of two nulls: that over objects also holds against two codes of few objects.
+    nulls = (row.get(f"{name}{corrected}", np.nan) for name in ("null_p", "null_p_objects"))
+    p, chance = float(np.fmax(*nulls)), row.chance if probed else 0.0
     return Evidence(source.name, row.value, row.low, row.high, p, chance, int(row.n), at)
 
 
 def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
     """The outcome shares at the site before the answer can be read where the relation moved most.
 
-    chance of the first is what the checkpoint it is compared with showed there at most; p is that of the
-    gain over it, corrected for the sites before the answer. Without such a checkpoint: no evidence.
+    chance of the first is what the checkpoint it is compared with showed there at most; p is that
+    of the gain over it, corrected for the early sites. Without one there is no evidence.
     """
     try:
         best = _best_patch(table, here)
@@ -246,37 +240,16 @@ def _best_patch(table, here: Mapping[str, str]):
     return early.loc[early.value.idxmax()]
 
 
-def _table_rows(verdict: Verdict) -> Iterator[dict]:
+def _rows(verdict: Verdict) -> Iterator[dict]:
     """Every number of one checkpoint, then the share with the label and why."""
     common = {"checkpoint": verdict.checkpoint, "phase": verdict.phase, "family": FAMILY}
     for section, evidence in verdict.sections.items():
         for part in evidence:
-            yield {
-                **common,
-                "section": section,
-                "measure": part.name,
-                "site": part.site,
-                "value": part.value,
-                "low": part.low,
-                "high": part.high,
-                "null_p": part.p,
-                "chance": part.chance,
-                "n": part.n,
-                "reason": part.reason,
-            }
-    judged = verdict.judgement
-    yield {
-        **common,
-        "section": "judgement",
-        "measure": "share",
-        "site": verdict.site,
-        "value": judged.share,
-        "low": judged.low,
-        "high": judged.high,
-        "label": judged.label,
-        "sure": judged.sure,
-        "reason": judged.why,
-    }
+            named = {"section": section, "measure": part.name, "null_p": part.p}
+            yield {**common, **asdict(part), **named}
+    judged = {**vars(verdict.judgement), "reason": verdict.judgement.why}
+    share = {"section": "judgement", "measure": "share", "value": verdict.judgement.share}
+    yield {**common, **judged, **share, "site": verdict.site}
 
 
 def page(found: list[Verdict], design: Design) -> list[str]:
@@ -297,7 +270,7 @@ def page(found: list[Verdict], design: Design) -> list[str]:
 
 
 def once(lines: list[str], long: int = 60) -> list[str]:
-    """The lines, a reason of more than `long` characters shortened to "as above" the second time."""
+    """The lines; a reason of more than `long` characters becomes "as above" when it recurs."""
     said: set[str] = set()
     found = []
     for line in lines:
