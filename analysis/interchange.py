@@ -60,7 +60,8 @@ def main(options: Options):
         permutations=options.permutations,
         batch_size=options.batch_size,
     )
-    print(*interchange_lines(table), sep="\n")
+    for line in interchange_lines(table):
+        print(line)
 
     drawn = draw(run.path)
     print(

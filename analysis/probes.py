@@ -47,13 +47,15 @@ def main(options: Options):
     design = Design.of(run, preset=options.preset, families=options.families)
     print(design.announce())
     table = probe_table(design, permutations=options.permutations, folds=options.folds)
-    print(*probe_lines(table), sep="\n")
+    for line in probe_lines(table):
+        print(line)
 
     wrote = f"{run.path / 'tables' / 'probes.csv'} ({len(table):,} rows)"
     drawn = probes.draw(run.path)
     if options.controls:
         found = control_table(design, folds=options.folds, sites=options.control_sites)
-        print(*control_lines(found), sep="\n")
+        for line in control_lines(found):
+            print(line)
         wrote += f", probe_controls.csv ({len(found):,} rows)"
         drawn += probe_controls.draw(run.path)
     print(

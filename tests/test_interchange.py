@@ -38,11 +38,10 @@ PAIRS = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 12)
 def planted_trials(direction: str) -> list[Trial]:
     source, target = direction.split("->")
     return [
-        Trial.of(
+        Trial(
             pair,
-            FACTS,
-            planted_prompts(target, pair.relation("nothing")),
-            planted_prompts(source, pair.relation("answer")),
+            planted_prompts(target, pair.facts["nothing"].relation),
+            planted_prompts(source, pair.facts["answer"].relation),
         )
         for pair in PAIRS
     ]
@@ -109,15 +108,15 @@ def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
 def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_between_twos():
     pairs = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
     assert all(pair not in pairs[:i] for i, pair in enumerate(pairs)) and len(pairs) == 18
-    assert all(len({OBJECTS[fact] for fact in pair.facts.values()}) == 4 for pair in pairs)
+    assert all(len({fact.object for fact in pair.facts.values()}) == 4 for pair in pairs)
     groups: dict[str, set[int]] = {}
     for pair in pairs:
-        couple = {subject for subject, _ in pair.facts.values()}
+        couple = {fact.subject for fact in pair.facts.values()}
         assert len(couple) == 2
         for subject in couple:
             groups.setdefault(subject, set()).add(pair.group)
     assert all(len(of_subject) == 1 for of_subject in groups.values())
-    ways = Counter((pair.relation("answer"), pair.relation("nothing")) for pair in pairs)
+    ways = Counter(tuple(fact.relation for fact in pair.facts.values()) for pair in pairs)
     assert len(ways) == 6 and max(ways.values()) - min(ways.values()) <= 2
     assert pairs == choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
     assert pairs != choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
@@ -175,12 +174,13 @@ def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
 def test_labels_say_which_part_of_the_source_came_into_the_target():
     """The planted truth fails if source and target, or subject and relation, are exchanged."""
     facts = PAIRS[0].facts
-    (target, asked), (source, moved) = facts["nothing"], facts["answer"]
-    assert (facts["relation"], facts["subject"]) == ((target, moved), (source, asked))
+    keys = {label: (fact.subject, fact.relation) for label, fact in facts.items()}
+    (target, asked), (source, moved) = keys["nothing"], keys["answer"]
+    assert (keys["relation"], keys["subject"]) == ((target, moved), (source, asked))
     trial = planted_trials("semantic->rote")[0]
     assert (trial.target.subject, trial.target.prompt.family) == (target, "rote")
     assert (trial.source.subject, trial.source.prompt.family) == (source, "test")
-    assert {label: trial.label(OBJECTS[fact]) for label, fact in facts.items()} == {
+    assert {label: trial.label(fact.object) for label, fact in facts.items()} == {
         label: label for label in facts
     }
 
@@ -192,7 +192,7 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
     model, tokenizer = planted_model(shared=True)
     seen, unseen = SUBJECTS[:6], SUBJECTS[6:]
     steerings = choose_steerings(FACTS, unseen, RELATIONS, 6)
-    assert len({s.facts["nothing"][0] for s in steerings}) == 6
+    assert len({s.facts["nothing"].subject for s in steerings}) == 6
     sites = site_names(model)
     keys = {
         r: hidden_states(model, tokenizer, [planted_prompts("rote", r).render(s) for s in seen])
@@ -201,9 +201,7 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
         .numpy()
         for r in RELATIONS
     }
-    trials = [
-        Trial.of(s, FACTS, planted_prompts("semantic", s.relation("nothing"))) for s in steerings
-    ]
+    trials = [Trial(s, planted_prompts("semantic", s.facts["nothing"].relation)) for s in steerings]
     vectors = {
         kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")
     }

@@ -110,4 +110,6 @@ def _scored(plan: Plan, relation: str) -> tuple[Array, Array]:
 
 def _pool(plan: Plan, relation: str) -> tuple[str, ...]:
     """All candidates of a relation: facts from elsewhere may each have a pool of their own."""
-    return union(*(plan.pools[subject, relation] for subject in _scored(plan, relation)[0]))
+    return union(
+        *(plan.facts[subject, relation].candidates for subject in _scored(plan, relation)[0])
+    )

@@ -60,7 +60,7 @@ def _about(trial: Trial, number: int) -> dict:
         "relation": trial.side,
         "family": target.prompt.family,
         "trial": number,
-        "group": trial.group,
+        "group": trial.choice.group,
         "subject": target.subject,
         "asked": target.prompt.relation,
         "template": target.prompt.id,
@@ -121,8 +121,8 @@ def vectors_for(
     if kind not in VECTORS:
         raise BadInput(f"kind={kind!r}; expected one of {', '.join(VECTORS)}")
     to = "wrong" if kind == "wrong" else "relation"
-    added = np.stack([keys[s.relation(to)] for s in steerings])
-    asked = base if base is not None else np.stack([keys[s.relation("nothing")] for s in steerings])
+    added = np.stack([keys[s.facts[to].relation] for s in steerings])
+    asked = [keys[s.facts["nothing"].relation] for s in steerings] if base is None else base
     vectors = added - asked
     if kind != "random":
         return vectors

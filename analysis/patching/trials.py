@@ -40,25 +40,20 @@ UNCHANGED = "none"
 # The family of the prompt that is the subject's name alone.
 BARE = "bare"
 
-Key = tuple[str, str]  # (subject, relation)
-Facts = Mapping[Key, Fact]
+Facts = Mapping[tuple[str, str], Fact]  # by (subject, relation)
 Names = Sequence[str]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Facts that a trial tells apart: what was moved -> the fact whose object says so; all differ.
+    """Facts with distinct objects: what was moved -> the fact whose object says so.
 
     "nothing" is the fact that the target prompt asks for; "answer", in interchange, the source's.
     group: trials of different groups have no subject in common.
     """
 
     group: int
-    facts: Mapping[str, Key]
-
-    def relation(self, label: str) -> str:
-        """The relation of one of the facts."""
-        return self.facts[label][1]
+    facts: Mapping[str, Fact]
 
 
 class Asked(NamedTuple):
@@ -75,46 +70,37 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One target prompt to be changed.
+    """A choice at a target prompt, `into`, which gets the state of a source prompt or a vector.
 
-    side: "bound" or "unbound", of the relation that is moved. outcomes: what was moved -> the
-    object that says so. source: whose state is taken; None where a vector is added.
+    side: "bound" or "unbound", of the relation that is moved.
     """
 
-    side: str
-    group: int
-    target: Asked
-    outcomes: Mapping[str, str]
-    candidates: tuple[str, ...]
-    source: Asked | None = None
+    choice: Choice
+    into: Prompt
+    taken: Prompt | None = None
+    side: str = "bound"
 
-    @classmethod
-    def of(
-        cls,
-        choice: Choice,
-        facts: Facts,
-        target: Prompt,
-        source: Prompt | None = None,
-        side="bound",
-    ) -> "Trial":
-        """The trial of a choice at a target prompt, with the state of a source prompt or a vector.
+    @property
+    def target(self) -> Asked:
+        """The prompt that is changed."""
+        return Asked(self.into, self.choice.facts["nothing"].subject)
 
-        Candidates: those of the two facts asked for, or of every relation that has a vector.
-        """
-        known = {label: facts[key] for label, key in choice.facts.items()}
-        pooled = known.values() if source is None else (known["nothing"], known["answer"])
-        return cls(
-            side,
-            choice.group,
-            Asked(target, known["nothing"].subject),
-            {label: fact.object for label, fact in known.items()},
-            union(*(fact.candidates for fact in pooled)),
-            source and Asked(source, known["answer"].subject),
-        )
+    @property
+    def source(self) -> Asked | None:
+        """The prompt whose state is taken; None where a vector is added."""
+        return self.taken and Asked(self.taken, self.choice.facts["answer"].subject)
+
+    @cached_property
+    def candidates(self) -> tuple[str, ...]:
+        """The candidates of both facts asked for, or of every relation that has a vector."""
+        facts = self.choice.facts
+        asked = [facts["nothing"], facts["answer"]] if self.taken else facts.values()
+        return union(*(fact.candidates for fact in asked))
 
     def label(self, answer: str) -> str:
-        """What an answered candidate says was moved; "other" where it is no outcome's object."""
-        return next((label for label, obj in self.outcomes.items() if obj == answer), "other")
+        """What an answered candidate says was moved; "other" where it is no fact's object."""
+        facts = self.choice.facts.items()
+        return next((label for label, fact in facts if fact.object == answer), "other")
 
 
 @dataclass(frozen=True)
@@ -148,7 +134,7 @@ class Plan:
         return [s for s in every if s in scored], [s for s in every if s not in scored]
 
     @cached_property
-    def facts(self) -> dict[Key, Fact]:
+    def facts(self) -> Facts:
         """Every fact of the run by subject and relation."""
         return {(f.subject, f.relation): f for f in self.design.run.facts}
 
@@ -166,9 +152,9 @@ class Plan:
             source, target = direction.split("->")
             for side, pairs in sides.items():
                 for i, pair in enumerate(pairs):
-                    into = self._prompt(pair.relation("nothing"), target, i)
-                    taken = self._prompt(pair.relation("answer"), source, i)
-                    of_direction.append(Trial.of(pair, self.facts, into, taken, side))
+                    into = self._prompt(pair.facts["nothing"].relation, target, i)
+                    taken = self._prompt(pair.facts["answer"].relation, source, i)
+                    of_direction.append(Trial(pair, into, taken, side))
         return trials
 
     @cached_property
@@ -180,7 +166,7 @@ class Plan:
     def steered(self, family: str) -> list[Trial]:
         """The trial of each steering at a bare name, a test or a rote prompt."""
         return [
-            Trial.of(s, self.facts, self._prompt(s.relation("nothing"), family, i))
+            Trial(s, self._prompt(s.facts["nothing"].relation, family, i))
             for i, s in enumerate(self.steerings)
         ]
 
@@ -210,7 +196,7 @@ def choose_pairs(
     couples = list(zip(shuffled[::2], shuffled[1::2], strict=False))
     ways = _shuffled([(a, b) for a in sources for b in targets if a != b], rng)
     turns = (
-        [Choice(group, _crossed(couple[turn % 2], a, couple[1 - turn % 2], b)) for a, b in ways]
+        (group, [_crossed(couple[turn % 2], a, couple[1 - turn % 2], b) for a, b in ways])
         for turn in range(2 * len(ways))
         for group, couple in enumerate(couples)
     )
@@ -236,16 +222,15 @@ def choose_steerings(
     shuffled = _shuffled(subjects, rng)
     ways = [(q, r, w) for q in relations for r in relations for w in relations]
     ways = _shuffled([way for way in ways if len(set(way)) == 3], rng)
-    labels = ("nothing", "relation", "wrong")
     turns = (
-        [Choice(group, {k: (s, r) for k, r in zip(labels, way, strict=True)}) for way in ways]
+        (group, [{"nothing": (s, q), "relation": (s, r), "wrong": (s, w)} for q, r, w in ways])
         for _ in range(-(-count // max(1, len(shuffled))))
         for group, s in enumerate(shuffled)
     )
     return _spread(turns, facts, count)
 
 
-def _crossed(source: str, asked: str, target: str, wanted: str) -> dict[str, Key]:
+def _crossed(source: str, asked: str, target: str, wanted: str) -> dict:
     """The facts of a source (subject, relation) and a target (subject, relation)."""
     return {
         "nothing": (target, wanted),
@@ -259,18 +244,22 @@ def _shuffled(items: Sequence, rng) -> list:
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def _spread(turns: Iterable[Sequence[Choice]], facts: Facts, count: int) -> list[Choice]:
-    """Up to `count` choices with distinct objects, one per turn, the relations used evenly."""
+def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -> list[Choice]:
+    """Up to `count` choices, one per turn (group, options), the relations used evenly.
+
+    An option is what was moved -> (subject, relation).
+    """
     used: Counter = Counter()
     chosen: list[Choice] = []
-    for choices in turns:
+    for group, options in turns:
         if len(chosen) == count:
             break
         ways = {}
-        for choice in choices:
-            objects = {facts[key].object for key in choice.facts.values() if key in facts}
-            if len(objects) == len(choice.facts) and choice not in chosen:
-                ways.setdefault(tuple(map(choice.relation, choice.facts)), choice)
+        for option in options:
+            known = {label: facts[key] for label, key in option.items() if key in facts}
+            choice = Choice(group, known)
+            if len({f.object for f in known.values()}) == len(option) and choice not in chosen:
+                ways[tuple(f.relation for f in known.values())] = choice
         if ways:
             way = min(ways, key=used.__getitem__)
             used[way] += 1
