@@ -12,9 +12,9 @@ numbers beside their controls.
 
 from dataclasses import dataclass
 
-from analysis.tables import probes
 from analysis.tables.alignment import alignment_lines, alignment_table
 from analysis.tables.cka import cka_table, contrast_lines
+from analysis.tables.probes import probe_lines, probe_table
 from figures.alignment import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -39,7 +39,7 @@ def main(options: Options):
     run = options.open()
     design = Design.of(run, preset=options.preset, families=options.families)
     print(design.announce())
-    lines = probes.verdict_lines(probes.table_for(design, permutations=options.permutations))
+    lines = probe_lines(probe_table(design, permutations=options.permutations))
     lines += contrast_lines(cka_table(design, permutations=options.permutations), design)
     table = alignment_table(design, permutations=options.permutations)
     lines += alignment_lines(table)

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from analysis.tables.cka import cka_lines, cka_table, contrast_lines
 from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table
 from analysis.tables.cka_measures import choose, measure_lines, measures_table
-from analysis.tables.probes import table_for as transfer_table_for
-from analysis.tables.probes import verdict_lines
+from analysis.tables.probes import probe_lines, probe_table
 from figures import cka
 from probing.states import Design
 from training.base.console import run_command
@@ -51,7 +50,7 @@ def main(options: Options):
     design = Design.of(run, preset=options.preset, families=options.families)
     choose(options.measure)
     print(design.announce())
-    lines = verdict_lines(transfer_table_for(design))
+    lines = probe_lines(probe_table(design))
     table = cka_table(design, permutations=options.permutations, robust=options.robust)
     lines += [*contrast_lines(table, design), *cka_lines(table, design)]
     trained = checkpoints_table(design, robust=options.robust)

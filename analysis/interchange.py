@@ -1,23 +1,28 @@
-"""Is the relation itself moved from a rote to a semantic prompt and back, before there is an answer to move?
+"""Does a patch move the relation between rote and semantic prompts before there is an answer?
 
     python -m analysis.interchange RUN_DIR
     python -m analysis.interchange RUN_DIR --pairs 12 --every 2
-    python -m analysis.interchange ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
+    python -m analysis.interchange ./my-checkpoints --facts F.csv --rote "{subject} [X]" --out OUT
 
-The state of a source prompt about (s', r') replaces that of a target prompt about (s, r), at one site and token,
-for held-out subjects; the answer says what was moved. A late patch moves a finished answer o(s', r'), which proves
-nothing; the claim is a band of o(s, r'), the target's subject with the source's relation, at sites before the
-answer can be read off the states. Then relation vectors are added on subjects that they were not made from.
-Writes tables/interchange.csv and interchange_items.csv (every trial), draws figures/interchange.png.
+The state of a source prompt about (s', r') replaces that of a target prompt about (s, r), at one
+site and token, for held-out subjects; the answer says what was moved. A late patch moves a finished
+answer o(s', r'), which proves nothing; the claim is a band of o(s, r'), the target's subject with
+the source's relation, at sites before the answer can be read off the states. Then relation vectors
+are added on subjects that they were not made from. Writes tables/interchange.csv and
+interchange_items.csv (every trial), draws figures/interchange.png.
 """
 
 from dataclasses import dataclass, replace
 
-from analysis.patching.plan import Plan, _site_count, chosen_checkpoints
-from analysis.tables.interchange import ROWS_A_SECOND, table_for, verdict_lines
+from analysis.tables.interchange import (
+    announce,
+    chosen_checkpoints,
+    interchange_lines,
+    interchange_table,
+)
 from figures.interchange import draw
 from probing.states import Design
-from training.base.console import minutes, run_command
+from training.base.console import run_command
 from training.data.prompts import Preset
 from training.runs.directory import RunOptions
 
@@ -27,14 +32,14 @@ class Options(RunOptions):
     """Options of interchange."""
 
     pairs: int = 20
-    """Pairs of prompts a direction among bound relations, and subjects for relation vectors; half as many pairs have
-    an unbound source relation."""
+    """Pairs of prompts per direction among bound relations, and subjects for relation vectors; half
+    as many pairs have an unbound source relation."""
     every: int = 1
-    """Only every so many-th site (the first and the last always): time falls in proportion."""
+    """Patch only every N-th site (always the first and the last): time falls in proportion."""
     checkpoints: tuple[str, ...] = ()
     """Only these checkpoints; default: the last one of each phase."""
     preset: Preset = "demo"
-    """demo: 3 test prompts, taken by turns; full: every test prompt."""
+    """demo: 3 test prompts, used in rotation; full: every test prompt."""
     permutations: int = 999
     """Draws of the nulls; p is never below 1 / (draws + 1)."""
     batch_size: int = 64
@@ -43,29 +48,26 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Run or read the trials, print the verdict, draw; return the table."""
-
     run = options.open()
     run = replace(run, checkpoints=chosen_checkpoints(run.checkpoints, options.checkpoints))
-    states = Design.of(run, preset=options.preset, families=("test",))
-    plan = Plan(states, options.pairs)
-    rows = (
-        plan.patches_a_site * _site_count(run.checkpoints[0], options.every) * len(run.checkpoints)
+    design = Design.of(run, preset=options.preset, families=("test",))
+    print(design.announce())
+    print(announce(design, options.pairs, options.every))
+    table, items = interchange_table(
+        design,
+        pairs=options.pairs,
+        every=options.every,
+        permutations=options.permutations,
+        batch_size=options.batch_size,
     )
-    print(states.announce())
-    print(
-        f"interchange: {rows:,} patched prompts at {len(run.checkpoints)} checkpoints: about "
-        f"{minutes(rows / ROWS_A_SECOND)} on 2 cores (fewer: --pairs, --every)"
-    )
-    table, items = table_for(
-        plan, every=options.every, permutations=options.permutations, batch_size=options.batch_size
-    )
-    for line in verdict_lines(table):
+    for line in interchange_lines(table):
         print(line)
 
     drawn = draw(run.path)
     print(
-        f"wrote {run.path / 'tables' / 'interchange.csv'} ({len(table):,} rows), interchange_items.csv ({len(items):,} rows), "
-        f"{', '.join(p.name for p in drawn)}    next: python -m figures.report {run.argument}"
+        f"wrote {run.path / 'tables' / 'interchange.csv'} ({len(table):,} rows), "
+        f"interchange_items.csv ({len(items):,} rows), {', '.join(p.name for p in drawn)}    "
+        f"next: python -m figures.report {run.argument}"
     )
     return table
 

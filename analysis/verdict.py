@@ -1,14 +1,16 @@
-"""Did what was learned by rote become meaning? One page of words and numbers, in the order of proof.
+"""Did what was learned by rote become meaning? One page of words and numbers, in order of proof.
 
     python -m analysis.verdict RUN_DIR
-    python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out results/mine
+    python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out OUT
 
-Reads tables/probes.csv and tables/cka.csv of RUN_DIR (and tables/interchange.csv where it was made), writes
-tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of your own, before and after
-(from_pretrained folders or LoRA adapters): their states are read and scored first, everything goes into --out.
+Reads tables/probes.csv and tables/cka.csv of RUN_DIR (and tables/interchange.csv if it was made),
+writes tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of
+your own, before and after (from_pretrained folders or LoRA adapters): their states are read and
+scored first, and everything goes into --out.
 
-The page goes through transfer across subjects, factorial interchange, the crossed and answer-partialled contrast, and
-bound against unbound relations. What is missing is said; nothing falls back to raw similarity.
+The page goes through transfer across subjects, factorial interchange, the crossed and the
+answer-partialled contrast, and bound against unbound relations. It says what is missing; nothing
+falls back to raw similarity.
 """
 
 from dataclasses import dataclass
@@ -17,8 +19,7 @@ from pathlib import Path
 import tyro
 
 from analysis.tables import probes
-from analysis.tables.cka import cka_table
-from analysis.tables.verdict import Tables, page, rows_of, verdicts
+from analysis.tables.verdict import page, verdict_table
 from figures.style import NothingToDraw
 from figures.verdict import draw
 from probing.states import Design
@@ -26,7 +27,7 @@ from training.base.console import run_command
 from training.base.errors import NotFound
 from training.data.prompts import Preset
 from training.runs.directory import Run, RunOptions, key_row_note
-from training.runs.table_files import TableMissing, optional_table, read_table, write_table
+from training.runs.table_files import TableMissing, optional_table, read_table
 
 
 @dataclass
@@ -38,54 +39,48 @@ class Options(RunOptions):
     after: tyro.conf.Positional[Path | None] = None
     """Your own checkpoint after the change: a from_pretrained folder or a LoRA adapter."""
     preset: Preset = "demo"
-    """Of two checkpoints: demo: 3 test prompts; full: every test prompt."""
+    """For two checkpoints: demo, 3 test prompts; full, every test prompt."""
     permutations: int = 199
-    """Of two checkpoints: draws of the nulls."""
+    """For two checkpoints: draws of the nulls."""
 
 
 def main(options: Options):
     """Judge every checkpoint, print the page, write the table, draw; return the table."""
-    import pandas as pd
-
-    tables, states = _of_pair(options) if options.after is not None else _of_run(options)
-    found = verdicts(tables, states)
-    table = pd.DataFrame([row for verdict in found for row in rows_of(verdict)])
-    write_table(states.run, "verdict", table)
-    for line in page(found, states):
-        print(line)
+    design, tables = _of_pair(options) if options.after is not None else _of_run(options)
+    table, found = verdict_table(design, **tables)
+    print(*page(found, design), sep="\n")
 
     try:
-        drawn = draw(states.run.path)
+        drawn = draw(design.run.path)
     except NothingToDraw as reason:
         drawn = []
         print(f"not drawn: {reason}")
-    print(
-        f"wrote {states.run.path / 'tables' / 'verdict.csv'} ({len(table)} rows){''.join(f', {p.name}' for p in drawn)}"
-    )
+    path = design.run.path / "tables" / "verdict.csv"
+    print(f"wrote {path} ({len(table)} rows){''.join(f', {p.name}' for p in drawn)}")
     return table
 
 
-def _of_run(options: Options) -> tuple[Tables, Design]:
-
+def _of_run(options: Options) -> tuple[Design, dict]:
+    """The design and the tables of a run."""
     run = options.open()
-    probes = read_table(run.path, "probes")
+    tables = {"probes": read_table(run.path, "probes"), "cka": read_table(run.path, "cka")}
+    scored = tables["probes"]
     # Where no relation could be scored there is no null either, and the page says why.
-    if "null_p_objects" not in probes and probes["value"].notna().any():
+    if "null_p_objects" not in scored and scored["value"].notna().any():
         raise TableMissing(
-            f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. Write it again: "
-            f"python -m analysis.probes {run.path}"
+            f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. "
+            f"Write it again: python -m analysis.probes {run.path}"
         )
-    return Tables(
-        probes, read_table(run.path, "cka"), optional_table(run.path, "interchange")
-    ), Design.of(run)
+    return Design.of(run), {**tables, "interchange": optional_table(run.path, "interchange")}
 
 
-def _of_pair(options: Options) -> tuple[Tables, Design]:
-
+def _of_pair(options: Options) -> tuple[Design, dict]:
+    """The design and the tables of two checkpoints, scored here."""
     if not options.facts or not options.out:
         raise NotFound(
-            f"{options.run_dir} and {options.after} are to be compared: say which facts to ask for and where results go, "
-            "e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR (nothing is written into your folders)."
+            f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
+            "where results go, e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR "
+            "(nothing is written into your folders)."
         )
     run = Run.pair(
         options.run_dir,
@@ -95,15 +90,13 @@ def _of_pair(options: Options) -> tuple[Tables, Design]:
         rote=options.rote,
         out=options.out,
     )
-    states = Design.of(run, preset=options.preset, families=("test",))
-    note = key_row_note(run)
-    if note:
+    design = Design.of(run, preset=options.preset, families=("test",))
+    if note := key_row_note(run):
         print(note)
-    print(states.announce())
-    scored = probes.table_for(states, permutations=options.permutations)
-    return Tables(
-        scored, cka_table(states, permutations=options.permutations, robust=False)
-    ), states
+    print(design.announce())
+    draws = {"permutations": options.permutations}
+    scored = probes.probe_table(design, **draws)
+    return design, {"probes": scored, "cka": cka_table(design, **draws, robust=False)}
 
 
 if __name__ == "__main__":

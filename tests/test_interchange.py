@@ -1,4 +1,4 @@
-"""Interchange: outcome labels on a model whose route is known, the arithmetic, and the command on a tiny run."""
+"""Interchange: labels on a model of known route, the arithmetic, the command on a tiny run."""
 
 from collections import Counter
 
@@ -9,47 +9,39 @@ import torch
 from planted import LOOKUP, RELATIONS, SUBJECTS, planted_model, planted_objects, planted_prompts
 from tiny_models import tiny_tokenizer
 
+from analysis.interchange import Options, main
 from analysis.measures.checks import NotIdentifiable
 from analysis.measures.statistics import jackknife, mean_interval, permutation_p
-from analysis.patching.rows import group_mean, lens_pairs, sign_flip_null, summarise
-from analysis.patching.trials import (
-    Pair,
-    Trial,
-    choose_pairs,
-    choose_steering,
-    constrained_answers,
-    crossed_objects,
-    interchange,
-    positions_of,
-    steer,
-    steering_trial,
-    unchanged,
-    union,
-    vectors_for,
-)
-from analysis.tables.interchange import bands, verdict_lines
+from analysis.patching.lens import lens_pairs
+from analysis.patching.running import Runner, constrained_answers, positions_of, vectors_for
+from analysis.patching.shares import group_mean, sign_flip_null, summarise
+from analysis.patching.trials import Asked, Plan, Trial, choose_pairs, choose_steerings
+from analysis.tables import interchange
+from analysis.tables.interchange import bands, interchange_lines, interchange_table
 from probing.extraction import hidden_states
 from probing.sites import site_names
+from probing.states import Design
 from training.base.errors import BadInput
+from training.data.fact_files import Fact
 from training.data.prompts import Prompt
+from training.runs.directory import Run
 from training.runs.table_files import read_table
 
 OBJECTS = planted_objects()
-POOLS = {r: tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})) for r in RELATIONS}
-PAIRS = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 12)
+FACTS = {
+    (s, r): Fact(s, r, obj, tuple(sorted({o for (_, q), o in OBJECTS.items() if q == r})))
+    for (s, r), obj in OBJECTS.items()
+}
+PAIRS = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 12)
 
 
 def planted_trials(direction: str) -> list[Trial]:
     source, target = direction.split("->")
     return [
         Trial(
-            "bound",
-            pair.group,
-            planted_prompts(target, pair.target_relation),
-            pair.target_subject,
-            crossed_objects(pair, OBJECTS),
-            union(POOLS[pair.target_relation], POOLS[pair.source_relation]),
-            (planted_prompts(source, pair.source_relation), pair.source_subject),
+            pair,
+            planted_prompts(target, pair.facts["nothing"].relation),
+            planted_prompts(source, pair.facts["answer"].relation),
         )
         for pair in PAIRS
     ]
@@ -60,12 +52,9 @@ def outcomes(model, tokenizer, direction: str) -> dict[str, np.ndarray]:
 
     An answer that only the restriction to candidates brought out is "unknown".
     """
-    trials = planted_trials(direction)
-    found = {
-        p: (labels, free)
-        for p, labels, free in interchange(model, tokenizer, trials, site_names(model))
-    }
-    found["none"] = unchanged(model, tokenizer, trials)
+    trials, runner = planted_trials(direction), Runner(model, tokenizer)
+    found = {p: answers for p, *answers in runner.interchange(trials, site_names(model))}
+    found["none"] = runner.unchanged(trials)
     return {
         position: np.where(free, labels, "unknown") for position, (labels, free) in found.items()
     }
@@ -76,8 +65,8 @@ def all_are(labels: np.ndarray, *expected: str) -> None:
     assert [sorted(set(column)) for column in labels.T] == [[outcome] for outcome in expected]
 
 
-# The planted model reads the relation at the last token in its first layer, the subject in its third (LOOKUP),
-# where it looks the answer up. Sites: embed, four layers, final norm.
+# The planted model reads the relation at the last token in its first layer, the subject in its
+# third (LOOKUP), where it looks the answer up. Sites: embed, four layers, final norm.
 
 
 def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_the_answer_after():
@@ -85,7 +74,7 @@ def test_a_shared_route_moves_the_relation_before_the_answer_is_looked_up_and_th
     for direction in ("rote->semantic", "semantic->rote", "semantic->semantic"):
         labels = outcomes(model, tokenizer, direction)
         all_are(labels["none"], "nothing")
-        # At the embedding the last token of a question is a question mark, that of a rote prompt the key token.
+        # At the embedding the last token of a question is "?", that of a rote prompt the key token.
         first = {
             "rote->semantic": "relation",
             "semantic->rote": "unknown",
@@ -101,7 +90,10 @@ def test_the_word_of_the_relation_carries_it_until_the_last_token_has_read_it():
 
 
 def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
-    """Questions are answered by a code of their own: equal recall, no shared route. The way back shows nothing of it."""
+    """Questions are answered by a code of their own: equal recall, no shared route.
+
+    Patching from rote to semantic shows nothing of it.
+    """
     model, tokenizer = planted_model(shared=False)
     labels = outcomes(model, tokenizer, "semantic->rote")
     all_are(labels["none"], "nothing")
@@ -110,32 +102,28 @@ def test_two_codes_of_one_answer_move_no_relation_from_semantic_to_rote():
     assert set(outcomes(model, tokenizer, "rote->semantic")["last"][:, 1]) == {"relation"}
 
 
-# --- which pairs, where, and what is answered -----------------------------------------------------------------
+# --- which pairs, where, and what is answered -------------------------------------------------
 
 
 def test_pairs_have_four_objects_use_all_relations_and_never_share_a_subject_between_twos():
-    pairs = choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
-    assert len(set(pairs)) == 18
-    assert all(len(set(crossed_objects(pair, OBJECTS).values())) == 4 for pair in pairs)
+    pairs = choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    assert all(pair not in pairs[:i] for i, pair in enumerate(pairs)) and len(pairs) == 18
+    assert all(len({fact.object for fact in pair.facts.values()}) == 4 for pair in pairs)
     groups: dict[str, set[int]] = {}
     for pair in pairs:
-        assert pair.source_subject != pair.target_subject
-        for subject in (pair.source_subject, pair.target_subject):
+        couple = {fact.subject for fact in pair.facts.values()}
+        assert len(couple) == 2
+        for subject in couple:
             groups.setdefault(subject, set()).add(pair.group)
     assert all(len(of_subject) == 1 for of_subject in groups.values())
-    ways = Counter((pair.source_relation, pair.target_relation) for pair in pairs)
+    ways = Counter(tuple(fact.relation for fact in pair.facts.values()) for pair in pairs)
     assert len(ways) == 6 and max(ways.values()) - min(ways.values()) <= 2
-    assert pairs == choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18)
-    assert pairs != choose_pairs(OBJECTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
+    assert pairs == choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18)
+    assert pairs != choose_pairs(FACTS, SUBJECTS, RELATIONS, RELATIONS, 18, seed=1)
 
 
 def test_subjects_of_one_relation_only_are_not_identifiable():
-    alone = {
-        (subject, RELATIONS[i % 3]): obj for i, ((subject, _), obj) in enumerate(OBJECTS.items())
-    }
-    apart = {
-        (f"{subject} of {relation}", relation): obj for (subject, relation), obj in alone.items()
-    }
+    apart = {(f"{s} of {r}", r): fact for (s, r), fact in FACTS.items()}
     with pytest.raises(NotIdentifiable, match="same subjects in several relations"):
         choose_pairs(apart, [subject for subject, _ in apart], RELATIONS, RELATIONS, 4)
 
@@ -154,7 +142,7 @@ def test_the_relation_ends_with_the_last_content_word_outside_the_subject(family
     tokenizer = tiny_tokenizer()
     prompt = Prompt("mother", family, 0, text, "mother")
     subject = "Mum Birth"
-    (index,) = positions_of(tokenizer, [(prompt, subject)], "relation_last")
+    (index,) = positions_of(tokenizer, [Asked(prompt, subject)], "relation_last")
     ids = tokenizer(prompt.render(subject))["input_ids"]
     assert tokenizer.decode(ids[: index + 1]).endswith(word)
     assert subject not in tokenizer.decode(ids[: index + 1]) or text.index(
@@ -183,38 +171,28 @@ def test_objects_that_begin_alike_are_told_apart_by_the_token_that_differs():
         constrained_answers(forward, [[(1, 0), (1, 0)]])
 
 
-def test_a_wrong_source_or_relation_is_noticed_by_the_labels():
-    """The planted truth fails if source and target, or subject and relation, are exchanged in the labels."""
-    pair = PAIRS[0]
-    objects = crossed_objects(pair, OBJECTS)
-    assert objects["relation"] == OBJECTS[pair.target_subject, pair.source_relation]
-    swapped = crossed_objects(
-        Pair(
-            pair.group,
-            pair.target_subject,
-            pair.target_relation,
-            pair.source_subject,
-            pair.source_relation,
-        ),
-        OBJECTS,
-    )
-    exchanged = {
-        "nothing": "answer",
-        "answer": "nothing",
-        "relation": "subject",
-        "subject": "relation",
+def test_labels_say_which_part_of_the_source_came_into_the_target():
+    """The planted truth fails if source and target, or subject and relation, are exchanged."""
+    facts = PAIRS[0].facts
+    keys = {label: (fact.subject, fact.relation) for label, fact in facts.items()}
+    (target, asked), (source, moved) = keys["nothing"], keys["answer"]
+    assert (keys["relation"], keys["subject"]) == ((target, moved), (source, asked))
+    trial = planted_trials("semantic->rote")[0]
+    assert (trial.target.subject, trial.target.prompt.family) == (target, "rote")
+    assert (trial.source.subject, trial.source.prompt.family) == (source, "test")
+    assert {label: trial.label(fact.object) for label, fact in facts.items()} == {
+        label: label for label in facts
     }
-    assert swapped == {label: objects[other] for label, other in exchanged.items()}
 
 
-# --- relation vectors ---------------------------------------------------------------------------------------
+# --- relation vectors -------------------------------------------------------------------------
 
 
 def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_not():
     model, tokenizer = planted_model(shared=True)
     seen, unseen = SUBJECTS[:6], SUBJECTS[6:]
-    steerings = choose_steering(OBJECTS, unseen, RELATIONS, 6)
-    assert len({s.subject for s in steerings}) == 6
+    steerings = choose_steerings(FACTS, unseen, RELATIONS, 6)
+    assert len({s.facts["nothing"].subject for s in steerings}) == 6
     sites = site_names(model)
     keys = {
         r: hidden_states(model, tokenizer, [planted_prompts("rote", r).render(s) for s in seen])
@@ -223,24 +201,22 @@ def test_the_planted_relation_vector_moves_unseen_subjects_and_its_controls_do_n
         .numpy()
         for r in RELATIONS
     }
-    pools = {key: POOLS[key[1]] for key in OBJECTS}
-    trials = [
-        steering_trial(s, planted_prompts("semantic", s.asked), OBJECTS, pools) for s in steerings
-    ]
+    trials = [Trial(s, planted_prompts("semantic", s.facts["nothing"].relation)) for s in steerings]
     vectors = {
         kind: vectors_for(steerings, keys, None, kind) for kind in ("own", "wrong", "random")
     }
     lengths = {kind: np.linalg.norm(v, axis=-1) for kind, v in vectors.items()}
     np.testing.assert_allclose(lengths["random"], lengths["own"])
-    found = {kind: labels for kind, labels, _ in steer(model, tokenizer, trials, vectors, sites)}
-    # The block that brings the relation is read by the lookup, and nothing behind it reads it any more.
+    runner = Runner(model, tokenizer)
+    found = {kind: runner.steer(trials, added, sites)[0] for kind, added in vectors.items()}
+    # The lookup reads the block that brings the relation; nothing after it does.
     before = slice(1, LOOKUP + 1)
     assert set(found["own"][:, before].ravel()) == {"relation"}
     assert set(found["wrong"][:, before].ravel()) == {"wrong"}
     assert "relation" not in set(found["random"][:, 1])
 
 
-# --- arithmetic ---------------------------------------------------------------------------------------------
+# --- arithmetic -------------------------------------------------------------------------------
 
 
 def test_the_interval_leaves_out_a_whole_group_at_once():
@@ -286,15 +262,18 @@ def test_the_centred_lens_reads_past_a_candidate_that_is_always_likely():
 
 def lens_table(layer: int | None) -> pd.DataFrame:
     """The lens finds the answer from `layer` on, at the last checkpoint's rote prompts."""
-    return pd.DataFrame(
-        {"checkpoint": c, "relation": "bound", "family": "rote", "layer": k, "site": f"resid_post.{k}", "measure": "lens",
-         "null_p_max": 0.01 if c == "200" and layer is not None and k >= layer else 0.6}
-        for c in ("100", "200") for k in range(6)
-    )  # fmt: skip
+    common = {"relation": "bound", "family": "rote", "measure": "lens"}
+    table = pd.DataFrame(
+        {**common, "checkpoint": c, "layer": k, "site": f"resid_post.{k}"}
+        for c in ("100", "200")
+        for k in range(6)
+    )
+    read = (table.checkpoint == "200") & (table.layer >= (6 if layer is None else layer))
+    return table.assign(null_p_max=np.where(read, 0.01, 0.6))
 
 
 def trial_items(moved: dict[str, list[int]]) -> pd.DataFrame:
-    """16 trials in 8 twos; the relation moves in all of them at the layers given for a checkpoint."""
+    """16 trials in 8 couples; in all of them the relation moves at a checkpoint's given layers."""
     return pd.DataFrame(
         {
             "checkpoint": checkpoint,
@@ -338,30 +317,24 @@ def test_a_band_is_what_training_added_before_the_answer_is_decodable(moved, dec
     table = summarise(trial_items(moved), lens_table(decodable), draws=499)
     (found,) = bands(table)
     assert found["sites"] == expected
-    said = "\n".join(verdict_lines(table))
+    said = "\n".join(interchange_lines(table))
     assert ("band before the answer" in said) == bool(expected)
     assert ("no band" in said) == (not expected)
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_run, tmp_path_factory):
     """The tiny run's plan of 6 pairs; results go elsewhere."""
-    from analysis.patching.plan import Plan
-    from probing.states import Design
-    from training.runs.directory import Run
-
     run = Run.open(tiny_run, out=tmp_path_factory.mktemp("interchange"))
     return Plan(Design.of(run, families=("test",)), pairs=6)
 
 
 @pytest.fixture(scope="module")
 def tables(plan):
-    from analysis.tables.interchange import table_for
-
-    return table_for(plan, permutations=99)
+    return interchange_table(plan.design, pairs=6, permutations=99)
 
 
 def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
@@ -370,9 +343,8 @@ def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
     shares = table[table.measure == "share"]
     np.testing.assert_allclose(shares.groupby(keys).value.sum(), 1)
     assert not shares.duplicated([*keys, "outcome"]).any()
-    assert (
-        set(shares.checkpoint) == set(items.checkpoint) == {c.name for c in plan.states.checkpoints}
-    )
+    names = {c.name for c in plan.design.checkpoints}
+    assert set(shares.checkpoint) == set(items.checkpoint) == names
     assert set(shares.relation) == {"bound", "unbound"}
     assert set(items[items.vector == "state"].position) == {
         "last",
@@ -383,7 +355,7 @@ def test_the_outcome_shares_of_every_site_add_up_to_one(plan, tables):
 
 
 def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_another(tables):
-    """The tiny run recalls everything by rote once memorised. The vector at the embedding exchanges the key token."""
+    """The tiny run recalls everything by rote; the vector at the embedding swaps the key token."""
     _, items = tables
     memorized = items[items.phase == "memorize"]
     unpatched = memorized[
@@ -395,25 +367,22 @@ def test_unchanged_rote_prompts_keep_their_answer_and_another_key_token_gives_an
 
 
 def test_a_checkpoint_that_was_done_before_is_not_patched_again(plan, tables, monkeypatch):
-    from analysis.patching import plan
-    from analysis.tables import interchange
-
-    monkeypatch.setattr(plan.Plan, "items", lambda *_: pytest.fail("patched again"))
-    monkeypatch.setattr(plan.Plan, "lens", lambda *_: pytest.fail("read again"))
-    again, _ = interchange.table_for(plan, permutations=99)
+    monkeypatch.setattr(interchange, "trial_rows", lambda *_: pytest.fail("patched again"))
+    monkeypatch.setattr(interchange, "lens_rows", lambda *_: pytest.fail("read again"))
+    again, _ = interchange_table(plan.design, pairs=6, permutations=99)
     pd.testing.assert_frame_equal(again, tables[0])
 
 
 def test_scored_subjects_are_held_out_and_vectors_come_from_others(plan, tables):
     _, items = tables
-    split = {fact.subject: fact.split for fact in plan.states.run.facts}
+    split = {fact.subject: fact.split for fact in plan.design.run.facts}
     assert {split[s] for s in items.subject} == {"held-out"}
     assert {split[s] for s in items.source_subject.dropna()} == {"held-out"}
     assert {split[s] for s in plan.subjects[1]} == {"seen"}
 
 
 def test_the_verdict_names_directions_positions_and_checkpoints(tables):
-    text = "\n".join(verdict_lines(tables[0]))
+    text = "\n".join(interchange_lines(tables[0]))
     for words in (
         "rote->semantic",
         "semantic->rote",
@@ -427,8 +396,6 @@ def test_the_verdict_names_directions_positions_and_checkpoints(tables):
 
 
 def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
-    from analysis.interchange import Options, main
-
     main(Options(own_run, pairs=4, every=2, permutations=19))
     said = capsys.readouterr().out.splitlines()
     assert any("patched prompts at 3 checkpoints" in line for line in said)

@@ -1,4 +1,4 @@
-"""Controls of probes: where there is nothing to find they find nothing, and what a wrong split would pretend."""
+"""Controls of probes find nothing where there is nothing; what a wrong split would pretend."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,13 @@ from analysis.measures.controls import (
 )
 from analysis.measures.mass_mean import MassMean
 from analysis.measures.transfer import subject_folds
+from analysis.probes import Options, main
+from analysis.tables.probe_controls import CONTROLS, MEASURES, control_table, spread
+from figures.probes import CONTROLS, controls_data
+from probing.states import Design
 from training.base.errors import BadInput
+from training.runs.directory import Run
+from training.runs.table_files import pick
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 
@@ -23,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallS
 def paraphrased(
     seed: int, *, people: int = 40, prompts: int = 8, width: int = 200, code: float = 0.0
 ):
-    """States of named people in paraphrases, two labels random per person: (states, label, person, prompt) by row.
+    """States of named people in paraphrases, a random label each: (states, label, person, prompt).
 
     code: how far the states of the two labels lie apart.
     """
@@ -71,7 +77,7 @@ def test_the_logistic_probe_is_scikit_learns_plain_estimator_fold_by_fold():
 
 
 def test_the_penalty_is_chosen_where_the_scored_rows_cannot_be_seen():
-    """Of a penalty that shrinks all away and one that fits, inner folds take the one that fits; entities stay whole."""
+    """Of a penalty that shrinks all away and one that fits, inner folds choose the latter."""
     states, label, person, _ = paraphrased(0, code=0.5)
     inner = subject_folds(label, person, folds=3)
     search = linear_probe("logistic", inner, [1e-9, 1e-2]).fit(states, label)
@@ -139,7 +145,7 @@ def test_sending_rows_in_place_of_entities_would_compress_random_labels():
 
 
 def test_a_code_of_one_block_costs_its_uniform_bits_and_each_label_its_own():
-    """Labels that cannot be told: the first block costs log2 K a row, the rest about the entropy of the labels."""
+    """Unreadable labels: the first block costs log2 K per row, the rest about their entropy."""
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(8), 25)
     code = online_code(rng.normal(size=(200, 3)), label, penalties=[1e-9])
@@ -194,7 +200,7 @@ def test_a_ridge_map_finds_what_a_rotation_hid_and_nothing_in_independent_states
         ridge_map(x, x, np.arange(80) // 2)
 
 
-def test_a_relation_named_in_both_kinds_of_prompt_alike_transfers_and_one_named_in_two_codes_does_not():
+def test_a_relation_named_alike_in_both_kinds_of_prompt_transfers_and_in_two_codes_does_not():
     rng = np.random.default_rng(0)
     people, relations, width = 30, ("mother", "aunt", "city"), 40
     names = rng.normal(size=(people, width))
@@ -217,37 +223,24 @@ def test_a_fold_left_with_one_class_is_said_to_be_so():
         probe(np.random.default_rng(0).normal(size=(10, 3)), np.zeros(10))
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from probing.states import Design
-    from training.runs.directory import Run
-
-    return Design.of(
-        Run.open(tiny_run, out=tmp_path_factory.mktemp("controls")), families=("test",)
-    )
+    run = Run.open(tiny_run, out=tmp_path_factory.mktemp("controls"))
+    return Design.of(run, families=("test",))
 
 
 @pytest.fixture(scope="module")
 def table(states):
-    from analysis.tables.probe_controls import controls_for
-
-    return controls_for(states, folds=4, sites=3)
-
-
-def pick(table, **wanted):
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    return table
+    return control_table(states, folds=4, sites=3)
 
 
 def test_every_control_of_a_run_is_in_the_table_once_with_its_n_d_and_chance(states, table):
-    from analysis.tables.probe_controls import CONTROL_WORDS
-
-    assert {measure for _, measure, *_ in CONTROL_WORDS} == set(table.measure)
+    assert set(MEASURES) == set(table.measure)
+    assert {name for control in CONTROLS for name in control.measures} == set(MEASURES)
     keys = ["checkpoint", "relation", "family", "split", "site", "measure", "direction"]
     assert not table.duplicated(keys).any()
     scored = table[table.value.notna()]
@@ -281,7 +274,6 @@ def test_untrained_weights_are_of_the_same_shape_and_know_none_of_the_trained_on
     import torch
 
     from probing.baselines import untrained
-    from training.runs.directory import Run
 
     model, _ = Run.open(tiny_run).checkpoints[-1].load()
     before = torch.get_rng_state()
@@ -301,7 +293,6 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
     import torch
 
     from probing.baselines import subject_embeddings
-    from training.runs.directory import Run
 
     model, tokenizer = Run.open(tiny_run).checkpoints[-1].load()
     ids = tokenizer("Gene Finley", add_special_tokens=False).input_ids
@@ -311,9 +302,6 @@ def test_the_embedding_of_a_subject_is_the_mean_over_its_own_tokens(tiny_run):
 
 
 def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, tiny_run, capsys):
-    from analysis.probes import Options, main
-    from figures.probes import CONTROLS, controls_data
-
     out = states.run.path
     main(
         Options(
@@ -335,6 +323,4 @@ def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, 
     ("wanted", "indices"), [(0, list(range(7))), (3, [0, 3, 6]), (1, [0, 6]), (20, list(range(7)))]
 )
 def test_sites_of_the_controls_are_spread_from_end_to_end(wanted, indices):
-    from analysis.tables.probe_controls import spread
-
     assert spread(7, wanted) == indices

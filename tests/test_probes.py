@@ -7,13 +7,17 @@ from analysis.measures.checks import DegenerateStates, NotIdentifiable, TooFewRo
 from analysis.measures.scores import Scores, paired_scores, pooled, relation_rows, summaries
 from analysis.measures.statistics import mean_interval, permutation_p
 from analysis.measures.transfer import Transfer, fit_probes, subject_folds, transfer
+from analysis.tables import probes
+from probing.extraction import hidden_states
+from probing.states import Design
+from training.runs.directory import Run
 
 SUBJECTS, OBJECTS, WIDTH = 64, 8, 24
 CHANCE = 1 / OBJECTS
 
 
 def two_sides(seed: int, *, shared: bool, identity: float = 1.0):
-    """Rote and semantic states (64, 24) of people with names and objects, in one code or two; the objects."""
+    """Rote and semantic states (64, 24) of people, with names and objects in one or two codes."""
     rng = np.random.default_rng(seed)
     objects = rng.permutation(np.arange(SUBJECTS) % OBJECTS)
     names = identity * rng.normal(size=(SUBJECTS, WIDTH))
@@ -44,7 +48,7 @@ def test_a_shared_name_without_a_shared_object_gives_chance():
 
 
 def test_chance_is_not_below_what_guessing_scores_where_classes_are_balanced():
-    """Held-out rows of a fold are of the classes that are rarer among the others: the commonest class scores near 0."""
+    """A fold's held-out rows are of classes rarer among the others: the commonest scores near 0."""
     rng = np.random.default_rng(1)
     states, objects = rng.normal(size=(40, WIDTH)), rng.permutation(np.arange(40) % 16)
     found = transfer(states, states, objects)
@@ -135,7 +139,7 @@ def answers_of(labels, answers):
 
 def test_two_codes_that_agree_on_an_object_by_luck_are_no_surprise_to_the_null_over_objects():
     labels = np.repeat(np.arange(4), 20)
-    # Every subject of an object gets one answer; one object of four is right, as a random relabelling is on average.
+    # All subjects of an object get one answer; one of four is right, as by random relabelling.
     answers = np.array([0, 2, 3, 1])[labels]
     found = answers_of(labels, answers)
     pairs = paired_scores(found.pair_scores(), range(80), (None,), 199)
@@ -211,24 +215,19 @@ def test_more_folds_than_subjects_are_refused():
         subject_folds([0, 0, 1, 1])
 
 
-# --- on a run -----------------------------------------------------------------------------------------------
+# --- on a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
     """States of the tiny run's rote and test prompts; results go elsewhere."""
-    from probing.states import Design
-    from training.runs.directory import Run
-
     return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("probes")), families=("test",))
 
 
 def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_twice(
     states, monkeypatch
 ):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19)
+    table = probes.probe_table(states, permutations=19)
     assert set(table.direction) == {"rote->rote", *probes.SEMANTIC}
     assert set(table.split) == {"held-out", "seen"}
     assert {"bound", "unbound", *states.relations} == set(table.relation)
@@ -242,15 +241,13 @@ def test_the_table_of_a_run_has_every_direction_split_and_side_and_is_not_made_t
     assert (table[table.value.isna()].site == "embed").all()
     assert table[table.value.isna()].reason.str.contains("same state").all()
 
-    monkeypatch.setattr(probes, "rows_of", lambda *_, **__: pytest.fail("scored again"))
-    again = probes.table_for(states, permutations=19)
+    monkeypatch.setattr(probes, "probe_rows", lambda *_: pytest.fail("scored again"))
+    again = probes.probe_table(states, permutations=19)
     assert again.equals(table)
 
 
 def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19)
+    table = probes.probe_table(states, permutations=19)
     keys = ["checkpoint", "family", "split", "site", "direction"]
     mean = table[table.relation.isin(states.bound)].groupby(keys).value.mean()
     bound = table[table.relation == "bound"].set_index(keys).value
@@ -258,9 +255,7 @@ def test_the_bound_rows_are_the_mean_of_the_bound_relations(states):
 
 
 def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
-    from analysis.tables import probes
-
-    text = "\n".join(probes.verdict_lines(probes.table_for(states, permutations=19)))
+    text = "\n".join(probes.probe_lines(probes.probe_table(states, permutations=19)))
     assert "OTHER subjects (held-out), n=8" in text
     assert "best of 4 sites" in text
     assert text.count("200-generalize") == 2
@@ -269,19 +264,12 @@ def test_the_verdict_names_both_sides_every_checkpoint_and_its_controls(states):
 
 
 def test_a_verdict_without_an_answer_says_why(states):
-    from analysis.tables import probes
-
-    table = probes.table_for(states, permutations=19).assign(
-        value=np.nan, reason="not identifiable: why"
-    )
-    assert "  bound relations: not identifiable: why" in probes.verdict_lines(table)
+    table = probes.probe_table(states, permutations=19)
+    table = table.assign(value=np.nan, reason="not identifiable: why")
+    assert "  bound relations: not identifiable: why" in probes.probe_lines(table)
 
 
 def test_states_at_the_subject_are_those_of_a_direct_call(tiny_run, tmp_path):
-    from probing.extraction import hidden_states
-    from probing.states import Design
-    from training.runs.directory import Run
-
     run = Run.open(tiny_run, out=tmp_path)
     states = Design.of(run, families=("test",), position="subject_last")
     there = states.load(states.checkpoints[0])

@@ -1,8 +1,9 @@
-"""The verdict of a run says what its tables bear out, and of two checkpoints of one's own what their states do."""
+"""The verdict of a run follows its tables; that of two checkpoints of one's own, their states."""
 
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,14 @@ import pytest
 from analysis import verdict
 from analysis.measures.judgement import OPEN, SEPARATE, SHARED, UNBOUND
 from analysis.tables.probes import ESTIMATOR, MEASURE
-from analysis.tables.verdict import (
-    NO_INTERCHANGE,
-    Tables,
-    _reasons_once,
-    page,
-    site_to_judge,
-    verdicts,
-)
+from analysis.tables.verdict import NO_INTERCHANGE, once, page, site_to_judge, verdicts
+from probing.states import Design
 from training.base.errors import BadInput, NotFound
+from training.runs.directory import Run, key_row_note
+from training.runs.table_files import TableMissing, read_table, write_table
+from training.weights.adapters import add_lora, merge_adapter
+from training.weights.loading import load_folder
+from training.weights.names import ModelNotFound
 
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")
 CHANCE = 0.1
@@ -28,13 +28,10 @@ CHANCE = 0.1
 
 @pytest.fixture(scope="module")
 def states(tiny_run, tmp_path_factory):
-    from probing.states import Design
-    from training.runs.directory import Run
-
     return Design.of(Run.open(tiny_run, out=tmp_path_factory.mktemp("verdict")), families=("test",))
 
 
-# (rote->rote, semantic->semantic, rote->semantic) gains over chance at the sites, and what they mean.
+# Gains over chance of rote->rote, semantic->semantic, rote->semantic, and what they mean.
 RISING, FLAT = (0.0, 0.1, 0.7, 0.8, 0.8), (0.0,) * 5
 KINDS = {
     SHARED: (RISING, RISING, RISING),
@@ -110,7 +107,7 @@ def cka_table(states, value=0.3) -> pd.DataFrame:
 
 
 def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rote") -> pd.DataFrame:
-    """A share of moved relations at one site of the last checkpoint, as `analysis.interchange` writes it."""
+    """A share of moved relations at one site of the last checkpoint, as in interchange.csv."""
     rows = []
     for c in states.checkpoints:
         moved = band if c.phase == "generalize" else 0.02
@@ -145,13 +142,9 @@ def interchange_table(states, band=0.5, *, decodable=3, direction="semantic->rot
     return pd.DataFrame(rows)
 
 
-def last(states, gains, *, unbound=FLAT, interchange=None, cka=None):
-    tables = Tables(
-        probes_table(states, lambda _: gains, unbound),
-        cka_table(states) if cka is None else cka,
-        interchange,
-    )
-    return verdicts(tables, states)[-1]
+def last(states, gains, *, unbound=FLAT, interchange=None):
+    probes = probes_table(states, lambda _: gains, unbound)
+    return verdicts(states, probes=probes, cka=cka_table(states), interchange=interchange)[-1]
 
 
 @pytest.mark.parametrize(("label", "gains"), KINDS.items(), ids=KINDS)
@@ -161,12 +154,11 @@ def test_the_tables_of_each_kind_get_its_label(states, label, gains):
 
 def test_each_checkpoint_is_judged_by_its_own_rows(states):
     by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
-    tables = Tables(
-        probes_table(states, lambda c: by_phase[c.phase]),
-        cka_table(states),
-        interchange_table(states),
+    probes = probes_table(states, lambda c: by_phase[c.phase])
+    found = verdicts(
+        states, probes=probes, cka=cka_table(states), interchange=interchange_table(states)
     )
-    assert [v.judgement.label for v in verdicts(tables, states)] == [OPEN, UNBOUND, SHARED]
+    assert [v.judgement.label for v in found] == [OPEN, UNBOUND, SHARED]
 
 
 def test_an_answer_that_is_alike_only_when_finished_is_no_shared_route(states):
@@ -199,13 +191,10 @@ def test_a_missing_or_flat_interchange_makes_the_label_tentative(states):
 
 
 def test_without_held_out_subjects_the_label_is_tentative(states):
-    from dataclasses import replace
-
     facts = [replace(f, split="all") for f in states.run.facts]
     whole = type(states)(replace(states.run, facts=facts), states.prompts)
     probes = probes_table(states, lambda _: KINDS[SHARED]).assign(split="all")
-    tables = Tables(probes, cka_table(states).assign(split="all"), interchange_table(states))
-    judged = verdicts(tables, whole)[-1].judgement
+    judged = verdicts(whole, probes=probes, cka=cka_table(states).assign(split="all"))[-1].judgement
     assert (judged.label, judged.sure) == (SHARED, "tentative")
     assert "no subjects were held out" in judged.why
 
@@ -222,23 +211,17 @@ def test_interchange_counts_only_before_the_answer_can_be_read(states):
 
 
 def test_transfer_that_two_codes_of_few_objects_have_by_luck_is_not_above_chance(states):
-    tables = Tables(
-        probes_table(states, lambda _: KINDS[SHARED], FLAT),
-        cka_table(states),
-        interchange_table(states),
-    )
-    assert verdicts(tables, states)[-1].judgement.label == SHARED
-    lucky = tables.probes.direction == "rote->semantic"
-    tables.probes.loc[lucky, ["null_p_objects", "null_p_objects_max"]] = 0.2
-    found = verdicts(tables, states)[-1]
+    probes = probes_table(states, lambda _: KINDS[SHARED])
+    others = {"cka": cka_table(states), "interchange": interchange_table(states)}
+    assert verdicts(states, probes=probes, **others)[-1].judgement.label == SHARED
+    lucky = probes.direction == "rote->semantic"
+    probes.loc[lucky, ["null_p_objects", "null_p_objects_max"]] = 0.2
+    found = verdicts(states, probes=probes, **others)[-1]
     assert found.judgement.label != SHARED
     assert found.sections["transfer"][0].p == 0.2
 
 
 def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, states):
-    from training.runs.directory import Run
-    from training.runs.table_files import TableMissing, write_table
-
     table = probes_table(states, lambda _: KINDS[SHARED])
     write_table(Run.open(own_run), "probes", table.drop(columns="null_p_objects"))
     write_table(Run.open(own_run), "cka", cka_table(states))
@@ -249,9 +232,6 @@ def test_a_table_without_the_null_over_objects_is_to_be_written_again(own_run, s
 def test_a_run_whose_probes_could_score_nothing_is_not_identifiable_and_no_error(
     own_run, states, capsys
 ):
-    from training.runs.directory import Run
-    from training.runs.table_files import write_table
-
     table = probes_table(states, lambda _: KINDS[SHARED]).drop(
         columns=["null_p_objects", "null_p_objects_max"]
     )
@@ -296,8 +276,6 @@ def test_a_rote_state_that_works_in_a_semantic_prompt_is_no_evidence(states):
 
 
 def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
-    from dataclasses import replace
-
     facts = states.run.facts
     one = type(states)(
         replace(states.run, facts=[f for f in facts if f.relation == "mother"]), states.prompts
@@ -311,15 +289,12 @@ def test_a_run_of_one_relation_or_of_other_subjects_is_not_identifiable(states):
         assert any(words in line for line in page([judged], changed))
 
 
-# --- the command ------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 
 def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(
     own_run, states, capsys
 ):
-    from training.runs.directory import Run
-    from training.runs.table_files import read_table, write_table
-
     run = Run.open(own_run)
     by_phase = {"base": KINDS[OPEN], "memorize": KINDS[UNBOUND], "generalize": KINDS[SHARED]}
     write_table(run, "probes", probes_table(states, lambda c: by_phase[c.phase]))
@@ -341,15 +316,13 @@ def test_the_page_of_a_run_goes_in_the_order_of_proof_and_says_what_is_missing(
 
 
 def test_a_run_without_tables_names_the_command_that_makes_them(tiny_run, tmp_path):
-    from training.runs.table_files import TableMissing
-
     with pytest.raises(TableMissing, match="python -m analysis.probes"):
         verdict.main(verdict.Options(tiny_run, out=str(tmp_path)))
 
 
 @pytest.fixture(scope="module")
 def pair(tiny_run, tmp_path_factory) -> tuple[Path, Path, Path, Path]:
-    """(before, after, facts, results): the memorised and the generalised checkpoint as plain folders."""
+    """(before, after, facts, results): two checkpoints as plain folders."""
     root = tmp_path_factory.mktemp("mine")
     for name, source in (("before", "100-memorize-epoch-20"), ("after", "200-generalize-epoch-08")):
         shutil.copytree(tiny_run / "checkpoints" / source, root / name)
@@ -376,7 +349,7 @@ def test_a_long_reason_is_said_once():
         "  c   no number: short",
         "  d   no number: short",
     ]
-    found = _reasons_once(lines)
+    found = once(lines)
     assert found[:2] == lines[:2]
     assert found[2] == "  b   no number: as above"
     assert found[3:] == lines[3:]
@@ -406,17 +379,17 @@ def test_two_checkpoints_of_ones_own_get_a_page_and_nothing_in_their_folders(pai
 
 def test_a_second_folder_without_facts_or_results_is_refused(pair):
     before, after, facts, _ = pair
-    with pytest.raises(verdict.NotFound, match="--facts"):
+    with pytest.raises(NotFound, match="--facts"):
         verdict.main(verdict.Options(before, after=after))
-    with pytest.raises(verdict.NotFound, match="--out"):
+    with pytest.raises(NotFound, match="--out"):
         verdict.main(verdict.Options(before, after=after, facts=str(facts)))
 
 
-# --- two checkpoints as a run -----------------------------------------------------------------------------------
+# --- two checkpoints as a run -----------------------------------------------------------------
 
 
 def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
-    """Write a LoRA adapter of `base` by hand, `whole` tensors by name besides; returns its tensors."""
+    """Write a LoRA adapter of `base` by hand, with some `whole` tensors; return its tensors."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
@@ -445,9 +418,6 @@ def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_s
 ):
     import torch
 
-    from training.weights.adapters import merge_adapter
-    from training.weights.loading import load_folder
-
     tensors = lora(tiny_base, tmp_path / "adapter")
     merged = merge_adapter(tmp_path / "adapter", tmp_path / "out")
     assert merge_adapter(tmp_path / "adapter", tmp_path / "out") == merged
@@ -470,8 +440,6 @@ def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_s
 
 
 def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_base, tmp_path):
-    from training.weights.adapters import merge_adapter
-
     unfit = {
         "dora": ({"use_dora": True}, "use_dora"),
         "other": ({"peft_type": "IA3"}, "IA3"),
@@ -488,9 +456,6 @@ def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_ba
 
 def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_not(tiny_base):
     import torch
-
-    from training.weights.adapters import add_lora
-    from training.weights.loading import load_folder
 
     model, _ = load_folder(tiny_base)
     rows = model.get_input_embeddings().weight.detach().clone()
@@ -520,12 +485,8 @@ def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_no
 def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
     pair, tiny_base, tmp_path
 ):
-
-    from training.runs.directory import Run
-    from training.weights.names import ModelNotFound
-
     before, _, facts, _ = pair
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match="token"):
         Run.pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
     with pytest.raises(NotFound, match="is no checkpoint"):
         Run.pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
@@ -537,8 +498,6 @@ def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
 
 
 def test_a_key_row_that_training_left_alone_is_said(tiny_base, tmp_path, pair):
-    from training.runs.directory import Run, key_row_note
-
     lora(tiny_base, tmp_path / "adapter")
     run = Run.pair(
         tiny_base,
@@ -563,6 +522,6 @@ def test_nothing_is_judged_where_probes_have_no_value(states):
     table = probes_table(states, lambda _: KINDS[SHARED]).assign(
         value=np.nan, reason="unique objects"
     )
-    found = verdicts(Tables(table, cka_table(states)), states)[-1]
+    found = verdicts(states, probes=table, cka=cka_table(states))[-1]
     assert found.judgement.label == OPEN
     assert "unique objects" in found.judgement.why

@@ -1,432 +1,272 @@
-"""Trials of interchange and steering: who is patched into whom, and which object the model then answers.
+"""What is patched into what, and what the answer then says was moved.
 
-A source prompt about (s', r') is patched into a target prompt about (s, r), s' != s, r' != r, all four objects
-distinct. The answer is the candidate that greedy decoding reaches when it may only say candidates: the objects
-of both relations' pools, compared token by token until one is left. A state that is patched late settles the
-first token only; where objects begin alike, what follows is the target's own.
+    plan = Plan(Design.of(Run.open("runs/demo"), families=("test",)), pairs=20)
+    trial = plan.trials["rote->semantic"][0]
+    trial.source.text, trial.target.text, trial.outcomes["relation"]
 
-Relation vectors: does the subject-averaged key-token state of a relation ask for it, on subjects it never saw?
+Interchange: the state of a source prompt about (s', r') replaces that of a target prompt about (s,
+r); s' != s, r' != r, and the four objects differ. The object that is then answered says what was
+moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the subject, o(s', r') the finished answer.
 
-Averaged over subjects that are not scored, the state at the key token of r minus that at the key token of q is
-added to the last token of a prompt about (s, q), and minus that of bare names to a bare name, "Gene Finley"
-(Todd et al. 2024, arXiv:2310.15213; difference of means as in Rimsky et al. 2024, arXiv:2312.06681). Beside it: the
-same with a third relation w in place of r, and a random direction of the same length.
+Steering: the vector of relation r is added to a prompt about (s, q). It is the key-token state of
+r, averaged over subjects that are not scored, minus that of q, or minus that of a bare name (Todd
+et al. 2024, arXiv:2310.15213; difference of means as in Rimsky et al. 2024, arXiv:2312.06681).
+Controls: the vector of a third relation w, and a random direction of the same length.
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from analysis.measures.checks import NotIdentifiable
-from analysis.patching.rows import VECTORS
-from probing.extraction import Encoded, extract, tokens_at
-from probing.extraction import encode as encode_prompts
-from probing.patching import changed_logits
-from training.base.console import progress
+from probing.states import Design
 from training.base.errors import BadInput
 from training.data.fact_files import Fact
-from training.data.prompts import STOP_WORDS, Prompt
-from training.data.sequences import encode, prompt_ids
+from training.data.prompts import Prompt
 
-Array = np.ndarray
+DIRECTIONS = ("rote->semantic", "semantic->rote", "semantic->semantic")
+OUTCOMES = ("nothing", "relation", "subject", "answer", "other")
+STEERED = ("nothing", "relation", "wrong", "other")
+# What is put in: another prompt's whole state, or one of three vectors is added to the state there.
+STATE = "state"
+VECTORS = ("own", "wrong", "random")
+# The position of rows about the unchanged target prompt.
+UNCHANGED = "none"
+# The family of the prompt that is the subject's name alone.
+BARE = "bare"
 
-
-POSITIONS = ("last", "subject_last", "relation_last")
+Facts = Mapping[tuple[str, str], Fact]  # by (subject, relation)
+Names = Sequence[str]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Source (s', r') and target (s, r). group: the two subjects, who are in no other group's pairs."""
+class Choice:
+    """Facts with distinct objects: what was moved -> the fact whose object says so.
+
+    "nothing" is the fact that the target prompt asks for; "answer", in interchange, the source's.
+    group: trials of different groups have no subject in common.
+    """
 
     group: int
-    source_subject: str
-    source_relation: str
-    target_subject: str
-    target_relation: str
+    facts: Mapping[str, Fact]
+
+
+class Asked(NamedTuple):
+    """A prompt about a subject."""
+
+    prompt: Prompt
+    subject: str
+
+    @property
+    def text(self) -> str:
+        """The rendered prompt."""
+        return self.prompt.render(self.subject)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One target prompt to be changed. outcomes: label -> the object whose answer it names, all distinct.
+    """A choice at a target prompt, `into`, which gets the state of a source prompt or a vector.
 
-    side: "bound" or "unbound", of the relation that is moved. source: prompt and subject whose state is taken;
-    None where a vector is added instead.
+    side: "bound" or "unbound", of the relation that is moved.
     """
 
-    side: str
-    group: int
-    prompt: Prompt
-    subject: str
-    outcomes: Mapping[str, str]
-    candidates: tuple[str, ...]
-    source: tuple[Prompt, str] | None = None
+    choice: Choice
+    into: Prompt
+    taken: Prompt | None = None
+    side: str = "bound"
 
     @property
-    def text(self) -> str:
-        """The target prompt."""
-        return self.prompt.render(self.subject)
+    def target(self) -> Asked:
+        """The prompt that is changed."""
+        return Asked(self.into, self.choice.facts["nothing"].subject)
+
+    @property
+    def source(self) -> Asked | None:
+        """The prompt whose state is taken; None where a vector is added."""
+        return self.taken and Asked(self.taken, self.choice.facts["answer"].subject)
+
+    @cached_property
+    def candidates(self) -> tuple[str, ...]:
+        """The candidates of both facts asked for, or of every relation that has a vector."""
+        facts = self.choice.facts
+        asked = [facts["nothing"], facts["answer"]] if self.taken else facts.values()
+        return union(*(fact.candidates for fact in asked))
 
     def label(self, answer: str) -> str:
-        """What an answered candidate says that was moved; "other" for one that is no outcome's object."""
-        return next((label for label, obj in self.outcomes.items() if obj == answer), "other")
+        """What an answered candidate says was moved; "other" where it is no fact's object."""
+        facts = self.choice.facts.items()
+        return next((label for label, fact in facts if fact.object == answer), "other")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which subjects and prompts of a run are patched, the same at every checkpoint.
+
+    pairs: of interchange among bound relations, and subjects to steer; half as many pairs have an
+    unbound source relation. Raises BadInput.
+    """
+
+    design: Design
+    pairs: int = 20
+
+    def __post_init__(self) -> None:
+        if self.pairs < 2:
+            raise BadInput(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
+
+    @cached_property
+    def split(self) -> str:
+        """held-out, or all where subjects were not split."""
+        return self.design.splits[0]
+
+    @cached_property
+    def subjects(self) -> tuple[list[str], list[str]]:
+        """(scored, others): subjects of the split, and those whose states make the vectors."""
+        facts = self.design.run.facts
+        every = list(dict.fromkeys(f.subject for f in facts))
+        if self.split == "all":
+            return every[::2], every[1::2]
+        scored = {f.subject for f in facts if f.split == self.split}
+        return [s for s in every if s in scored], [s for s in every if s not in scored]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Every fact of the run by subject and relation."""
+        return {(f.subject, f.relation): f for f in self.design.run.facts}
+
+    @cached_property
+    def trials(self) -> dict[str, list[Trial]]:
+        """Direction -> interchange trials, of the same pairs. Raises NotIdentifiable."""
+        bound, unbound, seed = self.design.bound, self.design.unbound, self.design.run.seed
+        who = self.facts, self.subjects[0]
+        sides = {"bound": choose_pairs(*who, bound, bound, self.pairs, seed)}
+        # Without unbound relations the table has no rows of this control.
+        with suppress(NotIdentifiable):
+            sides["unbound"] = choose_pairs(*who, unbound, bound, -(-self.pairs // 2), seed)
+        trials: dict[str, list[Trial]] = {direction: [] for direction in DIRECTIONS}
+        for direction, of_direction in trials.items():
+            source, target = direction.split("->")
+            for side, pairs in sides.items():
+                for i, pair in enumerate(pairs):
+                    into = self._prompt(pair.facts["nothing"].relation, target, i)
+                    taken = self._prompt(pair.facts["answer"].relation, source, i)
+                    of_direction.append(Trial(pair, into, taken, side))
+        return trials
+
+    @cached_property
+    def steerings(self) -> list[Choice]:
+        """Who is steered from which relation to which."""
+        relations, seed = self.design.bound, self.design.run.seed
+        return choose_steerings(self.facts, self.subjects[0], relations, self.pairs, seed)
+
+    def steered(self, family: str) -> list[Trial]:
+        """The trial of each steering at a bare name, a test or a rote prompt."""
+        return [
+            Trial(s, self._prompt(s.facts["nothing"].relation, family, i))
+            for i, s in enumerate(self.steerings)
+        ]
+
+    @property
+    def patches_per_site(self) -> int:
+        """How many patched prompts one site of one checkpoint takes, at most."""
+        interchanged = 3 * sum(map(len, self.trials.values()))
+        return interchanged + len(self.steerings) * (2 * len(VECTORS) + 1)
+
+    def _prompt(self, relation: str, kind: str, turn: int) -> Prompt:
+        if kind == BARE:
+            return Prompt(relation, BARE, 0, "{subject}", "")
+        prompts = self.design.prompts_of(relation, "rote" if kind == "rote" else "test")
+        return prompts[turn % len(prompts)]
 
 
 def choose_pairs(
-    objects: Mapping[tuple[str, str], str],
-    subjects: Sequence[str],
-    source_relations: Sequence[str],
-    target_relations: Sequence[str],
-    count: int,
-    seed: int = 0,
-) -> list[Pair]:
-    """Up to `count` pairs with four distinct objects, spread evenly over twos of subjects and over relations.
+    facts: Facts, subjects: Names, sources: Names, targets: Names, count: int, seed: int = 0
+) -> list[Choice]:
+    """Up to `count` pairs of facts, spread evenly over couples of subjects and over relations.
 
-    objects: (subject, relation) -> object. Subjects are cut into twos, so that twos are independent of each
-    other: the pairs of a two have one of its subjects as source and the other as target, by turns. Raises
-    NotIdentifiable where there is no such pair.
+    sources, targets: relations. Subjects are cut into couples, which are independent of each other;
+    the two of a couple alternate as source and target. Raises NotIdentifiable if there is no pair.
     """
     rng = np.random.default_rng(seed)
-    shuffled = [subjects[i] for i in rng.permutation(len(subjects))]
-    twos = list(zip(shuffled[::2], shuffled[1::2], strict=False))
-    ways = [(a, b) for a in source_relations for b in target_relations if a != b]
-    ways = [ways[i] for i in rng.permutation(len(ways))]
-    used: Counter = Counter()
-    pairs: list[Pair] = []
-    for turn in range(2 * len(ways)):
-        for group, two in enumerate(twos):
-            source, target = two if turn % 2 == 0 else two[::-1]
-            open_ways = [
-                way
-                for way in ways
-                if (pair := Pair(group, source, way[0], target, way[1])) not in pairs
-                and distinct(pair, objects)
-            ]
-            if open_ways and len(pairs) < count:
-                way = min(open_ways, key=lambda w: used[w])
-                used[way] += 1
-                pairs.append(Pair(group, source, way[0], target, way[1]))
-        if len(pairs) >= count:
-            break
+    shuffled = _shuffled(subjects, rng)
+    couples = list(zip(shuffled[::2], shuffled[1::2], strict=False))
+    ways = _shuffled([(a, b) for a in sources for b in targets if a != b], rng)
+    turns = (
+        (group, [_crossed(couple[turn % 2], a, couple[1 - turn % 2], b) for a, b in ways])
+        for turn in range(2 * len(ways))
+        for group, couple in enumerate(couples)
+    )
+    pairs = _spread(turns, facts, count)
     if not pairs:
+        relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
         raise NotIdentifiable(
-            f"not identifiable: among {len(subjects)} subjects and the relations "
-            f"{', '.join(dict.fromkeys((*source_relations, *target_relations))) or 'none'} no two subjects have two "
-            "relations each with four distinct objects; interchange needs the same subjects in several relations"
+            f"not identifiable: among {len(subjects)} subjects and the relations {relations} no "
+            "two subjects have two relations each with four distinct objects; interchange needs "
+            "the same subjects in several relations"
         )
     return pairs
 
 
-def distinct(pair: Pair, objects: Mapping[tuple[str, str], str]) -> bool:
-    """Whether the four facts of a pair exist and their objects all differ."""
-    return len(set(crossed_objects(pair, objects).values()) - {None}) == 4
+def choose_steerings(
+    facts: Facts, subjects: Names, relations: Names, count: int, seed: int = 0
+) -> list[Choice]:
+    """Up to `count` subjects with three relations each; [] if no subject has them.
 
-
-def crossed_objects(pair: Pair, objects: Mapping[tuple[str, str], str]) -> dict[str, str | None]:
-    """The object of each outcome of a pair."""
-    return {
-        "nothing": objects.get((pair.target_subject, pair.target_relation)),
-        "relation": objects.get((pair.target_subject, pair.source_relation)),
-        "subject": objects.get((pair.source_subject, pair.target_relation)),
-        "answer": objects.get((pair.source_subject, pair.source_relation)),
-    }
-
-
-def union(*pools: Sequence[str]) -> tuple[str, ...]:
-    """The candidates of several relations, each once."""
-    return tuple(dict.fromkeys(candidate for pool in pools for candidate in pool))
-
-
-def positions_of(tokenizer: Any, asked: Sequence[tuple[Prompt, str]], position: str) -> list[int]:
-    """The token index of one of POSITIONS in each prompt about a subject.
-
-    relation_last: of a rote prompt its key token; of any other the last token of its last content word outside
-    the subject (no STOP_WORDS), which names the relation or ends the phrase that does; without one the last.
+    A subject recurs only where `count` exceeds the number of subjects.
     """
-
-    texts = [prompt.render(subject) for prompt, subject in asked]
-    if position == "relation_last":
-        return tokens_at(
-            tokenizer, texts, [_relation_character(prompt, subject) for prompt, subject in asked]
-        )
-    subjects = [subject for _, subject in asked] if position == "subject_last" else None
-    return encode_prompts(tokenizer, texts, positions=position, subjects=subjects).positions
-
-
-def _relation_character(prompt: Prompt, subject: str) -> int:
-    """Where the text that names the relation ends in the rendered prompt."""
-    before, after = prompt.text.split("{subject}")
-    shift = len(before) + len(subject)
-    if prompt.family == "rote":
-        return shift + len(after.rstrip()) - 1 if after.strip() else len(before.rstrip()) - 1
-    ends = [
-        start + match.end() - 1
-        for start, part in ((0, before), (shift, after))
-        for match in re.finditer(r"[^\W_]+", re.sub(r"(?<=['’])s\b", " ", part))
-        if match.group().lower() not in STOP_WORDS
-    ]
-    return ends[-1] if ends else len(prompt.render(subject)) - 1
-
-
-Forward = Callable[[list[int], list[tuple[int, ...]]], Iterator[tuple[list[int], Any]]]
-
-
-def constrained_answers(
-    forward: Forward,
-    options: Sequence[Sequence[tuple[int, ...]]],
-    *,
-    progress: Callable[[int], None] = lambda _: None,
-) -> tuple[list[int], list[bool]]:
-    """Per row the candidate that greedy decoding over its candidates' tokens reaches, and whether it was free.
-
-    forward(rows, said): yields (indices into rows, logits (k, vocabulary)) of those rows after the tokens `said`.
-    options: of each row, every candidate's tokens with a stop. A row goes on until one candidate is left. Free:
-    at each step the model's own greedy token was one that a candidate says. Raises BadInput.
-    """
-    if any(len(set(row)) < len(row) for row in options):
-        raise BadInput("two candidates have the same tokens; name the objects differently")
-    left = [list(range(len(row))) for row in options]
-    said: list[tuple[int, ...]] = [()] * len(options)
-    free = [True] * len(options)
-    rows = list(range(len(options)))
-    while rows:
-        for places, logits in forward(rows, [said[row] for row in rows]):
-            for place, scores, top in zip(places, logits, logits.argmax(-1).tolist(), strict=True):
-                row = rows[place]
-                step = len(said[row])
-                tokens = sorted({options[row][i][step] for i in left[row]})
-                token = tokens[int(scores[tokens].argmax())]
-                left[row] = [i for i in left[row] if options[row][i][step] == token]
-                said[row] += (token,)
-                free[row] &= top in tokens
-            progress(len(places))
-        rows = [row for row in rows if len(left[row]) > 1]
-    return [row[0] for row in left], free
-
-
-def changed_answers(
-    model: Any,
-    tokenizer: Any,
-    trials: Sequence[Trial],
-    positions: Sequence[int],
-    vectors: Any,
-    sites: Sequence[str],
-    *,
-    add: bool = False,
-    batch_size: int = 64,
-) -> tuple[Array, Array]:
-    """What is answered when trial i's state at `positions[i]` and each site becomes, or is added, its vector.
-
-    vectors: (n_trials, n_sites, d). Returns the trial's labels (n_trials, n_sites) and
-    whether each was the model's free answer, (n_trials, n_sites) bool. One site is changed at a time.
-    """
-
-    prompts = [prompt_ids(tokenizer, trial.text) for trial in trials]
-    options = [
-        [
-            encode(
-                tokenizer, Fact(trial.subject, trial.prompt.relation, obj, (obj,)), trial.prompt
-            ).object_ids
-            for obj in trial.candidates
-        ]
-        for trial in trials
-    ]
-    places = [(t, s) for t in range(len(trials)) for s in range(len(sites))]
-
-    def forward(rows: list[int], said: list[tuple[int, ...]]) -> Iterator[tuple[list[int], Any]]:
-        return changed_logits(
-            model,
-            tokenizer,
-            [[*prompts[places[row][0]], *tokens] for row, tokens in zip(rows, said, strict=True)],
-            [positions[places[row][0]] for row in rows],
-            [sites[places[row][1]] for row in rows],
-            vectors.flatten(0, 1)[rows],
-            add=add,
-            batch_size=batch_size,
-            progress=False,
-        )
-
-    with progress(total=len(places), label="patches") as bar:
-        chosen, free = constrained_answers(
-            forward, [options[t] for t, _ in places], progress=bar.update
-        )
-    labels = [
-        trials[t].label(trials[t].candidates[answer])
-        for (t, _), answer in zip(places, chosen, strict=True)
-    ]
-    shape = (len(trials), len(sites))
-    return np.array(labels, dtype=object).reshape(shape), np.array(free).reshape(shape)
-
-
-def interchange(
-    model: Any,
-    tokenizer: Any,
-    trials: Sequence[Trial],
-    sites: Sequence[str],
-    *,
-    batch_size: int = 64,
-) -> Iterator[tuple[str, Array, Array]]:
-    """Yield (position, labels, free) of patching each trial's source into its target, for each of POSITIONS.
-
-    labels, free: (n_trials, n_sites), as in `changed_answers`. Positions that are the same token in a trial are
-    patched once.
-    """
-    import torch
-
-    sources = [trial.source for trial in trials]
-    taken = {p: positions_of(tokenizer, sources, p) for p in POSITIONS}
-    into = {
-        p: positions_of(tokenizer, [(t.prompt, t.subject) for t in trials], p) for p in POSITIONS
-    }
-    jobs = list(
-        dict.fromkeys((t, taken[p][t], into[p][t]) for p in POSITIONS for t in range(len(trials)))
-    )
-    ids = [prompt_ids(tokenizer, prompt.render(subject)) for prompt, subject in sources]
-    encoded = Encoded([ids[t] for t, _, _ in jobs], [place for _, place, _ in jobs])
-    states = extract(model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=False)
-    labels, free = changed_answers(
-        model,
-        tokenizer,
-        [trials[t] for t, _, _ in jobs],
-        [place for _, _, place in jobs],
-        torch.as_tensor(states),
-        sites,
-        batch_size=batch_size,
-    )
-    for position in POSITIONS:
-        rows = [jobs.index((t, taken[position][t], into[position][t])) for t in range(len(trials))]
-        yield position, labels[rows], free[rows]
-
-
-def unchanged(
-    model: Any, tokenizer: Any, trials: Sequence[Trial], *, batch_size: int = 64
-) -> tuple[Array, Array]:
-    """What is answered without a change: labels and free, (n_trials, 1)."""
-    import torch
-
-    width = model.get_input_embeddings().weight.shape[-1]
-    positions = positions_of(tokenizer, [(t.prompt, t.subject) for t in trials], "last")
-    nothing = torch.zeros((len(trials), 1, width))
-    return changed_answers(
-        model, tokenizer, trials, positions, nothing, ["embed"], add=True, batch_size=batch_size
-    )
-
-
-BARE = "bare"
-
-
-@dataclass(frozen=True)
-class Steering:
-    """A subject who is asked q, moved to r; w is the wrong relation. All three objects differ."""
-
-    group: int
-    subject: str
-    asked: str
-    relation: str
-    wrong: str
-
-
-def choose_steering(
-    objects: Mapping[tuple[str, str], str],
-    subjects: Sequence[str],
-    relations: Sequence[str],
-    count: int,
-    seed: int = 0,
-) -> list[Steering]:
-    """Up to `count` subjects, each with three relations of distinct objects; subjects come again only where
-    `count` is more than there are. Empty where no subject has three such relations."""
     rng = np.random.default_rng([seed, 1])
-    shuffled = [subjects[i] for i in rng.permutation(len(subjects))]
-    ways = [
-        (q, r, w) for q in relations for r in relations for w in relations if len({q, r, w}) == 3
-    ]
-    ways = [ways[i] for i in rng.permutation(len(ways))]
-    used = dict.fromkeys(ways, 0)
-    chosen: list[Steering] = []
-    for _ in range(-(-count // max(1, len(shuffled)))):
-        for group, subject in enumerate(shuffled):
-            there = [
-                way
-                for way in ways
-                if Steering(group, subject, *way) not in chosen
-                and len({objects.get((subject, relation)) for relation in way} - {None}) == 3
-            ]
-            if there and len(chosen) < count:
-                way = min(there, key=used.__getitem__)
-                used[way] += 1
-                chosen.append(Steering(group, subject, *way))
+    shuffled = _shuffled(subjects, rng)
+    ways = [(q, r, w) for q in relations for r in relations for w in relations]
+    ways = _shuffled([way for way in ways if len(set(way)) == 3], rng)
+    turns = (
+        (group, [{"nothing": (s, q), "relation": (s, r), "wrong": (s, w)} for q, r, w in ways])
+        for _ in range(-(-count // max(1, len(shuffled))))
+        for group, s in enumerate(shuffled)
+    )
+    return _spread(turns, facts, count)
+
+
+def _crossed(source: str, asked: str, target: str, wanted: str) -> dict:
+    """The facts of a source (subject, relation) and a target (subject, relation)."""
+    return {
+        "nothing": (target, wanted),
+        "relation": (target, asked),
+        "subject": (source, wanted),
+        "answer": (source, asked),
+    }
+
+
+def _shuffled(items: Sequence, rng) -> list:
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -> list[Choice]:
+    """Up to `count` choices, one per turn (group, options), the relations used evenly.
+
+    An option is what was moved -> (subject, relation).
+    """
+    used: Counter = Counter()
+    chosen: list[Choice] = []
+    for group, options in turns:
+        if len(chosen) == count:
+            break
+        ways = {}
+        for option in options:
+            known = {label: facts[key] for label, key in option.items() if key in facts}
+            choice = Choice(group, known)
+            if len({f.object for f in known.values()}) == len(option) and choice not in chosen:
+                ways[tuple(f.relation for f in known.values())] = choice
+        if ways:
+            way = min(ways, key=used.__getitem__)
+            used[way] += 1
+            chosen.append(ways[way])
     return chosen
 
 
-def steering_trial(
-    steering: Steering,
-    prompt: Prompt,
-    objects: Mapping[tuple[str, str], str],
-    pools: Mapping[tuple[str, str], Sequence[str]],
-) -> Trial:
-    """The trial of a steering at a prompt. Its candidates are those of all three relations."""
-    relations = {"nothing": steering.asked, "relation": steering.relation, "wrong": steering.wrong}
-    return Trial(
-        "bound",
-        steering.group,
-        prompt,
-        steering.subject,
-        {label: objects[steering.subject, relation] for label, relation in relations.items()},
-        union(*(pools[steering.subject, relation] for relation in relations.values())),
-    )
-
-
-def bare_prompt(relation: str) -> Prompt:
-    """The subject's name alone."""
-    return Prompt(relation, BARE, 0, "{subject}", "")
-
-
-def vectors_for(
-    steerings: Sequence[Steering],
-    keys: Mapping[str, Array],
-    base: Array | None,
-    kind: str,
-    seed: int = 0,
-) -> Array:
-    """(n, S, d): the vector of each steering at each site.
-
-    keys: relation -> subject-averaged key-token state (S, d); base: what is taken off, (S, d), or None for the
-    asked relation's key. kind: own, wrong, or random: a Gaussian direction, another one for each steering and
-    site, as long as the own vector.
-    """
-    if kind not in VECTORS:
-        raise NotIdentifiable(f"kind={kind!r} is no vector; give one of {', '.join(VECTORS)}")
-    of = {"wrong": lambda s: s.wrong}.get(kind, lambda s: s.relation)
-    vectors = np.stack([keys[of(s)] - (keys[s.asked] if base is None else base) for s in steerings])
-    if kind != "random":
-        return vectors
-    drawn = np.random.default_rng([seed, 2]).normal(size=vectors.shape)
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return drawn * lengths / np.linalg.norm(drawn, axis=-1, keepdims=True)
-
-
-def steer(
-    model: Any,
-    tokenizer: Any,
-    trials: Sequence[Trial],
-    vectors: Mapping[str, Array],
-    sites: Sequence[str],
-    *,
-    batch_size: int = 64,
-) -> Iterator[tuple[str, Array, Array]]:
-    """Yield (kind of vector, labels, free), each (n_trials, n_sites): each kind added at the last token, one site
-    at a time."""
-    import torch
-
-    positions = positions_of(tokenizer, [(t.prompt, t.subject) for t in trials], "last")
-    for kind, values in vectors.items():
-        added = torch.as_tensor(values, dtype=torch.float32)
-        yield (
-            kind,
-            *changed_answers(
-                model, tokenizer, trials, positions, added, sites, add=True, batch_size=batch_size
-            ),
-        )
+def union(*pools: Sequence[str]) -> tuple[str, ...]:
+    """The candidates of several pools, each once, in order."""
+    return tuple(dict.fromkeys(candidate for pool in pools for candidate in pool))

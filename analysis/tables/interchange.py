@@ -1,214 +1,244 @@
-"""The verdict of interchange in words: is there a band in which the relation moves before there is an answer?"""
+"""tables/interchange.csv: what patching moves at each site. Is there a band before the answer?"""
+
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
+from analysis.measures.judgement import LEVEL
 from analysis.measures.statistics import holm
-from analysis.patching.plan import Plan
-from analysis.patching.rows import LEVEL, STATE, UNCHANGED, VECTORS, summarise
-from training.base.errors import BadInput
+from analysis.patching.lens import lens_rows
+from analysis.patching.running import Runner, chosen_sites, trial_rows
+from analysis.patching.shares import summarise
+from analysis.patching.trials import STATE, UNCHANGED, VECTORS, Plan
+from probing.sites import names_of
+from probing.states import Design
+from training.base.console import minutes
+from training.base.errors import BadInput, UserError
 from training.base.words import p_words, span, two_places
-from training.runs.table_files import checkpoint_part, write_table
+from training.runs.table_files import checkpoint_part, pick, write_table
 from training.weights.loading import on_gpu
 
-# An estimate: what stands before the patch is read once, so that 1.2 to 2.7 patched prompts (8 to 1 tokens from the
-# patch on) take the time of one whole prompt of 12 tokens, measured on a random 16-layer Llama; times 30 prompts a second.
-ROWS_A_SECOND = 60
+# An estimate: the tokens before the patch are read once, so 1.2 to 2.7 patched prompts (8 to 1
+# tokens from the patch on) take as long as one of 12 tokens (random 16-layer Llama), 30 a second.
+ROWS_PER_SECOND = 60
+CORRECTED = "corrected for sites, directions, positions"
+PHASES = {"base": "base", "memorize": "memorized", "generalize": "generalized"}
 
 
-def table_for(plan: "Plan", *, every: int = 1, permutations: int = 999, batch_size: int = 64):
-    """(tables/interchange.csv, tables/interchange_items.csv) of a run; checkpoints done before are read."""
+def interchange_table(
+    design: Design,
+    *,
+    pairs: int = 20,
+    every: int = 1,
+    permutations: int = 999,
+    batch_size: int = 64,
+):
+    """Write tables/interchange.csv and interchange_items.csv of a run; return both DataFrames.
+
+        design = Design.of(Run.open("runs/demo"), families=("test",))
+        table, items = interchange_table(design, pairs=12)
+        table[(table.measure == "gain") & (table.null_p_max <= 0.05)]
+
+    One row per checkpoint, relation (bound, unbound), direction, vector, position, measure, outcome
+    and site. measure: share of trials with an outcome, `free` (the answer was the model's own
+    choice), gain over the checkpoint `reference`, contrast with the vector `reference`, lens and
+    lens_centred (readability of the answer). Columns: value, low, high (jackknife over groups of
+    subjects), null_p, null_p_max (corrected for the sites before decodable_layer), chance, n
+    groups, n_trials, n_candidates. The items have one row per trial and site. Only every `every`-th
+    site is patched. Checkpoints done before are read. Raises BadInput, NotIdentifiable.
+    """
     import pandas as pd
 
     if every < 1:
         raise BadInput(f"every={every}; give a whole number of sites, at least 1")
-    states = plan.states
-    items, lenses = [], []
-    for checkpoint in states.checkpoints:
-        loaded: list = []
+    plan, run, items, lenses = Plan(design, pairs), design.run, [], []
+    content = [*design.content, pairs]
+    for checkpoint in design.checkpoints:
 
-        def prepared(checkpoint=checkpoint, loaded=loaded):
-            if not loaded:
-                model, tokenizer = checkpoint.load()
-                there = states.load(checkpoint)
-                loaded.extend((on_gpu(model), tokenizer, there))
-            return loaded
+        @cache
+        def loaded(checkpoint=checkpoint) -> tuple:
+            model, tokenizer = checkpoint.load()
+            states = design.load(checkpoint)
+            return on_gpu(model), tokenizer, states
 
-        def lens(at=prepared):
-            return pd.DataFrame(list(plan.lens(*at(), permutations)))
+        def lens(loaded=loaded):
+            return pd.DataFrame(lens_rows(plan, *loaded(), permutations))
 
-        def trials(at=prepared):
-            return pd.DataFrame(list(plan.items(*at(), every, batch_size)))
+        def trials(loaded=loaded):
+            *model, states = loaded()
+            return pd.DataFrame(trial_rows(plan, Runner(*model, batch_size), states, every))
 
-        run, common = states.run, [*states.content, plan.pairs]
-        lenses.append(
-            checkpoint_part(run, checkpoint, "interchange_lens", [*common, permutations], lens)
+        at = (run, checkpoint)
+        lenses.append(checkpoint_part(*at, "interchange_lens", [*content, permutations], lens))
+        items.append(checkpoint_part(*at, "interchange_items", [*content, every], trials))
+    items, lens = (pd.concat(parts, ignore_index=True) for parts in (items, lenses))
+    write_table(run, "interchange_items", items)
+    table = summarise(items, lens, draws=permutations, seed=run.seed)
+    write_table(run, "interchange", table)
+    return table, items
+
+
+def chosen_checkpoints(checkpoints: Sequence, names: Sequence[str] = ()) -> list:
+    """Those named; else the last of each phase; else the first and the last. Raises UserError."""
+    by_name = {c.name: c for c in checkpoints}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise UserError(
+            f"no checkpoint is named {', '.join(unknown)}; there are {', '.join(by_name)}."
         )
-        items.append(
-            checkpoint_part(run, checkpoint, "interchange_items", [*common, every], trials)
-        )
-    every_item, every_lens = (pd.concat(parts, ignore_index=True) for parts in (items, lenses))
-    write_table(states.run, "interchange_items", every_item)
-    table = summarise(every_item, every_lens, draws=permutations, seed=states.run.seed)
-    write_table(states.run, "interchange", table)
-    return table, every_item
+    if names:
+        return [c for c in checkpoints if c.name in names]
+    if any(c.phase for c in checkpoints):
+        return list({c.phase: c for c in checkpoints}.values())
+    return list({c.name: c for c in (checkpoints[0], checkpoints[-1])}.values())
 
 
-WORDS = {"base": "base", "memorize": "memorized", "generalize": "generalized"}
+def announce(design: Design, pairs: int, every: int) -> str:
+    """How many prompts will be patched, and about how long that takes, in words."""
+    checkpoints = design.checkpoints
+    sites = chosen_sites(names_of(_layers(checkpoints[0])), every)
+    rows = Plan(design, pairs).patches_per_site * len(sites) * len(checkpoints)
+    return (
+        f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: about "
+        f"{minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
+    )
 
 
-def verdict_lines(table) -> list[str]:
-    """Bands by direction and position at the last checkpoint, then relation vectors beside their controls."""
-    shares = table[(table.measure == "share") & (table.outcome == "relation")]
+def _layers(checkpoint) -> int:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.weights)
+    except (OSError, ValueError):
+        # A single GGUF file has no config.json; 30 layers are the default model's.
+        return 30
+    return config.get_text_config(decoder=True).num_hidden_layers
+
+
+def interchange_lines(table) -> list[str]:
+    """Shares by direction and position, bands at the last checkpoint, vectors with controls."""
+    shares = pick(table, measure="share", outcome="relation")
     patched = shares[(shares.vector == STATE) & (shares.position != UNCHANGED)]
     if not len(patched):
         return []
-    bound = patched[patched.relation == "bound"]
+    bound = pick(patched, relation="bound")
     lines = [
-        f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, n={int(bound.n.max())} "
-        f"pairs of subjects ({int(bound.n_trials.max())} trials, {int(bound.n_candidates.median())} candidates): share "
-        "answered o(s, r'), at its best site before the answer is decodable"
+        f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, "
+        f"n={int(bound.n.max())} pairs of subjects ({int(bound.n_trials.max())} trials, "
+        f"{int(bound.n_candidates.median())} candidates): share answered o(s, r'), at its best "
+        "site before the answer is decodable"
     ]
     for direction, rows in bound.groupby("direction", sort=False):
-        lines.append(
-            f"  {direction}{_decodable_words(table, direction)}; {_unchanged_words(table, direction)}"
-        )
-        for position, at in rows.groupby("position", sort=False):
-            parts = [f"{_stage(row)} {span(row)} at {row.site}" for row in _best_rows(at)]
-            other = _unbound_words(patched, direction, position)
+        about = pick(table, direction=direction, relation="bound", vector=STATE, measure="share")
+        lines.append(f"  {direction}{_decodable_words(table, about)}; {_unchanged_words(about)}")
+        for position, here in rows.groupby("position", sort=False):
+            parts = [f"{_phase(row)} {span(row)} at {row.site}" for row in _best_rows(here)]
+            unbound = pick(patched, relation="unbound", direction=direction, position=position)
+            loose = _best_rows(unbound)
+            other = f" (unbound source: {span(loose[-1])})" if loose else ""
             lines.append(f"    {position:<14}{'; '.join(parts)}{other}")
-    return [*lines, *_band_lines(table), *_vector_lines(table)]
+    return [*lines, *_band_lines(bands(table)), *_vector_lines(table, shares)]
 
 
-def bands(table) -> list[dict]:
-    """Per direction and position of the last checkpoint's bound relations: is there a band?
-
-    p: of the best site's gain over the checkpoint before, corrected over sites, and by Holm over directions and
-    positions; sites: those whose gain is above 0 by the site-corrected p. Empty with one checkpoint only.
-    """
-    gains = table[(table.measure == "gain") & (table.vector == STATE) & (table.relation == "bound")]
-    gains = gains[gains.position != UNCHANGED]
-    if not len(gains):
-        return []
-    gains = gains[gains.checkpoint == gains.checkpoint.iloc[-1]]
-    found = []
-    for (direction, position), rows in gains.groupby(["direction", "position"], sort=False):
-        early = rows[rows.null_p_max.notna()]
-        if not len(early):
-            continue
-        best = early.loc[early.null_p_max.idxmin()]
-        band = early[(early.null_p_max <= LEVEL) & (early.value > 0)]
-        found.append(
-            {"direction": direction, "position": position, "p_sites": best.null_p_max, "gain": best,
-             "sites": list(band.site)}
-        )  # fmt: skip
-    for entry, p in zip(
-        found, holm([entry["p_sites"] for entry in found]) if found else (), strict=True
-    ):
-        entry["p"] = float(p)
-    return found
+def _best_rows(rows) -> list:
+    """At each checkpoint the site before the answer where the relation moved most."""
+    early = rows[~(rows.layer >= rows.decodable_layer)]
+    return [here.loc[here.value.idxmax()] for _, here in early.groupby("checkpoint", sort=False)]
 
 
-def _band_lines(table) -> list[str]:
-    found = bands(table)
-    if not found:
-        return [
-            "  one checkpoint, or no site before the answer: whether training made a band cannot be said"
-        ]
-    there = [entry for entry in found if entry["p"] <= LEVEL and entry["sites"]]
-    reference = found[0]["gain"].reference
-    if not there:
-        best = min(found, key=lambda entry: entry["p"])
-        return [
-            f"  no band: at no site before the answer does o(s, r') come oftener than at {reference} (best: "
-            f"{best['direction']} at {best['position']}, {p_words(best['p'])}, corrected for sites, directions, positions)"
-        ]
-    lines = []
-    for entry in there:
-        sites = entry["sites"]
-        where = (
-            sites[0] if len(sites) == 1 else f"{len(sites)} sites from {sites[0]} to {sites[-1]}"
-        )
-        lines.append(
-            f"  band before the answer: {entry['direction']} at {entry['position']}, {where}, gain over {reference} "
-            f"{span(entry['gain'])} at {entry['gain'].site}, {p_words(entry['p'])} (corrected for sites, directions, "
-            "positions)"
-        )
-    if not any(entry["direction"] == "semantic->rote" for entry in there):
-        lines.append(
-            "  none from semantic to rote prompts: what a key token's state does elsewhere is no proof that a "
-            "semantic prompt makes the same state"
-        )
-    return lines
-
-
-def _vector_lines(table) -> list[str]:
-    shares = table[
-        (table.measure == "share") & (table.outcome == "relation") & table.vector.isin(VECTORS)
-    ]
-    lines = []
-    for direction, rows in shares.groupby("direction", sort=False):
-        last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
-        own = last[last.vector == "own"]
-        if not own.value.notna().any():
-            continue
-        best = own.loc[own.value.idxmax()]
-        beside = [
-            f"{row.vector} {two_places(row.value)}"
-            for row in last[last.site == best.site].itertuples()
-            if row.vector != "own"
-        ]
-        contrast = table[(table.measure == "contrast") & (table.direction == direction)]
-        contrast = contrast[(contrast.checkpoint == best.checkpoint) & (contrast.site == best.site)]
-        tests = [f"over {row.reference} {p_words(row.null_p_max)}" for row in contrast.itertuples()]
-        lines.append(
-            f"  relation {direction} ({_stage(best)}): o(s, r) {span(best)} at {best.site}"
-            + (f"; {', '.join(beside)}" if beside else "")
-            + (f"; {', '.join(tests)} (best of sites, corrected)" if tests else "")
-        )
-    return lines
-
-
-def _best_rows(at) -> list:
-    """Of each checkpoint the site before the answer where the relation moved most."""
-    rows = []
-    for _, there in at.groupby("checkpoint", sort=False):
-        early = there[~(there.layer >= there.decodable_layer)]
-        if len(early):
-            rows.append(early.loc[early.value.idxmax()])
-    return rows
-
-
-def _unbound_words(patched, direction: str, position: str) -> str:
-    some = patched[
-        (patched.relation == "unbound")
-        & (patched.direction == direction)
-        & (patched.position == position)
-    ]
-    best = _best_rows(some)
-    return f" (unbound source: {span(best[-1])})" if best else ""
-
-
-def _decodable_words(table, direction: str) -> str:
-    shares = table[
-        (table.measure == "share") & (table.relation == "bound") & (table.direction == direction)
-    ]
-    last = shares[(shares.checkpoint == shares.checkpoint.iloc[-1]) & (shares.vector == STATE)]
-    layer = last.decodable_layer.iloc[0]
+def _decodable_words(table, shares) -> str:
+    layer = shares[shares.checkpoint == shares.checkpoint.iloc[-1]].decodable_layer.iloc[0]
     if np.isnan(layer):
         return ": the answer is decodable at no site (logit lens)"
     site = table[(table.layer == layer) & table.measure.str.startswith("lens")].site.iloc[0]
     return f": the answer is decodable from {site} at the last checkpoint"
 
 
-def _unchanged_words(table, direction: str) -> str:
-    rows = table[
-        (table.measure == "share") & (table.outcome == "nothing") & (table.position == UNCHANGED)
-    ]
-    rows = rows[(rows.direction == direction) & (rows.relation == "bound")]
-    return "unchanged targets right: " + ", ".join(
-        f"{_stage(row)} {two_places(row.value)}" for row in rows.itertuples()
+def _unchanged_words(shares) -> str:
+    rows = pick(shares, outcome="nothing", position=UNCHANGED).itertuples()
+    parts = [f"{_phase(row)} {two_places(row.value)}" for row in rows]
+    return f"unchanged targets right: {', '.join(parts)}"
+
+
+def bands(table) -> list[dict]:
+    """Per direction and position of the last checkpoint's bound relations: is there a band?
+
+    p: of the best site's gain over the checkpoint before, corrected over sites (p_sites), and by
+    Holm over directions and positions; sites: those whose gain is above 0 by the site-corrected p.
+    Empty with one checkpoint only.
+    """
+    gains = pick(table, measure="gain", vector=STATE, relation="bound")
+    gains = gains[gains.position != UNCHANGED]
+    if not len(gains):
+        return []
+    early = gains[(gains.checkpoint == gains.checkpoint.iloc[-1]) & gains.null_p_max.notna()]
+    found = []
+    for (direction, position), rows in early.groupby(["direction", "position"], sort=False):
+        best = rows.loc[rows.null_p_max.idxmin()]
+        sites = list(rows[(rows.null_p_max <= LEVEL) & (rows.value > 0)].site)
+        where = {"direction": direction, "position": position}
+        found.append({**where, "p_sites": best.null_p_max, "gain": best, "sites": sites})
+    corrected = holm([entry["p_sites"] for entry in found]) if found else []
+    return [{**entry, "p": float(p)} for entry, p in zip(found, corrected, strict=True)]
+
+
+def _band_lines(found: list[dict]) -> list[str]:
+    if not found:
+        return [
+            "  one checkpoint, or no site before the answer: it is unknown if training made a band"
+        ]
+    reference = found[0]["gain"].reference
+    there = [entry for entry in found if entry["p"] <= LEVEL and entry["sites"]]
+    if not there:
+        best = min(found, key=lambda entry: entry["p"])
+        return [
+            f"  no band: at no site before the answer is o(s, r') more frequent than at "
+            f"{reference} (best: {best['direction']} at {best['position']}, {p_words(best['p'])}, "
+            f"{CORRECTED})"
+        ]
+    lines = [f"  band before the answer: {_band_words(entry, reference)}" for entry in there]
+    if not any(entry["direction"] == "semantic->rote" for entry in there):
+        lines.append(
+            "  none from semantic to rote prompts: what a key token's state does elsewhere does "
+            "not show that a semantic prompt makes the same state"
+        )
+    return lines
+
+
+def _band_words(entry: dict, reference: str) -> str:
+    sites, gain = entry["sites"], entry["gain"]
+    where = sites[0] if len(sites) == 1 else f"{len(sites)} sites from {sites[0]} to {sites[-1]}"
+    return (
+        f"{entry['direction']} at {entry['position']}, {where}, gain over {reference} "
+        f"{span(gain)} at {gain.site}, {p_words(entry['p'])} ({CORRECTED})"
     )
 
 
-def _stage(row) -> str:
-    return WORDS.get(row.phase, row.checkpoint)
+def _vector_lines(table, shares) -> list[str]:
+    """The own vector at its best site of the last checkpoint, beside its controls there."""
+    lines = []
+    for direction, rows in pick(shares, vector=VECTORS).groupby("direction", sort=False):
+        last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
+        own = pick(last, vector="own")
+        if not own.value.notna().any():
+            continue
+        best = own.loc[own.value.idxmax()]
+        controls = pick(last, site=best.site, vector=VECTORS[1:]).itertuples()
+        here = {"direction": direction, "checkpoint": best.checkpoint, "site": best.site}
+        contrasts = pick(table, measure="contrast", **here)
+        tests = [
+            f"over {row.reference} {p_words(row.null_p_max)}" for row in contrasts.itertuples()
+        ]
+        parts = [
+            f"  relation {direction} ({_phase(best)}): o(s, r) {span(best)} at {best.site}",
+            ", ".join(f"{row.vector} {two_places(row.value)}" for row in controls),
+            ", ".join(tests),
+        ]
+        corrected = " (best of sites, corrected)" if len(contrasts) else ""
+        lines.append("; ".join(part for part in parts if part) + corrected)
+    return lines
+
+
+def _phase(row) -> str:
+    return PHASES.get(row.phase, row.checkpoint)

@@ -1,21 +1,14 @@
-"""The rows of probe_controls.csv of one checkpoint: what to hold a probe's accuracy against.
+"""tables/probe_controls.csv: what to hold a probe's accuracy against.
 
-measure:
-- relation_accuracy: which relation is asked, in the directions of probes.csv; relation "every", chance 1 / relations;
-- mass_mean_accuracy, shuffled_accuracy: rote->semantic object transfer by the untuned mass-mean probe, and by the
-  tuned one fitted on objects that changed hands;
-- transfer_accuracy_untrained, relation_accuracy_untrained: rote->semantic of randomly initialised weights of the same
-  configuration, at the run's first checkpoint only: they are the same for all;
-- subject_embedding_accuracy: the object from the mean input embedding of the subject's tokens, no site;
-- ridge_map_top1, unmapped_top1: does a left-out subject's rote state find its own semantic state, mapped and as it is;
-- entity_split_accuracy, row_split_accuracy, control_accuracy, selectivity: the object from all prompts of a family, by
-  subjects left out and by prompts left out, and a random object per subject by prompts left out;
-- compression, compression_shuffled: online code of the object, rote states and the family's first prompt.
-Fitted on subjects of all splits outside the fold; `split` is that of the scored ones. Definitions: analysis.measures.controls.
+A control is a function: (setting, relation) -> what each of its measures scored about each subject.
+A setting is a family of prompts and a checkpoint's states at some sites. MEASURES names what is
+scored, CONTROLS the function that scores it. Definitions: analysis.measures.controls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,96 +29,156 @@ from probing.baselines import subject_embeddings
 from probing.states import Design, States
 from training.base.console import progress
 from training.base.words import span, two_places
-from training.runs.table_files import headline_split
-
-
-def controls_for(states: Design, *, folds: int = FOLDS, sites: int = 9):
-    """tables/probe_controls.csv of a run; checkpoints scored before with the same inputs are read, not scored."""
-
-    (table,) = scored_tables(
-        states,
-        {"probe_controls": lambda there: rows_of(there, folds, sites)},
-        [folds, sites, "chance of guessing"],
-    )
-    return table
-
-
-# measure, direction, what it says; the second of a pair is what the first has to be held against.
-CONTROL_WORDS = (
-    ("relation probe, rote to {family} prompts", "relation_accuracy", "rote->semantic", "every"),
-    ("the same in an untrained model", "relation_accuracy_untrained", "rote->semantic", "every"),
-    ("object transfer by the mass-mean probe", "mass_mean_accuracy", "rote->semantic", "bound"),
-    ("object transfer of shuffled objects", "shuffled_accuracy", "rote->semantic", "bound"),
-    (
-        "object transfer in an untrained model",
-        "transfer_accuracy_untrained",
-        "rote->semantic",
-        "bound",
-    ),
-    ("object from the subject's input embedding", "subject_embedding_accuracy", "", "bound"),
-    ("own state found through a ridge map", "ridge_map_top1", "rote->semantic", "bound"),
-    ("own state found without one", "unmapped_top1", "rote->semantic", "bound"),
-    ("object, other subjects", "entity_split_accuracy", "semantic->semantic", "bound"),
-    (
-        "object, other prompts about the same subjects",
-        "row_split_accuracy",
-        "semantic->semantic",
-        "bound",
-    ),
-    ("random object per subject, likewise", "control_accuracy", "semantic->semantic", "bound"),
-    ("selectivity", "selectivity", "semantic->semantic", "bound"),
-    ("compression of the objects", "compression", "", "bound"),
-    ("compression of shuffled objects", "compression_shuffled", "", "bound"),
-)
-
-
-def control_lines(table) -> list[str]:
-    """What the controls say at the last checkpoint, each at its best site, test prompts, in words."""
-    split = headline_split(table)
-    last = list(dict.fromkeys(table.checkpoint))[-1]
-    family = "test" if "test" in set(table.family.dropna()) else "train"
-    lines = [f"controls at {last}, each at its best site ({split} subjects, {family} prompts)"]
-    asked = table[table.split.isin((split, "all")) & table.family.fillna("").isin((family, ""))]
-    for words, measure, direction, relation in CONTROL_WORDS:
-        some = asked[(asked.measure == measure) & (asked.relation == relation)]
-        some = some[some.direction.fillna("") == direction]
-        # Untrained weights are the same whatever was trained after: they were read once.
-        some = some if measure.endswith("_untrained") else some[some.checkpoint == last]
-        scored = some[some.value.notna()]
-        if not len(scored):
-            if len(some):
-                lines.append(f"  {words.format(family=family):<50}{some.reason.dropna().iloc[0]}")
-            continue
-        best = scored.loc[scored.value.idxmax()]
-        at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
-        lines.append(
-            f"  {words.format(family=family):<50}{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"
-        )
-    return lines
-
+from training.runs.table_files import headline_split, pick
 
 Array = np.ndarray
 
-
+# The families whose prompts ask their own relation in English.
 FAMILIES = ("train", "test")
-
-
+DIRECTIONS = ("rote->rote", "rote->semantic", "semantic->rote", "semantic->semantic")
+# The relation of rows about all relations together.
+EVERY = "every"
 SHUFFLES = 3
-
-
 # Fewer than ALPHAS: these are fitted for every site, fold, inner fold and control task.
 PENALTIES = (1.0, 100.0, 10_000.0)
+# Raise it when the rows change, so that rows kept from earlier code are computed again.
+VERSION = 2
+
+RIDGE, BY_PROMPT = "ridge classifier, entity folds", "ridge classifier, prompt folds"
+CODE = "logistic regression, online code"
+CROSS, SAME = "rote->semantic", "semantic->semantic"
 
 
-RIDGE = "ridge classifier, entity folds"
+class Measure(NamedTuple):
+    """The words of its printed line, how it is made, and the rows that the line is about."""
+
+    words: str
+    estimator: str
+    direction: str
+    relation: str = "bound"
 
 
-UNFIT = (NotIdentifiable, TooFewRows)
+# fmt: off
+MEASURES = {
+    "subject_embedding_accuracy": Measure("object from the subject's input embedding", RIDGE, ""),
+    "relation_accuracy": Measure("relation probe, rote to {family} prompts", RIDGE, CROSS, EVERY),
+    "relation_accuracy_untrained": Measure("the same in an untrained model", RIDGE, CROSS, EVERY),
+    "transfer_accuracy_untrained": Measure("object transfer in an untrained model", RIDGE, CROSS),
+    "mass_mean_accuracy":
+        Measure("object transfer by the mass-mean probe", "mass-mean, entity folds", CROSS),
+    "shuffled_accuracy": Measure("object transfer of shuffled objects", RIDGE, CROSS),
+    "ridge_map_top1":
+        Measure("own state found through a ridge map", "ridge regression, entity folds", CROSS),
+    "unmapped_top1": Measure("own state found without one", "none", CROSS),
+    "entity_split_accuracy": Measure("object, other subjects", RIDGE, SAME),
+    "row_split_accuracy": Measure("object, other prompts about the same subjects", BY_PROMPT, SAME),
+    "control_accuracy": Measure("random object per subject, likewise", BY_PROMPT, SAME),
+    "selectivity": Measure("selectivity", BY_PROMPT, SAME),
+    "compression": Measure("compression of the objects", CODE, ""),
+    "compression_shuffled": Measure("compression of shuffled objects", CODE, ""),
+}
+# fmt: on
+
+
+def control_table(design: Design, *, folds: int = FOLDS, sites: int = 9):
+    """Write tables/probe_controls.csv of a run and return it as a DataFrame.
+
+        table = control_table(Design.of(Run.open("runs/demo"), families=("test",)))
+        table[(table.measure == "selectivity") & (table.relation == "bound")]
+
+    One row per checkpoint, measure (MEASURES), family, direction, split, relation (also bound,
+    unbound, or every) and site, at about `sites` of them (0: all). Columns: estimator, value, low,
+    high (jackknife over subjects), null_p, null_high, null_p_max (NaN: nothing is permuted), n, d,
+    chance, bits (of a code), reason (why value is NaN). Fitting uses subjects of all splits outside
+    the fold; `split` is that of the scored ones. Untrained weights are read at the first checkpoint
+    only. Checkpoints scored before from the same content are read.
+    """
+    rows = {"probe_controls": lambda states: control_rows(states, folds, sites)}
+    (table,) = scored_tables(design, rows, [folds, sites, VERSION])
+    return table
+
+
+def control_rows(states: States, folds: int, sites: int) -> Iterator[dict]:
+    """All rows of one checkpoint."""
+    design, at = states.design, spread(len(states.sites), sites)
+    families = [f for f in design.families if f in FAMILIES]
+    first = states.checkpoint.name == design.checkpoints[0].name
+    fresh = design.only(families).untrained(states.checkpoint) if first and families else None
+    todo = [
+        (control, Setting(family, fresh if control.untrained else states, at, folds))
+        for family in ("", "rote", *families)
+        for control in CONTROLS
+        if family in control.families and not (control.untrained and fresh is None)
+    ]
+    for control, setting in progress(todo, label=f"controls {states.checkpoint.name}"):
+        rows = _code_rows if control.score is _codes else _accuracy_rows
+        yield from rows(control, setting)
+
+
+def spread(sites: int, wanted: int) -> list[int]:
+    """Indices of about `wanted` of `sites` sites, evenly, with both ends; all for 0."""
+    count = sites if wanted == 0 else min(sites, max(wanted, 2))
+    return sorted({round(i * (sites - 1) / max(count - 1, 1)) for i in range(count)})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a control is made: a family of prompts ("": none), states of a checkpoint, sites."""
+
+    family: str
+    states: States
+    at: list[int]
+    folds: int
+
+    @property
+    def design(self) -> Design:
+        return self.states.design
+
+    @property
+    def how(self) -> dict:
+        """How folds are drawn."""
+        return {"folds": self.folds, "seed": self.design.run.seed}
+
+    @property
+    def relations(self) -> list[str]:
+        """Relations with prompts of the family."""
+        every = self.design.relations
+        return [r for r in every if not self.family or self.design.prompts_of(r, self.family)]
+
+    @property
+    def places(self) -> list[tuple[str, float]]:
+        """(site, layer) of each site; without a family there is none."""
+        return [(self.states.sites[s], s) for s in self.at] if self.family else [("", np.nan)]
+
+    @cached_property
+    def embeddings(self) -> dict[str, Array]:
+        """Relation -> mean input embeddings of its subjects' tokens, (n, 1, d)."""
+        model, tokenizer = self.states.checkpoint.load()
+        who = {r: self.design.subjects(r) for r in self.relations}
+        return {r: subject_embeddings(model, tokenizer, who[r]).numpy()[:, None] for r in who}
+
+    def rote(self, relation: str) -> Array:
+        """Rote states (n, S, d)."""
+        return self.states[relation, "rote"][:, self.at]
+
+    def semantic(self, relation: str) -> Array:
+        """States of the family's prompts, (P, n, S, d)."""
+        return self.states[relation, self.family][:, :, self.at]
+
+    def scored(self, relation: str, split: str) -> tuple[Array, Array]:
+        """(subjects, rows) of a split, in one relation or, for EVERY, in all one after another."""
+        subjects: list[str] = []
+        rows = []
+        for r in self.relations if relation == EVERY else [relation]:
+            rows.append(len(subjects) + self.design.rows(r, split))
+            subjects += self.design.subjects(r)
+        rows = np.concatenate(rows)
+        return np.array(subjects)[rows], rows
 
 
 @dataclass(frozen=True, eq=False)
 class PerSubject:
-    """Accuracy (S, n) about each subject of a relation, what guessing gets right (n,), and reasons (S,) for NaN."""
+    """Accuracy (S, n) about each subject, what guessing gets right (n,), reasons (S,) for NaN."""
 
     values: Array
     guess: Array
@@ -136,381 +189,249 @@ class PerSubject:
         """What transferred probes answered."""
         return cls(found.correct.T, np.full(len(found.labels), found.chance), found.reasons)
 
-
-def control_families(families: Sequence[str]) -> list[str]:
-    """The families whose prompts ask their own relation in English; the controls are made on these."""
-    return [f for f in families if f in FAMILIES]
-
-
-def spread(sites: int, wanted: int) -> list[int]:
-    """Indices of about `wanted` of so many sites, evenly, with both ends; all for 0."""
-    count = sites if wanted == 0 else min(sites, max(wanted, 2))
-    return sorted({round(i * (sites - 1) / max(count - 1, 1)) for i in range(count)})
+    def of_split(self, subjects: Array, rows: Array) -> Scores:
+        """Scores of some subjects, without a null."""
+        null, chance = np.zeros((0, len(self.values))), float(np.mean(self.guess[rows]))
+        return Scores(self.values[:, rows], null, tuple(subjects), self.reasons, chance)
 
 
-def rows_of(there: States, folds: int, sites: int) -> Iterator[dict]:
-    """All rows of probe_controls.csv of one checkpoint, at about `sites` sites."""
-
-    states, at = there.design, spread(len(there.sites), sites)
-    families = control_families(states.families)
-    first = there.checkpoint.name == states.checkpoints[0].name
-    fresh = states.only(families).untrained(there.checkpoint) if first and families else None
-    with progress(
-        total=len(families) * len(states.relations), label=f"controls {there.checkpoint.name}"
-    ) as bar:
-        yield from _embedding_rows(there, folds)
-        yield from _code_rows(there, at, "rote")
-        for family in families:
-            yield from _relation_rows(there, at, family, folds)
-            if fresh is not None:
-                yield from _untrained_rows(there, fresh, at, family, folds)
-            found: dict[str, dict[str, PerSubject | str]] = {}
-            for relation in states.relations:
-                for measure, answer in _object_controls(there, at, relation, family, folds).items():
-                    found.setdefault(measure, {})[relation] = answer
-                bar.update(1)
-            for measure, by_relation in found.items():
-                direction = "semantic->semantic" if measure in SAME_STATES else "rote->semantic"
-                common = {
-                    "measure": measure,
-                    "family": family,
-                    "direction": direction,
-                    "estimator": ESTIMATORS[measure],
-                }
-                yield from _split_rows(there, at, by_relation, common)
-            yield from _code_rows(there, at, family)
+def _embedded(setting: Setting, relation: str) -> list[PerSubject]:
+    """The object from the subject's input embedding."""
+    x = setting.embeddings[relation]
+    probes = fit_probes(x, setting.design.objects(relation), **setting.how, allow_degenerate=True)
+    return [PerSubject.of(probes.score(x, allow_degenerate=True))]
 
 
-SAME_STATES = ("entity_split_accuracy", "row_split_accuracy", "control_accuracy", "selectivity")
+def _asked(direction: str, setting: Setting, _: str) -> list[PerSubject]:
+    """Which relation is asked? All relations together; fitted on the first prompt of a family."""
+    rote = {r: setting.rote(r) for r in setting.relations}
+    semantic = {r: setting.semantic(r) for r in setting.relations}
+    x, y = direction.split("->")
+    fitted = rote if x == "rote" else {r: prompts[0] for r, prompts in semantic.items()}
+    who = {r: setting.design.subjects(r) for r in setting.relations}
+    how = {**setting.how, "allow_degenerate": True}
+    return [PerSubject.of(relation_probe(fitted, rote if y == "rote" else semantic, who, **how))]
 
 
-ESTIMATORS = {
-    "mass_mean_accuracy": "mass-mean, entity folds",
-    "shuffled_accuracy": RIDGE,
-    "ridge_map_top1": "ridge regression, entity folds",
-    "unmapped_top1": "none",
-    "entity_split_accuracy": RIDGE,
-    "row_split_accuracy": "ridge classifier, prompt folds",
-    "control_accuracy": "ridge classifier, prompt folds",
-    "selectivity": "ridge classifier, prompt folds",
-}
+def _transferred(setting: Setting, relation: str, labels=None, estimator=None) -> list[PerSubject]:
+    """The object, or other labels, by probes fitted on rote and scored on semantic states."""
+    labels = setting.design.objects(relation) if labels is None else labels
+    how = {**setting.how, "estimator": estimator, "allow_degenerate": True}
+    probes = fit_probes(setting.rote(relation), labels, **how)
+    return [PerSubject.of(probes.score(setting.semantic(relation), allow_degenerate=True))]
 
 
-def _object_controls(
-    there: States, at: list[int], relation: str, family: str, folds: int
-) -> dict[str, PerSubject | str]:
-    """Per measure what was scored about the subjects of a relation, or why nothing could be."""
-
+def _mass_mean(setting: Setting, relation: str) -> list[PerSubject]:
+    """The object, by probes that have nothing to tune."""
     from analysis.measures.mass_mean import MassMean
 
-    states = there.design
-    if not states.prompts_of(relation, family):
-        return {}
-    rote, semantic = there[relation, "rote"][:, at], there[relation, family][:, :, at]
-    objects, seed = states.objects(relation), states.run.seed
-
-    def transferred(labels, estimator=None) -> PerSubject:
-        probes = fit_probes(
-            rote, labels, folds=folds, seed=seed, allow_degenerate=True, estimator=estimator
-        )
-        return PerSubject.of(probes.score(semantic, allow_degenerate=True))
-
-    def shuffled() -> PerSubject:
-        draws = [
-            transferred(control_labels(objects, range(len(objects)), seed + i))
-            for i in range(SHUFFLES)
-        ]
-        mean = np.mean([draw.values for draw in draws], axis=0)
-        return PerSubject(mean, np.mean([draw.guess for draw in draws], axis=0), draws[0].reasons)
-
-    found: dict[str, PerSubject | str] = {}
-    makers: dict[str, Callable[[], PerSubject]] = {
-        "mass_mean_accuracy": lambda: transferred(objects, MassMean),
-        "shuffled_accuracy": shuffled,
-    }
-    for measure, make in makers.items():
-        found[measure] = _or_reason(make)
-    found |= _split(
-        lambda: _mapped(rote, semantic, folds, seed), ("ridge_map_top1", "unmapped_top1")
-    )
-    found |= _split(lambda: _paraphrased(semantic, objects, folds, seed), SAME_STATES)
-    return found
+    return _transferred(setting, relation, estimator=MassMean)
 
 
-def _mapped(rote: Array, semantic: Array, folds: int, seed: int) -> list[PerSubject]:
-    """Ridge map and none from rote (n, S, d) to every prompt of semantic (P, n, S, d), averaged over prompts."""
-    n, sites = rote.shape[:2]
-    values = np.full((2, sites, n), np.nan)
-    chance, reasons = np.zeros(n), []
-    for s in range(sites):
-        reason = _why_left_out(rote[:, s], *semantic[:, :, s])
-        reasons.append(reason)
-        if reason is None:
-            maps = [
-                ridge_map(rote[:, s], prompt[:, s], folds=folds, seed=seed) for prompt in semantic
-            ]
-            values[:, s] = (
-                np.mean([m.own for m in maps], axis=0),
-                np.mean([m.unmapped for m in maps], axis=0),
-            )
-            chance = maps[0].chance
-    return [PerSubject(v, chance, tuple(reasons)) for v in values]
+def _shuffled(setting: Setting, relation: str) -> list[PerSubject]:
+    """Objects change hands between subjects before the fit: the mean of SHUFFLES draws."""
+    draws = [
+        draw
+        for i in range(SHUFFLES)
+        for draw in _transferred(setting, relation, _shuffled_objects(setting, relation, i))
+    ]
+    values, guess = (np.mean([getattr(d, x) for d in draws], axis=0) for x in ("values", "guess"))
+    return [PerSubject(values, guess, draws[0].reasons)]
 
 
-def _paraphrased(semantic: Array, objects: Array, folds: int, seed: int) -> list[PerSubject]:
-    """Entity split, row split, control task and their difference (SAME_STATES) of all prompts (P, n, S, d) together."""
-    prompts, n, sites = semantic.shape[:3]
+def _shuffled_objects(setting: Setting, relation: str, draw: int = 0) -> Array:
+    objects = setting.design.objects(relation)
+    return control_labels(objects, range(len(objects)), setting.design.run.seed + draw)
+
+
+def _mapped(setting: Setting, relation: str) -> list[PerSubject]:
+    """Does a left-out subject's rote state find its own semantic state, mapped and as it is?"""
+
+    def score(rote: Array, *semantic: Array) -> tuple:
+        maps = [ridge_map(rote, prompt, **setting.how) for prompt in semantic]
+        own, unmapped = ([getattr(m, x) for m in maps] for x in ("own", "unmapped"))
+        return [np.mean(own, axis=0), np.mean(unmapped, axis=0)], maps[0].chance
+
+    return _by_site(score, [setting.rote(relation), *setting.semantic(relation)], 2)
+
+
+def _paraphrased(setting: Setting, relation: str) -> list[PerSubject]:
+    """The object from all prompts together: subjects left out; prompts left out, of the true and
+    of a random object per subject (Hewitt & Liang 2019); and the difference of the last two."""
+    objects, semantic = setting.design.objects(relation), setting.semantic(relation)
+    prompts, n = semantic.shape[:2]
     if prompts < 2:
         raise NotIdentifiable(
             "one prompt of this family: a split by prompts needs two (--preset full)"
         )
     who, template = np.tile(np.arange(n), prompts), np.repeat(np.arange(prompts), n)
-    labels = np.tile(objects, prompts)
-    values, guess, reasons = np.full((4, sites, n), np.nan), np.zeros(n), []
-    for s in range(sites):
-        reasons.append(_why_left_out(*semantic[:, :, s]))
-        if reasons[-1] is not None:
-            continue
-        x = semantic[:, :, s].reshape(prompts * n, -1)
-        how = {"penalties": PENALTIES, "folds": folds, "seed": seed}
+    labels, how = np.tile(objects, prompts), {**setting.how, "penalties": PENALTIES}
+
+    def score(*states: Array) -> tuple:
+        x = np.concatenate(states)
         apart = probe(x, labels, who, **how)
         row = selectivity(x, labels, who, templates=template, **how)
-        by_row = (apart.correct, row.task, row.control, row.task - row.control)
-        values[:, s] = [v.reshape(prompts, n).mean(axis=0) for v in by_row]
-        guess = apart.guess.reshape(prompts, n).mean(axis=0)
+        answers = (apart.correct, row.task, row.control, row.task - row.control, apart.guess)
+        *values, guess = (v.reshape(prompts, n).mean(axis=0) for v in answers)
+        return values, guess
+
+    *found, difference = _by_site(score, semantic, 4)
     # A difference of accuracies has chance 0, not the commonest object's share.
-    guesses = (guess, guess, guess, np.zeros(n))
-    return [PerSubject(v, g, tuple(reasons)) for v, g in zip(values, guesses, strict=True)]
+    return [*found, replace(difference, guess=np.zeros(n))]
 
 
-def _relation_rows(there: States, at: list[int], family: str, folds: int) -> Iterator[dict]:
-    """Rows of the relation probe in every direction between rote states and one family."""
-    rote, semantic, who = _by_relation(there, at, family)
-    first = {r: prompts[0] for r, prompts in semantic.items()}
-    directions = {
-        "rote->rote": (rote, rote),
-        "rote->semantic": (rote, semantic),
-        "semantic->rote": (first, rote),
-        "semantic->semantic": (first, semantic),
-    }
-    for direction, (x, y) in directions.items():
-        yield from _asked_rows(there, at, x, y, who, folds, direction=direction, family=family)
+def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerSubject]:
+    """`count` measures at each site of states (n, S, d) per prompt; NaN at degenerate sites.
+
+    score: states (n, d) of each prompt -> (`count` accuracies (n,), what guessing gets right (n,)).
+    """
+    n, sites = prompts[0].shape[:2]
+    values, guess, reasons = np.full((count, sites, n), np.nan), np.zeros(n), []
+    for s in range(sites):
+        here = [prompt[:, s] for prompt in prompts]
+        reasons.append(next(filter(None, map(_why_left_out, here)), None))
+        if reasons[-1] is None:
+            values[:, s], guess = score(*here)
+    return [PerSubject(v, guess, tuple(reasons)) for v in values]
 
 
-def _untrained_rows(there, fresh: States, at: list[int], family: str, folds: int) -> Iterator[dict]:
-    """Rote->semantic transfer of objects and of relations in a model that has learned nothing."""
-    rote, semantic, who = _by_relation(fresh, at, family)
-    states, name = there.design, "relation_accuracy_untrained"
-    yield from _asked_rows(
-        there,
-        at,
-        rote,
-        semantic,
-        who,
-        folds,
-        direction="rote->semantic",
-        family=family,
-        measure=name,
-    )
+def _codes(setting: Setting, relation: str) -> list[list[OnlineCode | str]]:
+    """Online codes, or why there is none, of the objects and of shuffled ones at each site: all
+    subjects, the family's first prompt."""
+    prompt = setting.design.prompts_of(relation, setting.family)[0]
+    x, seed = setting.states.of(prompt)[:, setting.at], setting.design.run.seed
 
-    def transferred(relation: str) -> PerSubject:
-        probes = fit_probes(
-            rote[relation],
-            states.objects(relation),
-            folds=folds,
-            seed=states.run.seed,
-            allow_degenerate=True,
-        )
-        return PerSubject.of(probes.score(semantic[relation], allow_degenerate=True))
+    def code(states: Array, labels: Array) -> OnlineCode | str:
+        return _why_left_out(states) or _or_reason(lambda: online_code(states, labels, seed=seed))
 
-    found = {relation: _or_reason(lambda r=relation: transferred(r)) for relation in rote}
-    common = {
-        "measure": "transfer_accuracy_untrained",
-        "family": family,
-        "direction": "rote->semantic",
-    }
-    yield from _split_rows(there, at, found, {**common, "estimator": RIDGE})
-
-
-def _asked_rows(
-    there,
-    at,
-    x,
-    y,
-    who,
-    folds: int,
-    *,
-    direction: str,
-    family: str,
-    measure: str = "relation_accuracy",
-) -> Iterator[dict]:
-    """Rows of one direction of a relation probe, all relations together."""
-    common = {"measure": measure, "family": family, "direction": direction, "estimator": RIDGE}
-    found = _or_reason(
-        lambda: PerSubject.of(
-            relation_probe(
-                x, y, who, folds=folds, seed=there.design.run.seed, allow_degenerate=True
-            )
-        )
-    )
-    subjects = [subject for relation in x for subject in who[relation]]
-    for split in there.design.splits:
-        rows, start = [], 0
-        for relation in x:
-            rows.append(start + there.design.rows(relation, split))
-            start += len(who[relation])
-        scores = _scores(found, np.concatenate(rows), subjects)
-        yield from _table_rows(there, at, {"every": scores}, {**common, "split": split})
-
-
-def _by_relation(there: States, at: list[int], family: str) -> tuple[dict, dict, dict]:
-    states = there.design
-    some = [r for r in states.relations if states.prompts_of(r, family)]
-    rote = {r: there[r, "rote"][:, at] for r in some}
-    return (
-        rote,
-        {r: there[r, family][:, :, at] for r in some},
-        {r: states.subjects(r) for r in some},
-    )
-
-
-def _embedding_rows(there: States, folds: int) -> Iterator[dict]:
-    """The object from the mean input embedding of the subject's tokens, by subjects left out."""
-
-    model, tokenizer = there.checkpoint.load()
-    states = there.design
-
-    def scored(relation: str) -> PerSubject:
-        x = subject_embeddings(model, tokenizer, states.subjects(relation)).numpy()[:, None]
-        probes = fit_probes(
-            x, states.objects(relation), folds=folds, seed=states.run.seed, allow_degenerate=True
-        )
-        return PerSubject.of(probes.score(x, allow_degenerate=True))
-
-    found = {relation: _or_reason(lambda r=relation: scored(r)) for relation in states.relations}
-    common = {
-        "measure": "subject_embedding_accuracy",
-        "family": "",
-        "direction": "",
-        "estimator": RIDGE,
-    }
-    for row in _split_rows(there, [0], found, common):
-        yield {**row, "site": "", "layer": np.nan}
-
-
-def _code_rows(there: States, at: list[int], family: str) -> Iterator[dict]:
-    """Compression of each relation's objects, and of objects that changed hands; all subjects; groups sum their bits."""
-    states, seed = there.design, there.design.run.seed
-    codes: dict[str, dict[str, list[OnlineCode | str]]] = {
-        "compression": {},
-        "compression_shuffled": {},
-    }
-    for relation in states.relations:
-        prompts = states.prompts_of(relation, family)
-        if not prompts:
-            continue
-        x, objects = there.of(prompts[0])[:, at], states.objects(relation)
-        for measure, labels in zip(
-            codes, (objects, control_labels(objects, range(len(objects)), seed)), strict=True
-        ):
-            codes[measure][relation] = [_code(x[:, s], labels, seed) for s in range(len(at))]
-    for measure, by_relation in codes.items():
-        groups = {r: [r] for r in by_relation} | {"bound": states.bound, "unbound": states.unbound}
-        for relation, members in groups.items():
-            for s, site in enumerate(at):
-                some = [by_relation[r][s] for r in members if r in by_relation]
-                sent = [code for code in some if isinstance(code, OnlineCode)]
-                if not some:
-                    continue
-                bits, uniform = (
-                    sum(code.bits for code in sent),
-                    sum(code.uniform_bits for code in sent),
-                )
-                yield {
-                    **there.checkpoint.stage,
-                    "measure": measure,
-                    "family": family,
-                    "direction": "",
-                    "estimator": "logistic regression, online code",
-                    "split": "all",
-                    "relation": relation,
-                    "site": there.sites[site],
-                    "layer": site,
-                    "value": uniform / bits if sent else np.nan,
-                    "bits": bits if sent else np.nan,
-                    "chance": 1.0,
-                    "n": max((code.n for code in sent), default=0),
-                    "d": there.width,
-                    "reason": "; ".join(
-                        dict.fromkeys(code for code in some if isinstance(code, str))
-                    ),
-                }
-
-
-def _code(x: Array, labels: Array, seed: int) -> OnlineCode | str:
-    reason = _why_left_out(x)
-    return reason or _or_reason(lambda: online_code(x, labels, seed=seed))
-
-
-def _split_rows(there: States, at: list[int], found: dict, common: dict) -> Iterator[dict]:
-    """Rows of every relation, and of bound and unbound ones together, for every split."""
-    states = there.design
-    for split in states.splits:
-        scores = {
-            relation: _scores(answer, states.rows(relation, split), states.subjects(relation))
-            for relation, answer in found.items()
-        }
-        groups = {"bound": states.bound, "unbound": states.unbound}
-        yield from _table_rows(there, at, scores, {**common, "split": split}, **groups)
-
-
-def _scores(answer: PerSubject | str, rows: Array, subjects: Sequence[str]) -> Scores | str:
-    """Some subjects of what was scored; an answer that is a reason stays one."""
-    if isinstance(answer, str):
-        return answer
-    who = tuple(np.array(subjects)[rows])
-    none = np.zeros((0, len(answer.values)))
-    return Scores(
-        answer.values[:, rows], none, who, answer.reasons, float(np.mean(answer.guess[rows]))
-    )
-
-
-def _table_rows(
-    there: States, at: list[int], scores: dict, common: dict, **groups
-) -> Iterator[dict]:
-    for row in relation_rows(scores, [there.sites[s] for s in at], **groups):
-        yield {
-            **there.checkpoint.stage,
-            **common,
-            **row,
-            "layer": at[row["layer"]],
-            "d": there.width,
-        }
-
-
-def _split(
-    make: Callable[[], list[PerSubject]], measures: Sequence[str]
-) -> dict[str, PerSubject | str]:
-    """What `make` gives, under one name each; its reason under all of them where it cannot."""
-    found = _or_reason(make)
-    return (
-        dict.fromkeys(measures, found)
-        if isinstance(found, str)
-        else dict(zip(measures, found, strict=True))
-    )
+    both = setting.design.objects(relation), _shuffled_objects(setting, relation)
+    return [[code(x[:, s], labels) for s in range(len(setting.at))] for labels in both]
 
 
 def _or_reason(make: Callable):
-    """What `make` gives, or the words of its named error."""
+    """What `make` gives, or the words of its error."""
     try:
         return make()
-    except UNFIT as error:
+    except (NotIdentifiable, TooFewRows) as error:
         return str(error)
 
 
-def _why_left_out(*stacks: Array) -> str | None:
-    """Why states (n, d) of a site bear no probe: the first reason among several prompts."""
-    return next(
-        (reason for x in stacks if (reason := why_degenerate(np.asarray(x, dtype=np.float64)))),
-        None,
-    )
+def _why_left_out(x: Array) -> str | None:
+    return why_degenerate(np.asarray(x, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Control:
+    """A function and the measures it scores. direction: of the rows, if not the printed one.
+
+    untrained: the states are those of randomly initialised weights.
+    """
+
+    score: Callable[[Setting, str], list]
+    measures: tuple[str, ...]
+    families: tuple[str, ...] = FAMILIES
+    direction: str | None = None
+    untrained: bool = False
+
+    def common(self, measure: str, setting: Setting, split: str) -> dict:
+        """The columns that say what rows are about."""
+        about = MEASURES[measure]
+        return {
+            **setting.states.checkpoint.stage,
+            "measure": measure,
+            "family": setting.family,
+            "direction": about.direction if self.direction is None else self.direction,
+            "estimator": about.estimator,
+            "split": split,
+        }
+
+
+CONTROLS = (
+    Control(_embedded, ("subject_embedding_accuracy",), ("",)),
+    *(Control(partial(_asked, d), ("relation_accuracy",), direction=d) for d in DIRECTIONS),
+    Control(partial(_asked, CROSS), ("relation_accuracy_untrained",), untrained=True),
+    Control(_transferred, ("transfer_accuracy_untrained",), untrained=True),
+    Control(_mass_mean, ("mass_mean_accuracy",)),
+    Control(_shuffled, ("shuffled_accuracy",)),
+    Control(_mapped, ("ridge_map_top1", "unmapped_top1")),
+    Control(
+        _paraphrased,
+        ("entity_split_accuracy", "row_split_accuracy", "control_accuracy", "selectivity"),
+    ),
+    Control(_codes, ("compression", "compression_shuffled"), ("rote", *FAMILIES)),
+)
+
+
+def _accuracy_rows(control: Control, setting: Setting) -> Iterator[dict]:
+    """Rows of every relation, and of bound and unbound ones together, for every split."""
+    design, places = setting.design, setting.places
+    every = MEASURES[control.measures[0]].relation == EVERY
+    found = {
+        relation: _or_reason(partial(control.score, setting, relation))
+        for relation in ([EVERY] if every else setting.relations)
+    }
+    for i, measure in enumerate(control.measures):
+        for split in design.splits:
+            scores = {
+                r: answer
+                if isinstance(answer, str)
+                else answer[i].of_split(*setting.scored(r, split))
+                for r, answer in found.items()
+            }
+            sides = {"bound": design.bound, "unbound": design.unbound}
+            for row in relation_rows(scores, [site for site, _ in places], **sides):
+                place = {"layer": places[row["layer"]][1], "d": setting.states.width}
+                yield {**control.common(measure, setting, split), **row, **place}
+
+
+def _code_rows(control: Control, setting: Setting) -> Iterator[dict]:
+    """Compression of each relation's objects; bound and unbound relations sum their bits."""
+    design = setting.design
+    found = {relation: control.score(setting, relation) for relation in setting.relations}
+    groups = {r: [r] for r in found} | {"bound": design.bound, "unbound": design.unbound}
+    for i, measure in enumerate(control.measures):
+        for relation, members in groups.items():
+            for s, (site, layer) in enumerate(setting.places):
+                codes = [found[r][i][s] for r in members if r in found]
+                sent = [code for code in codes if isinstance(code, OnlineCode)]
+                bits = sum(code.bits for code in sent) if sent else np.nan
+                if codes:
+                    yield {
+                        **control.common(measure, setting, "all"),
+                        "relation": relation,
+                        "site": site,
+                        "layer": layer,
+                        "value": sum(code.uniform_bits for code in sent) / bits,
+                        "bits": bits,
+                        "chance": 1.0,
+                        "n": max((code.n for code in sent), default=0),
+                        "d": setting.states.width,
+                        "reason": "; ".join(dict.fromkeys(c for c in codes if isinstance(c, str))),
+                    }
+
+
+def control_lines(table) -> list[str]:
+    """What the controls say at the last checkpoint, each at its best site, test prompts."""
+    split = headline_split(table)
+    last = list(dict.fromkeys(table.checkpoint))[-1]
+    family = "test" if "test" in set(table.family.dropna()) else "train"
+    lines = [f"controls at {last}, each at its best site ({split} subjects, {family} prompts)"]
+    table = table.fillna({"family": "", "direction": ""})
+    for name, measure in MEASURES.items():
+        # Untrained weights are the same whatever was trained after: they were read once.
+        at = {} if name.endswith("_untrained") else {"checkpoint": last}
+        where = {"family": (family, ""), "split": (split, "all"), **at}
+        which = {"direction": measure.direction, "relation": measure.relation}
+        rows = pick(table, measure=name, **which, **where)
+        if len(rows):
+            lines.append(f"  {measure.words.format(family=family):<50}{_best_words(rows)}")
+    return lines
+
+
+def _best_words(rows) -> str:
+    """The largest value with its site, or why there is none."""
+    if not rows.value.notna().any():
+        return rows.reason.dropna().iloc[0]
+    best = rows.loc[rows.value.idxmax()]
+    at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
+    return f"{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"
