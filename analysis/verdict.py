@@ -18,7 +18,8 @@ from pathlib import Path
 
 import tyro
 
-from analysis.tables import probes
+from analysis.tables.cka import cka_table
+from analysis.tables.probes import probe_table
 from analysis.tables.verdict import page, verdict_table
 from figures.style import NothingToDraw
 from figures.verdict import draw
@@ -95,7 +96,7 @@ def _of_pair(options: Options) -> tuple[Design, dict]:
         print(note)
     print(design.announce())
     draws = {"permutations": options.permutations}
-    scored = probes.probe_table(design, **draws)
+    scored = probe_table(design, **draws)
     return design, {"probes": scored, "cka": cka_table(design, **draws, robust=False)}
 
 

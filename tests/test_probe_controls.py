@@ -17,7 +17,7 @@ from analysis.measures.mass_mean import MassMean
 from analysis.measures.transfer import subject_folds
 from analysis.probes import Options, main
 from analysis.tables.probe_controls import CONTROLS, MEASURES, control_table, spread
-from figures.probes import CONTROLS, controls_data
+from figures import probes as pictures
 from probing.states import Design
 from training.base.errors import BadInput
 from training.runs.directory import Run
@@ -312,7 +312,7 @@ def test_the_command_says_draws_and_writes_transfer_and_controls(states, table, 
     assert "OTHER subjects (held-out)" in said and "selectivity" in said
     assert "object from the subject's input embedding" in said
     assert f"probe_controls.csv ({len(table):,} rows)" in said and "probe_controls.png" in said
-    assert set(controls_data(table).panel) == set(CONTROLS.panels)
+    assert set(pictures.controls_data(table).panel) == set(pictures.CONTROLS.panels)
     assert all(
         (out / "figures" / f"{name}.png").stat().st_size > 10_000
         for name in ("probes", "probe_controls")
