@@ -156,9 +156,7 @@ def test_a_mean_over_relations_with_different_subjects_adds_their_variances(rng)
     }
     checkpoint = SimpleNamespace(stage={})
     design = SimpleNamespace(bound=["a", "b"], unbound=[], subjects=lambda name: [name])
-    there = SimpleNamespace(
-        design=design, checkpoint=checkpoint, sites=("x", "y", "z"), values=np.zeros((1, 3, 5))
-    )
+    there = SimpleNamespace(design=design, checkpoint=checkpoint, sites=("x", "y", "z"), width=5)
     rows = [r for r in stack.summary_rows(there, stacks, {}) if r["relation"] == "bound"]
     a, b = (jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)) for s in stacks.values())
     half = stats.t.ppf(0.975, 7) * np.sqrt(a.se**2 + b.se**2) / 2
