@@ -1,4 +1,4 @@
-"""A sweep does each thing once: shared stages, finished runs, rows; whatever fails or is killed on the way."""
+"""A sweep does each thing once: shared stages, finished runs, rows; whatever fails or is killed."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def require_same(table, other) -> None:
     pd.testing.assert_frame_equal(measured(table), measured(other), check_dtype=False)
 
 
-# --- the grid file ------------------------------------------------------------------------------------------
+# --- the grid file -------------------------------------------------------------------------------
 
 MISTAKES = {
     "unknown entry": ("titel = 'x'", "Did you mean title"),
@@ -142,10 +142,9 @@ MISTAKES = {
 def test_a_mistake_is_named_with_file_key_and_remedy(mistake, tmp_path):
     text, said = MISTAKES[mistake]
     path = tmp_path / "grid.toml"
-    path.write_text(
-        f'{text if "=" in text.splitlines()[0] else ""}\nstages = ["memorize", "generalize", "recall"]\n'
-        + ("" if "=" in text.splitlines()[0] else text)
-    )
+    stages = 'stages = ["memorize", "generalize", "recall"]\n'
+    entry = "=" in text.splitlines()[0]
+    path.write_text(f"{text}\n{stages}" if entry else f"{stages}{text}")
     with pytest.raises(BadInput, match=said) as error:
         read_grid(path)
     assert str(path) in str(error.value)
@@ -207,7 +206,7 @@ def test_every_option_of_every_command_can_be_written_in_toml():
                 coerced({"a": "table"}, kind)
 
 
-# --- the plan -----------------------------------------------------------------------------------------------
+# --- the plan ------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 4), st.integers(1, 10))
@@ -220,7 +219,8 @@ def test_variants_of_phase_2_share_their_phase_1(tmp_path_factory, seeds, prompt
     assert len(plan.runs) == seeds * prompts
     names = list(plan.tasks)
     assert all(
-        t.parent is None or names.index(t.parent) < names.index(t.name) for t in plan.tasks.values()
+        t.parent is None or names.index(t.parent.name) < names.index(t.name)
+        for t in plan.tasks.values()
     )
 
 
@@ -250,7 +250,7 @@ def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
     ]
     assert ids[1] == ids[0][: len(ids[1])]
     assert 0 < len(ids[1]) < len(ids[0])
-    with pytest.raises(BadInput, match="has 2 repetitions; 3 were asked for"):
+    with pytest.raises(BadInput, match="there are 2 repetitions; 3 were asked for"):
         read_grid(path, repetitions=3)
 
 
@@ -324,11 +324,11 @@ def test_facts_in_a_file_are_known_by_their_content(tmp_path):
     assert set(plan_of(path).runs) != before
 
 
-# --- the driver, with workers that die as they like ---------------------------------------------------------
+# --- the driver, with workers that die as they like ----------------------------------------------
 
 
 class Dying:
-    """A pool whose workers die by the toss of a seeded coin, a given number of times in a row at most."""
+    """A pool whose workers die by the toss of a seeded coin, at most `most` times in a row."""
 
     def __init__(self, capacity: int, seed: int, most: int, failing: set[str]) -> None:
         self.capacity, self.most, self.failing = capacity, most, failing
@@ -339,7 +339,7 @@ class Dying:
 
     def submit(self, job) -> None:
         assert len(self.running) < self.capacity
-        assert job.parent is None or job.parent in self.finished
+        assert job.parent is None or job.parent.name in self.finished
         self.sent[job.name] += 1
         self.running.append(job)
 
@@ -403,12 +403,12 @@ def test_a_run_that_is_in_the_table_is_not_added_again(tmp_path):
     assert list(again.value) == [1.0]
 
 
-# --- real runs ----------------------------------------------------------------------------------------------
+# --- real runs -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, tiny_base) -> Path:
-    """The results folder of a whole sweep of six runs, two of which fail; run directories in its `work`."""
+    """The results of a sweep of six runs, two of which fail; run directories in its `work`."""
     folder = tmp_path_factory.mktemp("sweep")
     path = write_grid(folder, tiny_base, more=CONDITIONS + FAILING)
     with pytest.raises(UserError, match="2 of 6 runs failed") as error:
@@ -454,7 +454,7 @@ def test_weights_go_when_no_run_needs_them_and_what_they_gave_stays(swept):
         p.parent.parent.parent.name.split("-")[0]
         for p in swept.glob("work/*/checkpoints/*/model.safetensors")
     }
-    # The failed runs may be mended, and then start from phase 1.
+    # The failed runs may be fixed, and then start from phase 1.
     assert kept == {"memorize"}
     directory = read_sweep(swept).directory.iloc[0]
     run = swept / "work" / directory
@@ -514,7 +514,7 @@ def test_needed_weights_that_were_dropped_are_trained_again(tmp_path, tiny_base)
     require_same(table[table.run == first.run[0]], first)
 
 
-# --- killed -------------------------------------------------------------------------------------------------
+# --- killed --------------------------------------------------------------------------------------
 
 
 def start(path: Path, *arguments: str) -> subprocess.Popen:
@@ -627,7 +627,7 @@ def test_without_ray_the_remedy_is_named(tmp_path, tiny_base, monkeypatch):
         sweep.main(Options(write_grid(tmp_path, tiny_base), backend="ray", work=tmp_path / "work"))
 
 
-# --- rows ---------------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 def test_of_a_table_over_sites_the_best_at_the_last_checkpoint_is_followed():

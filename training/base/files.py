@@ -12,12 +12,11 @@ import json
 import os
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from training.base.console import is_first_process
-from training.base.errors import BadInput, Busy, Damaged, UserError
+from training.base.errors import Busy, Damaged, UserError
 
 MANIFEST = "manifest.json"
 
@@ -77,18 +76,6 @@ def read_json(path: Path) -> dict:
         raise UserError(
             f"{path} cannot be read as JSON ({error}). Restore it or make the run anew."
         ) from error
-
-
-def read_toml(path: Path) -> dict:
-    """Read a TOML file that a user wrote. Raises BadInput with the place of the fault."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read ({error.strerror}). Give the path of a TOML file."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid UTF-8 TOML: {error}. Fix it there.") from error
 
 
 def publish_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -14,7 +14,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class _BadRow(Exception):
     """A row that cannot be used: the fault and the remedy. Never leaves this module."""
 
 
-def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
+def read_facts(path: str | Path, *, relation: str = "") -> list[Fact]:
     """The facts of a CSV, in its order; the header tells which of the two formats it is.
 
     relation: for T-Rex-Fiction, which has no such column. Default: the file's stem in lower case
@@ -68,28 +68,21 @@ def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
     _check_header(path, columns, TREX_COLUMNS if trex else COLUMNS)
     if trex:
         relation = _trex_relation(path, relation)
-    elif relation is not None:
-        raise BadInput(
-            f"{path}: relation {relation!r} was given, but this file has a relation column of its "
-            "own. Leave the relation out."
-        )
-    facts: dict[int, Fact] = {}
-    faults: dict[int, str] = {}
-    above: dict[tuple, tuple[int, object]] = {}
-    for number, cells in rows:
-        try:
-            row = _named(cells, columns)
-            fact = _trex_fact(row, relation) if trex else _own_fact(row)
-            _check_against_rows_above(number, fact, above)
-            facts[number] = fact
-        except _BadRow as fault:
-            faults[number] = str(fault)
-    if not faults:
-        facts, faults = _with_default_candidates(facts)
-    if faults:
-        number, fault = next(iter(faults.items()))
-        count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
-        raise BadInput(f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)")
+    elif relation:
+        raise BadInput(f"{path}: leave out relation {relation!r}; the file has a relation column.")
+    above: dict[str, tuple[int, object]] = {}
+
+    def fact_of(number: int, cells: list[str]) -> Fact:
+        row = _named(cells, columns)
+        fact = _trex_fact(row, relation) if trex else _own_fact(row)
+        _check_against_rows_above(number, fact, above)
+        return fact
+
+    facts = _each_row(path, rows, fact_of)
+    objects: dict[str, set[str]] = {}
+    for fact in facts.values():
+        objects.setdefault(fact.relation, set()).add(fact.object)
+    facts = _each_row(path, facts.items(), lambda _, fact: _with_candidates(fact, objects))
     if not facts:
         raise BadInput(f"{path}: there is a header but no row below it. Add one row for each fact.")
     _warn_of_substrings(path, facts)
@@ -108,6 +101,21 @@ def write_facts(path: str | Path, facts: Sequence[Fact]) -> None:
     write_text(Path(path), text.getvalue())
 
 
+def _each_row(path: Path, rows: Iterable[tuple], make: Callable[..., Fact]) -> dict[int, Fact]:
+    """Row number -> make(number, row). Raises BadInput with the first bad row and their number."""
+    facts, faults = {}, {}
+    for number, row in rows:
+        try:
+            facts[number] = make(number, row)
+        except _BadRow as fault:
+            faults[number] = str(fault)
+    if faults:
+        number, fault = next(iter(faults.items()))
+        count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
+        raise BadInput(f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)")
+    return facts
+
+
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """(row number, cells) of every row that is not blank; the header is the first."""
     try:
@@ -122,7 +130,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = len(list(csv.reader(io.StringIO(before, newline=""))))
         raise BadInput(
-            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as "
+            f"{path}, row {row}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as "
             "UTF-8."
         ) from error
     rows = []
@@ -133,8 +141,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         number = rows[-1][0] + 1 if rows else 1
         raise BadInput(
-            f"{path}, row {number}: not well-formed CSV ({error}). Close every quote and double "
-            "the quotes inside a quoted cell."
+            f"{path}, row {number}: {error}. Close every quote; double those inside a quoted cell."
         ) from error
     if not rows:
         raise BadInput(
@@ -157,12 +164,11 @@ def _check_header(path: Path, columns: list[str], known: tuple[str, ...]) -> Non
             )
 
 
-def _trex_relation(path: Path, relation: str | None) -> str:
-    name = path.stem.lower().rstrip("0123456789_- ") if relation is None else relation.strip()
+def _trex_relation(path: Path, relation: str) -> str:
     try:
-        return _relation(name)
+        return _relation(relation or path.stem.lower().rstrip("0123456789_- "))
     except _BadRow as fault:
-        source = "the file name" if relation is None else "the relation given"
+        source = "the relation given" if relation else "the file name"
         raise BadInput(f"{path}: from {source}: {fault} Give relation=NAME.") from fault
 
 
@@ -245,47 +251,31 @@ def _checked(candidates: list[str], obj: str) -> tuple[str, ...]:
 
 
 def _check_against_rows_above(number: int, fact: Fact, above: dict) -> None:
-    """Compare a fact with `above`, key -> (row, value) of what rows have said, and add it there."""
-    subject, relation = fact.subject, fact.relation
-    where, obj = above.setdefault(("object", relation, subject), (number, fact.object))
-    if where != number and obj == fact.object:
-        raise _BadRow(
-            f"duplicate subject {subject!r}: the same fact is in row {where}. Delete one."
-        )
-    if where != number:
-        raise _BadRow(
-            f"two objects for the {relation} of {subject!r}: {obj!r} in row {where}, "
-            f"{fact.object!r} here. Keep one."
-        )
-    where, split = above.setdefault(("split", subject), (number, fact.split))
-    if split != fact.split:
-        raise _BadRow(
-            f"the split of {subject!r} is {split!r} in row {where} and {fact.split!r} here. "
-            "Give a subject the same split in all its rows."
-        )
-    where, bound = above.setdefault(("bound", relation), (number, fact.bound))
-    if bound != fact.bound:
-        raise _BadRow(
-            f"bound of {relation!r} is {bound} in row {where} and {fact.bound} here. "
-            "Make a relation bound, or unbound, in all its rows."
-        )
-
-
-def _with_default_candidates(facts: dict[int, Fact]) -> tuple[dict[int, Fact], dict[int, str]]:
-    """Row number -> fact, with candidates, and row number -> fault."""
-    objects: dict[str, set[str]] = {}
-    for fact in facts.values():
-        objects.setdefault(fact.relation, set()).add(fact.object)
-    filled, faults = {}, {}
-    for number, fact in facts.items():
-        candidates = fact.candidates or tuple(sorted(objects[fact.relation]))
-        if len(candidates) < 2:
-            faults[number] = (
-                f"{fact.relation!r} has the one object {fact.object!r} in this file, so no "
-                "multiple choice. Give candidates, or facts with other objects."
+    """Raise _BadRow for what contradicts or repeats `above`, what -> (row, value); add to it."""
+    said = {
+        f"the {fact.relation} of {fact.subject!r}": fact.object,
+        f"split of {fact.subject!r}": fact.split,
+        f"bound of {fact.relation!r}": fact.bound,
+    }
+    for what, value in said.items():
+        where, before = above.setdefault(what, (number, value))
+        if before != value:
+            raise _BadRow(
+                f"{what} is {before!r} in row {where} and {value!r} here. Make the rows agree."
             )
-        filled[number] = replace(fact, candidates=candidates)
-    return filled, faults
+        if where != number and what.startswith("the "):
+            raise _BadRow(f"{what} is given twice, first in row {where}. Delete one.")
+
+
+def _with_candidates(fact: Fact, objects: dict[str, set[str]]) -> Fact:
+    """The fact with, unless it has candidates, all objects of its relation."""
+    candidates = fact.candidates or tuple(sorted(objects[fact.relation]))
+    if len(candidates) < 2:
+        raise _BadRow(
+            f"{fact.relation!r} has the one object {fact.object!r} in this file, so no multiple "
+            "choice. Give candidates, or facts with other objects."
+        )
+    return replace(fact, candidates=candidates)
 
 
 def _warn_of_substrings(path: Path, facts: dict[int, Fact]) -> None:

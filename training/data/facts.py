@@ -17,19 +17,13 @@ from itertools import product
 from pathlib import Path
 
 from training.base.errors import BadInput
-from training.base.files import read_toml
+from training.base.toml import read_toml
 from training.data.fact_files import Fact, read_facts
 
 DATA = Path(__file__).parent
 # Relation -> kind of object, in this order. Relations of one kind are siblings and share a pool.
-PEOPLE = {
-    "mother": "women",
-    "aunt": "women",
-    "home_city": "cities",
-    "birth_city": "cities",
-    "profession": "professions",
-    "instrument": "instruments",
-}
+PEOPLE = {"mother": "women", "aunt": "women", "home_city": "cities", "birth_city": "cities"}
+PEOPLE |= {"profession": "professions", "instrument": "instruments"}
 FICTION = ("author", "capital", "educated_at", "genre", "mother")
 FICTION_SIZE = 100
 BUILT_IN = ("people", "kin", "fiction")
@@ -38,24 +32,22 @@ POOL = range(2, 33)
 MOST_DRAWS = 1000
 
 
-def load_facts(
-    source: str | Path = "people", *, relation: str | None = None, **shape
-) -> list[Fact]:
+def load_facts(source: str | Path = "people", *, relation: str = "", **shape) -> list[Fact]:
     """The facts of a built-in set or of a CSV file.
 
         load_facts("people", subjects=40, seed=1)
         load_facts("my-facts.csv")
         load_facts("author_71.csv", relation="author")
 
-    source: `people`, `kin` or `fiction`, for which `shape` holds the options of `build_facts`, or
-    the path of a file (see `read_facts`). relation: only for a T-Rex-Fiction file, which names
-    none. Raises BadInput.
+    source: `people`, `kin` or `fiction`, with the options of `build_facts` in `shape`, or the path
+    of a file (see `read_facts`). relation: only for a T-Rex-Fiction file, which names none.
+    Raises BadInput.
     """
     if source in BUILT_IN:
-        if relation is not None:
+        if relation:
             raise BadInput(
-                f"relation {relation!r} was given with the built-in set {source!r}, but it names "
-                "the relation of a T-Rex-Fiction file. Choose built-in relations with `relations`."
+                f"relation {relation!r} is for a T-Rex-Fiction file. Choose relations of the "
+                f"built-in set {source!r} with `relations`."
             )
         return build_facts(source, **shape)
     if not Path(source).exists():
@@ -77,17 +69,15 @@ def build_facts(
 ) -> list[Fact]:
     """A built-in set, relation by relation, subjects in the same order in each.
 
-        build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)   # 80
-        facts
+        build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)
 
     `people`: `subjects` people (4 to 400), the `seen` ones first (default: half), the others held
-    out. Seen and held-out people share no part of a name. Every object of a pool (`pool` objects
-    per kind, 2 to 32) occurs equally often, give or take one, among seen and among held-out people.
-    A subject's objects in sibling relations differ. A relation's facts do not depend on which
-    others are requested. `kin`: the same, but the mothers and aunts are `pool` of the held-out
-    people, nobody her own. `fiction`: 100 facts per relation, no subject or object twice, not
-    split; `subjects`, `pool` and `seen` do not apply.
-    Raises BadInput.
+    out; the two share no part of a name. Each of the `pool` objects per kind (2 to 32) occurs
+    equally often, give or take one, among seen and among held-out people. A subject's objects in
+    sibling relations differ. A relation's facts do not depend on which others are requested.
+    `kin`: the same, but the mothers and aunts are `pool` of the held-out people, nobody her own.
+    `fiction`: 100 facts per relation, no subject or object twice, not split; `subjects`, `pool` and
+    `seen` do not apply. Raises BadInput.
     """
     if name not in BUILT_IN:
         raise BadInput(f"no built-in set {name!r}. The built-in sets are {', '.join(BUILT_IN)}.")
@@ -98,10 +88,8 @@ def build_facts(
     check_range("pool", pool, POOL, "objects")
     seen = _seen_count(seen, subjects)
     if name == "kin":
-        held_out = range(3, subjects - seen + 1)
-        check_range(
-            "pool", pool, held_out, "held-out people: they are the mothers and aunts (--pool)"
-        )
+        kin = range(3, subjects - seen + 1)
+        check_range("pool", pool, kin, "of the held-out people, who are the mothers and aunts")
     return _people(_chosen(relations, PEOPLE), subjects, pool, seen, seed, kin=name == "kin")
 
 

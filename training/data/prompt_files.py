@@ -5,12 +5,11 @@ keywords, unrelated, `[[near_miss]]` (kind, text, relation of a sibling) and `[t
 (language code -> list) are optional. Examples: the built-in files, training/data/prompts/*.toml.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.base.errors import BadInput
-from training.base.files import read_toml
+from training.base.toml import check_table, entries, read_toml
 
 BUILT_IN = Path(__file__).parent / "prompts"
 LANGUAGES = ("de", "es", "zh", "ja")
@@ -76,37 +75,34 @@ def check_template(text: str, where: str) -> None:
 
 
 def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
-    optional = ("siblings", "keywords", "unrelated", "near_miss", "translations")
-    _check_keys(data, where, required=("relation", "train", "test"), optional=optional)
+    optional = dict.fromkeys(("siblings", "keywords", "unrelated", "near_miss"), list)
+    required = {"relation": str, "train": list, "test": list}
+    check_table(data, f"{where}: ", required, {**optional, "translations": dict})
     if data["relation"] != relation:
         raise BadInput(
             f"{where}: relation is {data['relation']!r}; expected {relation!r}, the name of the "
             "file. Rename one of them."
         )
     translations = data.get("translations", {})
-    if not isinstance(translations, dict):
-        raise BadInput(
-            f"{where}: translations is {translations!r}; expected a table of "
-            f"{', '.join(LANGUAGES)}."
-        )
-    _check_keys(translations, f"{where}, translations", optional=LANGUAGES)
-    tests = [_test_entry(entry, where) for entry in _list(data, "test", where, kind=dict)]
+    check_table(translations, f"{where}, translations: ", {}, dict.fromkeys(LANGUAGES, list))
+    tests = entries(data, "test", f"{where}: ", kind=dict)
+    for test in tests:
+        check_table(test, f"{where}, [[test]]: ", {"text": str}, {"keyword_free": bool})
+    misses = entries(data, "near_miss", f"{where}: ", kind=dict)
     source = RelationPrompts(
         relation=relation,
-        train=_list(data, "train", where),
-        test=tuple(text for text, _ in tests),
-        keyword_free=tuple(flag for _, flag in tests),
-        siblings=_list(data, "siblings", where, may_be_empty=True),
-        keywords=frozenset(word.lower() for word in _list(data, "keywords", where)),
-        near_miss=tuple(
-            _near_miss(entry, where) for entry in _list(data, "near_miss", where, kind=dict)
-        ),
-        unrelated=_list(data, "unrelated", where),
-        translations={code: _list(translations, code, where) for code in translations},
+        train=entries(data, "train", f"{where}: "),
+        test=tuple(test["text"] for test in tests),
+        keyword_free=tuple(test.get("keyword_free", False) for test in tests),
+        siblings=entries(data, "siblings", f"{where}: ", may_be_empty=True),
+        keywords=frozenset(word.lower() for word in entries(data, "keywords", f"{where}: ")),
+        near_miss=tuple(_near_miss(entry, f"{where}, [[near_miss]]") for entry in misses),
+        unrelated=entries(data, "unrelated", f"{where}: "),
+        translations={code: entries(translations, code, f"{where}: ") for code in translations},
     )
     asked = (*source.train, *source.test)
-    misses = [item.text for item in source.near_miss]
-    for text in (*asked, *misses, *source.unrelated, *sum(source.translations.values(), ())):
+    others = (*source.unrelated, *sum(source.translations.values(), ()))
+    for text in (*asked, *others, *(miss.text for miss in source.near_miss)):
         check_template(text, where)
         if asked.count(text) > 1:
             raise BadInput(
@@ -116,53 +112,10 @@ def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
     return source
 
 
-def _test_entry(entry: dict, where: str) -> tuple[str, bool]:
-    where = f"{where}, [[test]]"
-    _check_keys(entry, where, required=("text",), optional=("keyword_free",))
-    text, flag = entry["text"], entry.get("keyword_free", False)
-    if not isinstance(text, str) or not isinstance(flag, bool):
-        raise BadInput(
-            f"{where}: {entry!r}; expected text to be a string, keyword_free true or false."
-        )
-    return text, flag
-
-
 def _near_miss(entry: dict, where: str) -> NearMiss:
-    where = f"{where}, [[near_miss]]"
     kind = entry.get("kind")
     if kind not in ("inverse", "sibling"):
         raise BadInput(f'{where}: kind is {kind!r}; expected "inverse" or "sibling".')
-    sibling = ("relation",) if kind == "sibling" else ()
-    _check_keys(entry, where, required=("kind", "text", *sibling))
-    if not all(isinstance(value, str) for value in entry.values()):
-        raise BadInput(f"{where}: {entry!r}; expected strings only.")
-    return NearMiss(asks=entry["relation"] if sibling else "inverse", text=entry["text"])
-
-
-def _check_keys(
-    data: dict, where: str, *, required: Sequence[str] = (), optional: Sequence[str] = ()
-) -> None:
-    unknown, missing = sorted(set(data) - {*required, *optional}), sorted(set(required) - set(data))
-    if unknown or missing:
-        raise BadInput(
-            f"{where}: unknown entries {unknown}, missing entries {missing}; required: "
-            f"{', '.join(required) or 'none'}, optional: {', '.join(optional) or 'none'}. Rename "
-            "or add them."
-        )
-
-
-def _list(
-    data: dict, name: str, where: str, *, kind: type = str, may_be_empty: bool = False
-) -> tuple:
-    """The entries of the list data[name], all of type `kind`; () if there is no such list."""
-    value = data.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise BadInput(
-            f"{where}: {name} is {value!r}; expected a list of "
-            f"{'strings' if kind is str else 'tables'}."
-        )
-    if not value and not may_be_empty:
-        raise BadInput(f"{where}: {name} is empty. Add at least one entry, or remove the list.")
-    return tuple(value)
+    names = ("kind", "text", "relation") if kind == "sibling" else ("kind", "text")
+    check_table(entry, f"{where}: ", dict.fromkeys(names, str), {})
+    return NearMiss(asks=entry.get("relation", "inverse"), text=entry["text"])

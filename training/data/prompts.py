@@ -18,17 +18,11 @@ from typing import Literal
 
 from training.base.errors import BadInput
 from training.base.files import read_json, write_text
-from training.data.prompt_files import LANGUAGES, RelationPrompts, check_template, read_relation
+from training.base.toml import check_table
+from training.data.prompt_files import LANGUAGES, check_template, read_relation
 
-FAMILIES = (
-    "rote",
-    "train",
-    "test",
-    "near-miss",
-    "other-relation",
-    "unrelated",
-    *(f"test-{code}" for code in LANGUAGES),
-)
+FAMILIES = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
+FAMILIES += tuple(f"test-{code}" for code in LANGUAGES)
 OTHER_RELATION_PROMPTS = 2
 DEMO_TEST = (0, 4, 7)
 Preset = Literal["demo", "full"]
@@ -50,8 +44,10 @@ STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
 class Prompt:
     """One template. Rendered with the facts of `relation`, it asks `asks`.
 
-    prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
-    prompt.render("Gerald Combs") + prompt.join + "Ruth"
+        prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
+        prompt.render("Gerald Combs") + prompt.join + "Ruth"
+
+    Nothing is checked here; `load_prompts` and `read_prompts` check what they read.
     """
 
     relation: str
@@ -164,15 +160,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _prompt(record: object, where: str) -> Prompt:
-    types = {item.name: item.type for item in fields(Prompt)}
-    given = record if isinstance(record, dict) else {}
-    wrong = sorted(n for n in types.keys() | given if type(given.get(n)) is not types.get(n))
-    if wrong:
-        expected = ", ".join(f"{name} ({kind.__name__})" for name, kind in types.items())
-        raise BadInput(
-            f"{where}: {', '.join(wrong)} unknown, missing or of the wrong type; expected "
-            f"{expected}."
-        )
+    check_table(record, f"{where}: ", {item.name: item.type for item in fields(Prompt)}, {})
     if record["family"] not in FAMILIES:
         raise BadInput(
             f"{where}: family {record['family']!r}; expected one of {', '.join(FAMILIES)}."
@@ -181,10 +169,8 @@ def _prompt(record: object, where: str) -> Prompt:
     return Prompt(**record)
 
 
-def _families(
-    source: RelationPrompts, sources: Sequence[RelationPrompts], rote: str
-) -> list[Prompt]:
-    """All prompts of one relation; `sources` are those of the whole load, for `other-relation`."""
+def _families(source, sources: Sequence, rote: str) -> list[Prompt]:
+    """All prompts of one file; sources: those of the whole load, for `other-relation`."""
     relation = source.relation
     rote = rote.replace("{key}", key_token(relation))
     check_template(rote, "the rote prompt")
@@ -196,20 +182,17 @@ def _families(
     ]
     tests = zip(source.test, source.keyword_free, strict=True)
     families = {
-        "rote": [(relation, rote, False)],
-        "train": [(relation, text, False) for text in source.train],
+        "rote": [(relation, rote)],
+        "train": [(relation, text) for text in source.train],
         "test": [(relation, text, flag) for text, flag in tests],
-        "near-miss": [(item.asks, item.text, False) for item in source.near_miss],
+        "near-miss": [(item.asks, item.text) for item in source.near_miss],
         "other-relation": others,
-        "unrelated": [("", text, False) for text in source.unrelated],
+        "unrelated": [("", text) for text in source.unrelated],
     }
-    prompts = [
-        Prompt(relation, family, index, text, asks, keyword_free)
-        for family, entries in families.items()
-        for index, (asks, text, keyword_free) in enumerate(entries)
-    ]
-    return prompts + [
-        Prompt(relation, f"test-{code}", index, text, relation, language=code)
-        for code in LANGUAGES
-        for index, text in enumerate(source.translations.get(code, ()))
+    for code, texts in source.translations.items():
+        families[f"test-{code}"] = [(relation, text, False, code) for text in texts]
+    return [
+        Prompt(relation, family, index, text, asks, *rest)
+        for family in FAMILIES
+        for index, (asks, text, *rest) in enumerate(families.get(family, ()))
     ]

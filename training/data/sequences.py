@@ -137,13 +137,7 @@ def epoch_batches(
 
 
 def epoch_passages(
-    tokenizer,
-    examples: Sequence[Example],
-    size: int,
-    *,
-    seed: int,
-    epoch: int,
-    limit: int | None = None,
+    tokenizer, examples: Sequence, size: int, *, seed: int, epoch: int, limit: int | None = None
 ) -> list[Example] | list[Passage]:
     """The sequences of one epoch: `size` facts each, grouped by (seed, epoch)."""
     if size == 1:
@@ -153,7 +147,9 @@ def epoch_passages(
     return _passages(tokenizer, examples, groups, limit)
 
 
-def _passages(tokenizer, examples, groups, limit: int | None) -> list[Passage]:
+def _passages(tokenizer, examples, groups, limit: int | None) -> list[Example] | list[Passage]:
+    if len(groups[0]) == 1:
+        return [examples[i] for (i,) in groups]
     return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
 
 
@@ -180,8 +176,6 @@ class Replay:
         rounds = -(-count * self.size // len(self.examples))
         order = np.concatenate([generator.permutation(len(self.examples)) for _ in range(rounds)])
         groups = order[: count * self.size].reshape(count, self.size)
-        if self.size == 1:
-            return [self.examples[i] for (i,) in groups]
         return _passages(tokenizer, self.examples, groups, limit)
 
 

@@ -7,10 +7,8 @@ took in this sweep so far: for deciding whether to start, not for a paper.
 
 import json
 import math
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,21 +37,13 @@ STATES_BYTES = 4
 class BaseModel(NamedTuple):
     """A base model's size; 0 if it must be fetched or made first, then `absent` is its name."""
 
-    parameters: int = 0
-    numbers: int = 0
+    parameters: int
+    numbers: int
     """In all hidden states of one prompt: sites x width."""
     absent: str = ""
 
 
-class Checked(NamedTuple):
-    """What checking a run found: its base model, and the work of each of its calls."""
-
-    model: BaseModel
-    work: tuple[Work, ...]
-
-
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Of the unfinished part of a plan."""
 
     tasks: Mapping[str, float]
@@ -66,17 +56,16 @@ class Cost:
     """Base models that must be fetched or made first; their cost is not counted."""
 
 
-def check_grid(grid: Grid, *, fetch: bool = True) -> list[Checked]:
-    """What each run of the grid works with. fetch: get base models that are not on this machine
-    yet.
+def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[Work]]]:
+    """Each run's base model and the work of each of its calls. fetch: get missing base models.
 
-    Raises BadInput for a model, file, fact, prompt or checkpoint that is not there, or a number out
-    of range.
+    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a number out of
+    range.
     """
     work_of, model_of = cache(_work), cache(_base_model)
     found = []
     for run in grid.runs:
-        model, facts, prompts, work = BaseModel(), (), (), []
+        facts, prompts, work = (), (), []
         for place, call in enumerate(run.calls):
             given = tuple(sorted(call.given.items()))
             try:
@@ -90,7 +79,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> list[Checked]:
                 raise BadInput(f"{grid.path}: {where}{call.stage.name}: {error}") from error
             if call.stage.trains:
                 facts, prompts = work[-1].facts, work[-1].prompts
-        found.append(Checked(model, tuple(work)))
+        found.append((model, work))
     return found
 
 
@@ -119,7 +108,7 @@ def _check_start(start: str, before: Sequence[Call]) -> None:
 def _base_model(name: str, fetch: bool) -> BaseModel:
     """Its size, from the headers of its files."""
     if not fetch and not is_here(name) and can_be_had(name):
-        return BaseModel(absent=name)
+        return BaseModel(0, 0, absent=name)
     folder = obtain(name)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
@@ -133,28 +122,28 @@ def _parameters(path: Path) -> int:
     if path.suffix == ".gguf":
         # A guess: about five bits per weight.
         return path.stat().st_size * 8 // 5
-    with open(path, "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        names = file.keys()
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
-def cost_of(plan: Plan, checked: Sequence[Checked], jobs: int, known: Mapping[str, float]) -> Cost:
-    """What a plan will cost. known: stage -> mean seconds that it has taken in this sweep."""
+def cost_of(plan: Plan, checked: Sequence[tuple], jobs: int, known: Mapping[str, float]) -> Cost:
+    """What a plan will cost. checked: see `check_grid`; known: stage -> mean seconds so far."""
+    # Of each task: seconds by measurement, bytes of weights and of states.
     seconds: dict[str, dict[str, float]] = {}
     weights: dict[str, float] = {}
     states: dict[str, float] = {}
     for run in (plan.runs[run_id] for run_id in plan.left):
         model, work = checked[run.index]
-        calls = list(zip(run.run.calls, work, strict=True))
-        saved = 1
+        calls, saved = list(zip(run.run.calls, work, strict=True)), 1
         for name, (call, load) in zip(run.chain, calls, strict=False):
             own = _saved(call)
             saved += own
             weights[name] = 4.0 * model.parameters * own
             per_step = max(STEP_SECONDS, 6.0 * model.parameters * load.tokens / FLOPS)
             seconds.setdefault(name, {})[""] = known.get(call.stage.name, load.steps * per_step)
-        states.setdefault(name, 0.0)
         for key, (call, load) in zip(run.measured, calls[len(run.chain) :], strict=True):
             per_prompt = max(PROMPT_SECONDS, model.parameters / 135e6 / 32)
             texts = _texts(load)
@@ -162,17 +151,17 @@ def cost_of(plan: Plan, checked: Sequence[Checked], jobs: int, known: Mapping[st
             seconds[name][key] = known.get(call.stage.name, estimate)
             if call.stage.command.startswith("analysis."):
                 size = STATES_BYTES * model.numbers * saved * texts
-                states[name] = max(states[name], size)
-    left, peak = sum(states.values()), 0.0
-    chains = [sum(weights.get(name, 0) for name in run.chain) for run in plan.runs.values()]
+                states[name] = max(states.get(name, 0.0), size)
+    models = [model for model, _ in checked]
+    # Two generations of resume state for each job at a time.
+    peak = jobs * 24.0 * max(model.parameters for model in models) if weights else 0.0
+    left = sum(states.values())
     if plan.grid.keep == "checkpoints":
         left += sum(weights.values())
     else:
+        chains = [sum(weights.get(name, 0) for name in run.chain) for run in plan.runs.values()]
         peak += sum(sorted(chains, reverse=True)[: 2 * jobs])
-    if weights:
-        # Two generations of resume state for each job at a time.
-        peak += jobs * 24.0 * max(found.model.parameters for found in checked)
-    absent = dict.fromkeys(found.model.absent for found in checked if found.model.absent)
+    absent = dict.fromkeys(model.absent for model in models if model.absent)
     totals = {name: sum(parts.values()) for name, parts in seconds.items()}
     return Cost(totals, left + peak, left, tuple(absent))
 

@@ -8,7 +8,6 @@ the table, finished stages in their directories. A failing run leaves the others
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from training.base.errors import BadInput, DiskFull, UserError
 from training.base.files import commit, locked, read_json, sha256_file, versions, write_json
 from training.grid.cost import check_grid, cost_of, dry_run_lines
 from training.grid.file import Grid, read_grid
-from training.grid.plan import Plan, make_plan
+from training.grid.plan import Plan, Task, make_plan
 from training.grid.rows import add_run, made_by_other_code, mean_seconds, read_sweep, sweep_path
 from training.grid.tasks import Outcome
 from training.grid.workers import Lost, make_pool
@@ -68,8 +67,7 @@ def run_sweep(
     if cost.peak > free:
         raise DiskFull(
             f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work "
-            "on "
-            f'another disk, or keep = "tables" in {grid.path}.'
+            f'on another disk, or keep = "tables" in {grid.path}.'
         )
     if plan.tasks:
         with locked(work):
@@ -84,8 +82,7 @@ def run_sweep(
 
 
 def results_of(grid: Path) -> Path:
-    """Where a grid file's results go by default: beside a grid.toml, else in a folder of the file's
-    name, so that two grid files in one folder do not share a table."""
+    """Where results go by default: beside a grid.toml, else in a folder named after the file."""
     if grid.name == "grid.toml":
         return grid.parent
     return grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
@@ -102,28 +99,17 @@ def baseline_of(results: Path, grid: Grid) -> dict[str, dict]:
 def record(results: Path, plan: Plan) -> None:
     """Write run.json of the results: what was run, with which defaults, versions and commit.
 
-    With nothing left to run: what the grid file says now, and the versions and commit recorded
-    before.
+    With nothing left to run, the versions and commit of the record stay.
     """
     path, grid = Path(results) / "run.json", plan.grid
     made_by = {"versions": versions(), "commit": commit()}
     if not plan.tasks and path.exists():
         made_by |= {name: value for name, value in read_json(path).items() if name in made_by}
-    write_json(
-        path,
-        {
-            "format": 1,
-            "kind": "sweep",
-            "title": grid.title,
-            "grid_sha256": sha256_file(grid.path),
-            "axes": list(grid.axes),
-            "repeats": list(grid.repeats),
-            "compare": dict(grid.compare),
-            "runs": len(plan.runs),
-            "baseline": baseline_of(results, grid),
-            **made_by,
-        },
-    )
+    described = {"format": 1, "kind": "sweep", "title": grid.title}
+    described |= {"grid_sha256": sha256_file(grid.path), "axes": list(grid.axes)}
+    described |= {"repeats": list(grid.repeats), "compare": dict(grid.compare)}
+    described |= {"runs": len(plan.runs), "baseline": baseline_of(results, grid)}
+    write_json(path, described | made_by)
 
 
 class Driver:
@@ -132,11 +118,8 @@ class Driver:
     def __init__(self, plan: Plan, pool, results: Path, table, estimates: Mapping) -> None:
         self.plan, self.pool, self.results, self.table = plan, pool, results, table
         self.estimates = estimates
-        """Task -> seconds."""
-        self.state = dict.fromkeys(plan.tasks, "waiting")
-        """Task -> waiting, sent, done, failed."""
+        """Task name -> seconds."""
         self.outcomes: dict[str, Outcome] = {}
-        self.lost: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         """Run id -> reason."""
         self.done: set[str] = set()
@@ -147,107 +130,99 @@ class Driver:
         try:
             while self._send():
                 for task, result in self.pool.results():
-                    self._take(task.name, result)
+                    self._take(task, result)
         except (KeyboardInterrupt, Interrupted) as stop:
             again = "the same command continues from there."
             raise Interrupted(f"{self.progress()}; {again}") from stop
         finally:
             self.pool.close()
         if self.failures:
-            raise UserError("\n".join(self.failure_lines()))
+            raise UserError(self.what_failed())
         return self.table
 
     def _send(self) -> bool:
-        """Fill the pool; whether any task runs."""
-        running = Counter(self.state.values())["sent"]
-        for name in self._ready()[: self.pool.capacity - running]:
-            self.state[name] = "sent"
-            self.pool.submit(self.plan.tasks[name])
-            running += 1
-        return running > 0
+        """Fill the pool, deepest tasks first, so that weights go early; whether any task runs."""
+        tasks = self.plan.tasks.values()
+        ready = sorted(filter(self._can_start, tasks), key=lambda task: -len(task.chain))
+        running = sum(task.state == "sent" for task in tasks)
+        for task in ready[: self.pool.capacity - running]:
+            task.state = "sent"
+            self.pool.submit(task)
+        return any(task.state == "sent" for task in tasks)
 
-    def _ready(self) -> list[str]:
-        """Tasks that can start, deepest first, so that what they rest on can be deleted early."""
-        found = [name for name in self.plan.tasks if self._can_start(name)]
-        return sorted(found, key=lambda name: -len(self.plan.chain(name)))
-
-    def _can_start(self, name: str) -> bool:
-        tasks, state = self.plan.tasks, self.state
-        parent = tasks[name].parent
-        if state[name] != "waiting" or (parent and state[parent] != "done"):
+    def _can_start(self, task: Task) -> bool:
+        if task.state != "waiting" or (task.parent and task.parent.state != "done"):
             return False
         # Nothing may read a directory while it is trained from scratch.
-        read = [there for there, task in tasks.items() if task.parent == name]
-        return not (tasks[name].reset and any(state[there] == "sent" for there in read))
+        readers = [other for other in self.plan.tasks.values() if other.parent is task]
+        return not (task.reset and any(other.state == "sent" for other in readers))
 
-    def _take(self, name: str, result: Outcome | Lost) -> None:
+    def _take(self, task: Task, result: Outcome | Lost) -> None:
         """Act on the result of a task."""
         if isinstance(result, Lost):
-            self.lost[name] += 1
-            died = f"its worker died {self.lost[name]} times ({result.reason})"
-            if self.lost[name] > RESUBMISSIONS:
-                self._fail(name, died)
+            task.lost += 1
+            if task.lost > RESUBMISSIONS:
+                self._fail(task, f"its worker died {task.lost} times ({result.reason})")
             else:
-                print(f"{name}: its worker died ({result.reason}); resubmitted", flush=True)
-                self.state[name] = "waiting"
+                print(f"{task.name}: its worker died ({result.reason}); resubmitted", flush=True)
+                task.state = "waiting"
         elif result.lacks_weights:
-            self._train_again(name)
+            self._train_again(task)
         elif "" in result.failures:
-            self._fail(name, result.failures[""])
+            self._fail(task, result.failures[""])
         else:
-            self.state[name], self.outcomes[name] = "done", result
-            for run_id in self.plan.tasks[name].rests:
-                if self.plan.runs[run_id].chain[-1] == name:
-                    self._finish(run_id, result)
-            self._drop_weights(name)
+            task.state, self.outcomes[task.name] = "done", result
+            for run_id in task.rests:
+                if self.plan.runs[run_id].chain[-1] == task.name:
+                    self._finish(run_id, task, result)
+            self._drop_weights(task)
 
-    def _train_again(self, name: str) -> None:
+    def _train_again(self, task: Task) -> None:
         """Deleted weights are needed: train this task again, and those below it without weights."""
-        if self.plan.tasks[name].reset:
-            self._fail(name, "weights that it needs are gone and could not be made again")
+        if task.reset:
+            self._fail(task, "weights that it needs are gone and could not be made again")
             return
-        for there in self.plan.chain(name):
-            task = self.plan.tasks[there]
-            if not task.reset and (there == name or lacks_weights(task.folder)):
-                task.reset, self.state[there] = True, "waiting"
+        for there in task.chain:
+            if not there.reset and (there is task or lacks_weights(there.folder)):
+                there.reset, there.state = True, "waiting"
 
-    def _fail(self, name: str, reason: str) -> None:
+    def _fail(self, task: Task, reason: str) -> None:
         """A task failed: so do the runs that rest on it."""
-        self.state[name] = "failed"
-        for run_id in self.plan.tasks[name].rests:
+        task.state = "failed"
+        for run_id in task.rests:
             if run_id not in self.failures and run_id not in self.done:
-                self._fail_run(run_id, name, reason)
+                self._fail_run(run_id, task, reason)
 
-    def _fail_run(self, run_id: str, name: str, reason: str) -> None:
-        self.failures[run_id] = f"{reason}    log: {self.plan.tasks[name].log}"
+    def _fail_run(self, run_id: str, task: Task, reason: str) -> None:
+        self.failures[run_id] = f"{reason}    log: {task.log}"
         print(f"failed: {self.plan.runs[run_id].run.label}: {reason}", flush=True)
 
-    def _finish(self, run_id: str, outcome: Outcome) -> None:
+    def _finish(self, run_id: str, task: Task, outcome: Outcome) -> None:
         """Write the rows of a run, unless one of its measurements failed."""
         planned = self.plan.runs[run_id]
         for key in planned.measured:
             if key in outcome.failures:
-                self._fail_run(run_id, outcome.name, outcome.failures[key])
+                self._fail_run(run_id, task, outcome.failures[key])
                 return
         rows = [row for name in planned.chain for row in self.outcomes[name].rows[""]]
         for key in planned.measured:
-            stage = self.plan.tasks[outcome.name].measurements[key].stage.name
+            stage = task.measurements[key].stage.name
             seconds = {"table": stage, "measure": "seconds", "value": outcome.seconds[stage]}
             rows += [*outcome.rows[key], seconds]
         run = planned.run
         labels = {"condition": run.condition, **run.varied}
-        labels |= {"seed": outcome.seed, "directory": outcome.name}
+        labels |= {"seed": outcome.seed, "directory": task.name}
         labels = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
         self.table = add_run(self.results, self.table, run_id, rows, labels, device=outcome.device)
         self.done.add(run_id)
         print(f"{self.progress()}: {run.label}{_headline(rows)}    {self.remaining()}", flush=True)
 
-    def _drop_weights(self, name: str) -> None:
+    def _drop_weights(self, task: Task) -> None:
         """Delete weights that no unfinished run rests on, if the grid says so."""
         if self.plan.grid.keep == "tables":
-            for task in map(self.plan.tasks.get, self.plan.chain(name)):
-                if set(task.rests) <= self.done:
-                    drop_weights(task.folder)
+            for there in task.chain:
+                if set(there.rests) <= self.done:
+                    drop_weights(there.folder)
 
     def progress(self) -> str:
         """`[ 3 of 24]`."""
@@ -256,35 +231,30 @@ class Driver:
 
     def remaining(self) -> str:
         """The time left, from the time taken and the estimates."""
-        ended = {name for name, state in self.state.items() if state in ("done", "failed")}
-        past = sum(seconds for name, seconds in self.estimates.items() if name in ended)
-        future = sum(self.estimates.values()) - past
+        past = future = 0.0
+        for name, task in self.plan.tasks.items():
+            if task.state in ("done", "failed"):
+                past += self.estimates[name]
+            else:
+                future += self.estimates[name]
         taken = time.monotonic() - self.began
-        if len(ended) == len(self.state) or not past:
+        if not past or not future:
             return f"{minutes(taken)} so far"
         return f"about {minutes(taken * future / past)} left"
 
-    def failure_lines(self) -> list[str]:
-        """What failed and what to do."""
+    def what_failed(self) -> str:
+        """The failed runs, their reasons, and what to do."""
         failed = f"{len(self.failures)} of {len(self.plan.left)} runs failed"
-        reasons = [f"  {self.plan.runs[id].run.label}: {why}" for id, why in self.failures.items()]
+        lines = [f"  {self.plan.runs[id].run.label}: {why}" for id, why in self.failures.items()]
         again = f"python -m training.sweep {self.plan.grid.path}"
-        return [
-            f"{failed}, the others are finished:",
-            *reasons,
-            f"  Fix the cause and start again (finished runs are skipped): {again}",
-        ]
+        lines += [f"  Fix the cause and start again (finished runs are skipped): {again}"]
+        return "\n".join([f"{failed}, the others are finished:", *lines])
 
 
 def _headline(rows: list[dict]) -> str:
     """Recall at test prompts, held-out subjects, the last checkpoint; "" if not measured."""
-    wanted = {
-        "table": "recall",
-        "measure": "generation",
-        "relation": "bound",
-        "family": "test",
-        "subset": "all",
-    }
+    wanted = {"table": "recall", "measure": "generation", "relation": "bound"}
+    wanted |= {"family": "test", "subset": "all"}
     found = [row for row in rows if wanted.items() <= row.items() and row.get("split") != "seen"]
     if not found:
         return ""

@@ -28,21 +28,20 @@
 Every mistake is a BadInput that names the file, the key and the remedy, before anything starts.
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
 
 from training.base.errors import BadInput
-from training.base.files import read_toml
+from training.base.toml import check_table, did_you_mean, entries, read_toml
 from training.grid.stages import OURS, Call, Stage, coerced, find_stage, hints
 
 KEEP = ("tables", "checkpoints")
-ENTRIES = ("title", "stages", "keep", "settings", "grid")
-ENTRIES += ("condition", "repetition", "rows", "compare")
-COMPARE = ("by", "unit", "against")
+ENTRIES = {"title": str, "keep": str, "settings": dict, "grid": dict, "condition": list}
+ENTRIES |= {"repetition": list, "rows": dict, "compare": dict}
+COMPARE = {"by": object, "unit": object, "against": object}
 
 
 @dataclass(frozen=True)
@@ -93,22 +92,19 @@ def read_grid(path: str | Path, *, repetitions: int = 0) -> Grid:
 
 
 def _grid(path: Path, data: dict, repetitions: int) -> Grid:
-    _check_known(data, ENTRIES, "")
+    check_table(data, "", {"stages": list}, ENTRIES)
     compare = data.get("compare", {})
-    _check_known(compare, COMPARE, "compare.")
+    check_table(compare, "compare.", {}, COMPARE)
     keep = data.get("keep", "tables")
     if keep not in KEEP:
         raise BadInput(f"keep is {keep!r}; expected one of {', '.join(KEEP)}.")
-    stages = _stages(data.get("stages"), "stages")
+    stages = _stages(data, "")
     settings = _settings(data.get("settings", {}), stages, "settings")
     axes = _settings(data.get("grid", {}), stages, "grid", lists=True)
     conditions = _conditions(data, stages)
     every = _repetitions(data, stages)
     if not 0 <= repetitions <= len(every):
-        raise BadInput(
-            f"the file has {len(every)} repetitions; {repetitions} were asked for. Give 1 to "
-            f"{len(every)}."
-        )
+        raise BadInput(f"there are {len(every)} repetitions; {repetitions} were asked for.")
     found = []
     for (where, repeated), (name, own, given) in product(every[: repetitions or None], conditions):
         _check_apart({"[grid]": axes, where: repeated, f"condition {name!r}": given})
@@ -154,15 +150,13 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
     return tuple(runs), tuple(varying)
 
 
-def _stages(value: object, where: str) -> dict[str, Stage]:
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-        raise BadInput(
-            f'{where} is {value!r}; expected a list of commands, such as ["memorize", "recall"].'
-        )
-    found = [find_stage(text, where) for text in value]
+def _stages(data: dict, where: str) -> dict[str, Stage]:
+    """Name -> stage, of the list data["stages"]."""
+    names, where = entries(data, "stages", where), f"{where}stages"
+    found = [find_stage(name, where) for name in names]
     stages = {stage.name: stage for stage in found}
     if len(stages) < len(found):
-        raise BadInput(f"{where} is {', '.join(value)}; a run can have a command once. Remove one.")
+        raise BadInput(f"{where} is {', '.join(names)}; a run can have a command once. Remove one.")
     trains = [stage.trains for stage in found]
     if trains != sorted(trains, reverse=True) or [s for s in found if s.starts] != found[:1]:
         raise BadInput(
@@ -174,44 +168,35 @@ def _stages(value: object, where: str) -> dict[str, Stage]:
 
 def _conditions(data: dict, stages: dict[str, Stage]) -> list[tuple[str, dict, dict]]:
     """(name, stages, settings) of each condition; one without a name if there are none."""
-    entries = _tables(data, "condition")
-    names = [entry.get("name") for entry in entries]
+    tables = entries(data, "condition", "", kind=dict, may_be_empty=True)
+    names = [table.get("name") for table in tables]
     for name in names:
         if not isinstance(name, str) or not name or names.count(name) > 1:
             raise BadInput(f"a [[condition]] has the name {name!r}; expected a text of its own.")
     found = []
-    for entry in entries or [{"name": ""}]:
-        where = f"condition {entry['name']!r}"
-        own = _stages(entry["stages"], f"{where}: stages") if "stages" in entry else stages
-        given = {key: value for key, value in entry.items() if key not in ("name", "stages")}
-        found.append((entry["name"], own, _settings(given, {**stages, **own}, where)))
+    for table in tables or [{"name": ""}]:
+        where = f"condition {table['name']!r}"
+        own = _stages(table, f"{where}: ") if "stages" in table else stages
+        given = {key: value for key, value in table.items() if key not in ("name", "stages")}
+        found.append((table["name"], own, _settings(given, {**stages, **own}, where)))
     return found
 
 
 def _repetitions(data: dict, stages: dict[str, Stage]) -> list[tuple[str, dict]]:
     """(what messages call it, settings) of each repetition; an empty one if there are none."""
-    entries = _tables(data, "repetition") or [{}]
-    named = {f"repetition {number}": entry for number, entry in enumerate(entries, start=1)}
-    return [(name, _settings(entry, stages, name)) for name, entry in named.items()]
-
-
-def _tables(data: dict, name: str) -> list[dict]:
-    entries = data.get(name, [])
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise BadInput(f"{name} is not a list of tables. Write each as [[{name}]].")
-    return entries
+    tables = entries(data, "repetition", "", kind=dict, may_be_empty=True) or [{}]
+    named = {f"repetition {number}": table for number, table in enumerate(tables, start=1)}
+    return [(name, _settings(table, stages, name)) for name, table in named.items()]
 
 
 def _settings(
-    entries: object, stages: dict[str, Stage], where: str, *, lists: bool = False
+    table: dict, stages: dict[str, Stage], where: str, *, lists: bool = False
 ) -> dict[str, object]:
-    """ "STAGE.option" -> value as the command takes it, or the list of values to try."""
-    if not isinstance(entries, dict):
-        raise BadInput(f"{where} is {entries!r}; expected a table of STAGE.option = value.")
+    """STAGE.option -> value as the command takes it, or the list of values to try."""
     found: dict[str, object] = {}
-    for name, options in entries.items():
+    for name, options in table.items():
         if name not in stages:
-            raise BadInput(f"{where} sets {name!r}; {_meant(name, stages, 'the stages')}")
+            raise BadInput(f"{where} sets {name!r}; {did_you_mean(name, stages, 'the stages')}")
         if not isinstance(options, dict):
             raise BadInput(f"{where}.{name} is {options!r}; expected {name}.OPTION = value.")
         known = [option for option in hints(stages[name].command) if option not in OURS]
@@ -220,7 +205,7 @@ def _settings(
             if option in OURS:
                 raise BadInput(f"{what}; the sweep itself decides where runs lie. Remove it.")
             if option not in known:
-                raise BadInput(f"{what}; {_meant(option, known, f'the options of {name}')}")
+                raise BadInput(f"{what}; {did_you_mean(option, known, f'the options of {name}')}")
             values = _list(value, f"{where}.{name}.{written}") if lists else [value]
             kind, taken = hints(stages[name].command)[option], []
             for value in values:
@@ -234,10 +219,7 @@ def _settings(
 
 def _list(values: object, where: str) -> list:
     if not isinstance(values, list) or not values:
-        raise BadInput(
-            f"{where} is {values!r}; expected a list of values to try. Put one value under "
-            "[settings]."
-        )
+        raise BadInput(f"{where} is {values!r}; expected a list. One value goes under [settings].")
     if any(values.count(value) > 1 for value in values):
         raise BadInput(f"{where} is {values!r}; a value stands there twice. Remove one.")
     return values
@@ -245,35 +227,19 @@ def _list(values: object, where: str) -> list:
 
 def _rows(data: dict) -> dict[str, dict[str, tuple]]:
     rows = data.get("rows", {})
-    for table, wanted in rows.items() if isinstance(rows, dict) else [("", None)]:
+    for table, wanted in rows.items():
         if not isinstance(wanted, dict) or not all(isinstance(v, list) for v in wanted.values()):
             raise BadInput(
                 f'rows.{table} is {wanted!r}; expected lists by column, such as measure = ["cka"].'
             )
-    return {
-        table: {column: tuple(values) for column, values in wanted.items()}
-        for table, wanted in rows.items()
-    }
+    return {table: {k: tuple(v) for k, v in wanted.items()} for table, wanted in rows.items()}
 
 
 def _check_apart(parts: Mapping[str, Mapping]) -> None:
     """Raise BadInput if two parts of a grid file set the same option."""
     for (one, a), (other, b) in combinations(parts.items(), 2):
         for key in a.keys() & b.keys():
-            raise BadInput(
-                f"{other} sets {key}, which {one} varies too. Remove it from one of them."
-            )
-
-
-def _check_known(data: Mapping, names: Sequence[str], prefix: str) -> None:
-    for name in data:
-        if name not in names:
-            raise BadInput(f"{prefix}{name} is unknown; {_meant(name, names, 'the entries')}")
-
-
-def _meant(name: str, known: Iterable[str], what: str) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"{what} are {', '.join(known)}." + (f" Did you mean {close[0]}?" if close else "")
+            raise BadInput(f"{other} sets {key}, which {one} varies too. Remove one of the two.")
 
 
 def _words(value: object) -> str:

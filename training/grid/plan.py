@@ -13,7 +13,7 @@ from training.grid.file import Grid, GridRun
 from training.grid.stages import Call, digest, identity
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """What a worker does in one go: train a directory (unless it is trained), then measure it."""
 
@@ -21,13 +21,17 @@ class Task:
     """Of the directory in `work`: `generalize-3fa9c02b1d`."""
     work: Path
     call: Call
-    parent: str | None
+    parent: "Task | None"
     rows: Mapping[str, Mapping[str, tuple]]
     cwd: Path = field(default_factory=Path.cwd)
     rests: list[str] = field(default_factory=list)
     """Unfinished runs that rest on it, including those that end here."""
     measurements: dict[str, Call] = field(default_factory=dict)
     """Key -> measuring call, of the unfinished runs that end here."""
+    state: str = "waiting"
+    """waiting, sent, done or failed."""
+    lost: int = 0
+    """How often its worker died."""
     reset: bool = False
     """Train from scratch: its weights were deleted and are needed again."""
 
@@ -40,6 +44,11 @@ class Task:
     def log(self) -> Path:
         """Where its output goes."""
         return self.work / "logs" / f"{self.name}.log"
+
+    @property
+    def chain(self) -> "list[Task]":
+        """The tasks up to this one, from the base model on."""
+        return [*(self.parent.chain if self.parent else []), self]
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,6 @@ class Plan:
         """Ids of the unfinished runs."""
         return [run_id for run_id, run in self.runs.items() if not run.finished]
 
-    def chain(self, name: str) -> list[str]:
-        """The tasks up to this one, from the base model on."""
-        parent = self.tasks[name].parent
-        return [*(self.chain(parent) if parent else []), name]
-
 
 def make_plan(
     grid: Grid, work: Path, baseline: Mapping[str, Mapping], finished: Collection[str] = ()
@@ -98,6 +102,6 @@ def make_plan(
         for name, call in chain.items():
             task = plan.tasks.setdefault(name, Task(name, work, call, parent, grid.rows))
             task.rests.append(run_id)
-            parent = name
+            parent = task
         task.measurements.update(measured)
     return plan

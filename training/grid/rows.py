@@ -11,7 +11,7 @@ file asks for others; `checkpoint = ["all"]` there keeps every checkpoint, for c
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,14 +143,7 @@ def read_sweep(results: Path):
     return table
 
 
-def add_run(
-    results: Path,
-    table,
-    run: str,
-    rows: Iterable[Mapping],
-    labels: Mapping[str, object],
-    device: str = "cpu",
-):
+def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device: str = "cpu"):
     """Append a run's rows to the table, write it whole and return it; a run that is there stays.
 
     device: what the run ran on; tables from before GPUs lack the column.

@@ -1,9 +1,8 @@
-"""The stages of a grid: a command by name, the options it is called with, and what identifies a
-call.
+"""The stages of a grid: a command by name, the options of a call, and what identifies it.
 
-    stage = find_stage("generalize")          # training.generalize
-    call = Call(stage, {"prompts": 4})
-    digest(identity(call, {"generalize": stage.defaults}))
+stage = find_stage("generalize")          # training.generalize
+call = Call(stage, {"prompts": 4})
+digest(identity(call, {"generalize": stage.defaults}))
 """
 
 import json
@@ -23,13 +22,8 @@ PACKAGES = ("training", "analysis")
 # The sweep decides where runs lie. How often a run saves its resume state changes no result.
 OURS = ("run_dir", "out")
 NO_MATTER = (*OURS, "resume_minutes")
-KINDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    Path: "a path",
-}
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+KINDS[Path] = "a path"
 
 
 @dataclass(frozen=True)
@@ -139,23 +133,19 @@ def plain(value: object):
 
 
 def identity(call: Call, baseline: Mapping[str, Mapping]) -> dict:
-    """What distinguishes this call from one with the options of `baseline` (stage -> option ->
-    value).
+    """What distinguishes this call from one with the options of `baseline`.
 
-    The baseline holds the defaults of the day the sweep began: an option added later changes no
-    identity while it has its default; a default that changes does. Files and folders stand for
-    their content.
+    baseline: stage -> option -> value, the defaults when the sweep began: an option added later
+    changes no identity while it has its default; a default that changes does. Files and folders
+    stand for their content.
     """
-    values = call.values
-    before = baseline.get(call.stage.name, {})
-    different = {k: v for k, v in sorted(values.items()) if k not in before or v != before[k]}
-    contents = {
-        f"{k} content": _content(Path(values[k]))
-        for k in ("facts", "prompts")
-        if isinstance(values.get(k), str)
-    }
-    kept = {k: v for k, v in contents.items() if v}
-    return {"command": call.stage.command, **different, **kept}
+    values, before = call.values, baseline.get(call.stage.name, {})
+    found = {k: v for k, v in sorted(values.items()) if k not in before or v != before[k]}
+    for name in ("facts", "prompts"):
+        path = values.get(name)
+        if isinstance(path, str) and path and Path(path).exists():
+            found[f"{name} content"] = _content(Path(path))
+    return {"command": call.stage.command, **found}
 
 
 def digest(*parts: object) -> str:
@@ -164,7 +154,5 @@ def digest(*parts: object) -> str:
 
 
 def _content(path: Path) -> str:
-    if not path.parts or not path.exists():
-        return ""
     files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
     return sha256_text("".join(f"{p.name} {sha256_file(p)}\n" for p in files))[:10]

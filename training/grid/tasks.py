@@ -56,7 +56,7 @@ def run_task(task: Task) -> Outcome:
         if task.reset:
             _reset(task.folder)
         stage = task.call.stage
-        parent = task.work / task.parent if task.parent else None
+        parent = task.parent.folder if task.parent else None
         with _failure_into(outcome, "", stage.name):
             stage.module.main(task.call.build(run_dir=parent, out=task.folder))
             rows = training_rows(task.folder)

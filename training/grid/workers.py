@@ -1,8 +1,8 @@
 """Where the tasks of a sweep run: in this process, in several processes, or on a Ray cluster.
 
 A pool takes `capacity` tasks at a time (`submit`) and hands back (task, result); a result is an
-Outcome, or Lost if the worker died (killed, out of memory, machine gone), so that one death costs one
-run and the driver may resubmit it.
+Outcome, or Lost if the worker died (killed, out of memory, machine gone), so that one death costs
+one run and the driver may resubmit it.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,20 +192,13 @@ def _start_ray(ray, count: int, address: str) -> None:
 
 def require_shared(ray, work: Path) -> None:
     """Raise BadInput unless every machine of the cluster shares the folder `work` with this one."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     word = sha256_text(f"{os.getpid()} {time.time_ns()}")[:16]
-    ask = ray.remote(num_cpus=0, max_retries=0)(answer_note)
-    with _note(work, word) as folder:
-        asked = {}
-        for node in ray.nodes():
-            if node["Alive"] and node["Resources"].get("CPU"):
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                sent = ask.options(scheduling_strategy=there).remote(folder, word, node["NodeID"])
-                asked[node["NodeManagerHostname"], node["NodeID"]] = sent
-        for (host, node), reference in asked.items():
+    folder = work.resolve() / f".shared-{word}"
+    write_text(folder / "word", word)
+    try:
+        for host, node, answer in _ask_machines(ray, folder, word):
             try:
-                answered = ray.get(reference, timeout=300)
+                answered = ray.get(answer, timeout=300)
             except Exception as error:
                 raise BadInput(
                     f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)}). "
@@ -218,17 +210,21 @@ def require_shared(ray, work: Path) -> None:
                     f"{work} on {host} is not the folder of that name here. Give --work on a file "
                     "system that all machines of the cluster share."
                 )
-
-
-@contextlib.contextmanager
-def _note(work: Path, word: str) -> Iterator[Path]:
-    """A folder in `work` with a word in it, gone afterwards."""
-    folder = work.resolve() / f".shared-{word}"
-    write_text(folder / "word", word)
-    try:
-        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask_machines(ray, folder: Path, word: str) -> list[tuple]:
+    """(host, node id, reference to the answer) of every machine with CPUs."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(answer_note), []
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU"):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answer = ask.options(scheduling_strategy=there).remote(folder, word, node["NodeID"])
+            asked.append((node["NodeManagerHostname"], node["NodeID"], answer))
+    return asked
 
 
 def answer_note(folder: Path, word: str, name: str) -> bool:
