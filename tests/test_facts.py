@@ -1,4 +1,4 @@
-"""Facts: what every built-in set promises for any seed, and what every bad file is answered with."""
+"""Facts: what every built-in set promises for any seed, and how every bad file is refused."""
 
 import json
 import unicodedata
@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 
 from training.base.errors import BadInput
 from training.data.fact_files import Fact, read_facts, write_facts
-from training.data.facts import (
-    PEOPLE,
-    _data,
-    build_facts,
-    draw_names,
-    load_facts,
-    majority_rate,
-    shared_name_parts,
-    split_facts,
-)
+from training.data.facts import PEOPLE, _data, build_facts, draw_names, load_facts, split_facts
 
 SIBLINGS = (("mother", "aunt"), ("home_city", "birth_city"))
 HEADER = "subject,relation,object,candidates\n"
@@ -39,7 +30,16 @@ def words(subjects):
     return {word for subject in subjects for word in subject.split()}
 
 
-# --- people -----------------------------------------------------------------------------------------
+def shared_name_parts(facts):
+    """Words in the subjects of both splits."""
+    seen, held_out = (
+        words(fact.subject for fact in facts if fact.split == split)
+        for split in ("seen", "held-out")
+    )
+    return seen & held_out
+
+
+# --- people --------------------------------------------------------------------------------------
 
 
 @few
@@ -72,11 +72,7 @@ def test_siblings_share_their_pool_and_never_their_object(seed, half, pool):
 @given(seed=seeds, half=halves)
 def test_seen_and_held_out_people_share_no_name_part(seed, half):
     facts = build_facts(subjects=2 * half, seed=seed)
-    parts = {
-        split: words(fact.subject for fact in facts if fact.split == split)
-        for split in ("seen", "held-out")
-    }
-    assert parts["seen"] and not parts["seen"] & parts["held-out"]
+    assert {fact.split for fact in facts} == {"seen", "held-out"}
     assert shared_name_parts(facts) == set()
 
 
@@ -103,7 +99,7 @@ def test_the_same_seed_gives_the_same_people_and_another_seed_others(seed, half,
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_any_number_of_seen_people_can_be_had(data):
+def test_any_number_of_people_can_be_seen(data):
     subjects = data.draw(st.integers(4, 400))
     seen = data.draw(st.integers(1, subjects - 1))
     facts = build_facts(
@@ -146,7 +142,7 @@ def test_known_pairs_are_never_drawn():
     assert drawn and not drawn & avoid
 
 
-# --- the lists --------------------------------------------------------------------------------------
+# --- the lists -----------------------------------------------------------------------------------
 
 
 def test_no_word_stands_in_two_lists_of_names_or_objects():
@@ -187,7 +183,7 @@ def test_no_fictional_object_can_be_inside_another(kind):
     assert all(joined.count(text) == 1 for text in folded)
 
 
-# --- fiction ----------------------------------------------------------------------------------------
+# --- fiction -------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, deadline=None)
@@ -208,7 +204,7 @@ def test_two_seeds_give_two_fictions():
     assert build_facts("fiction", seed=0) != build_facts("fiction", seed=1)
 
 
-# --- the split --------------------------------------------------------------------------------------
+# --- the split -----------------------------------------------------------------------------------
 
 
 @few
@@ -230,7 +226,6 @@ def test_unsplit_facts_are_split_by_subject_in_proportion_to_the_relations():
     assert facts != split_facts(build_facts("fiction"), seen=200, seed=4)
     counts = Counter(fact.relation for fact in facts if fact.split == "seen")
     assert sum(counts.values()) == 200 and set(counts.values()) == {40}
-    assert "orchard" in shared_name_parts(facts) and "the" not in shared_name_parts(facts)
 
 
 def test_a_subject_has_one_split_in_all_its_relations():
@@ -256,7 +251,7 @@ def test_relations_that_are_unbound_already_stay_so():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"unbound": 6}, "unbound is 6, with 6 relation"),
+        ({"unbound": 6}, "unbound is 6. Give 0 to 5 relations"),
         ({"unbound": -1}, "unbound is -1"),
         ({"seen": 10}, "seen is 10, but the facts are split already, 40 of 80"),
         ({"seed": 0.5}, "seed is 0.5"),
@@ -301,16 +296,7 @@ def test_a_request_out_of_range_names_what_would_do(options, named):
         build_facts(**options)
 
 
-def test_the_majority_rate_is_that_of_always_answering_each_relations_most_frequent_object():
-    def facts(relation, objects):
-        return [Fact(f"{relation} {i}", relation, obj, ("x", "y")) for i, obj in enumerate(objects)]
-
-    assert majority_rate(facts("p", "xxxy")) == 0.75
-    assert majority_rate(facts("p", "xxxy") + facts("q", "xyxy")) == 5 / 8
-    assert majority_rate(build_facts(subjects=64, pool=16)) == 1 / 16
-
-
-# --- files ------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def write(tmp_path, text, name="facts.csv", encoding="utf-8"):
@@ -370,8 +356,8 @@ BAD_ROWS = {
     " ,mother,Ann,\n": "subject is empty",
     "Lou,,Ann,\n": "relation is empty",
     "Lou,mother, ,\n": "object is empty",
-    ROW: "duplicate subject 'Gene': the same fact is in row 2",
-    " Gene ,mother,May,\n": "two objects for the mother of 'Gene': 'Ann' in row 2, 'May' here",
+    ROW: "the mother of 'Gene' is given twice, first in row 2",
+    " Gene ,mother,May,\n": "the mother of 'Gene' is 'Ann' in row 2 and 'May' here",
     'Lou,mother,Sue,"[""Ann"",""May""]"\n': "'Sue' is missing from its candidates",
     "Lou,mother,Ann,Ann or May\n": "candidates is 'Ann or May'. Write a JSON list",
     "Lou,mother,Ann,\"{'a': 1}\"\n": "Write a JSON list",
@@ -407,7 +393,7 @@ def test_the_first_bad_row_is_shown_and_all_are_counted(tmp_path):
 
 def test_subjects_are_compared_after_unicode_normalisation(tmp_path):
     path = write(tmp_path, HEADER + "Zo\u00eb,mother,Ann,\nZoe\u0308,mother,May,\n")
-    with pytest.raises(BadInput, match="row 3: two objects"):
+    with pytest.raises(BadInput, match="row 3: the mother of .* is 'Ann' in row 2 and 'May' here"):
         read_facts(path)
 
 
@@ -421,7 +407,7 @@ def test_one_subject_may_occur_in_two_relations(tmp_path):
     [
         ("A,p,x,seen,\nB,p,y,used,\n", "row 3: split is 'used'"),
         ("A,p,x,seen,\nB,p,y,,maybe\n", "row 3: bound is 'maybe'"),
-        ("A,p,x,seen,\nA,q,y,held-out,\n", "row 3: the split of 'A' is 'seen' in row 2"),
+        ("A,p,x,seen,\nA,q,y,held-out,\n", "row 3: split of 'A' is 'seen' in row 2"),
         ("A,p,x,,true\nB,p,y,,false\n", "row 3: bound of 'p' is True in row 2"),
         ("A,p,x,,\nB,p,x,,\n", "row 2: 'p' has the one object 'x' .*2 bad rows"),
     ],
@@ -441,7 +427,7 @@ def test_split_and_bound_are_checked_and_so_are_lone_objects(tmp_path, rows, nam
         ("subject,relation\n", "row 1: missing column 'object'"),
         ("subject,relation,object,subject\n", "row 1: repeated column 'subject'"),
         ("Head,Fact,Text\n", "row 1: missing column 'Alternate Facts'"),
-        (HEADER + ROW + '"Lou,mother,Ann,\n', "row 3: not well-formed CSV"),
+        (HEADER + ROW + '"Lou,mother,Ann,\n', "row 3: .*Close every quote"),
     ],
 )
 def test_a_file_of_the_wrong_shape_is_refused(tmp_path, content, named):
@@ -451,7 +437,7 @@ def test_a_file_of_the_wrong_shape_is_refused(tmp_path, content, named):
 
 def test_another_encoding_is_named_with_the_row_it_shows_in(tmp_path):
     path = write(tmp_path, HEADER + ROW + "Zo\u00eb,mother,Ann,\n", encoding="latin-1")
-    with pytest.raises(BadInput, match="row 3: not UTF-8.*Save the file as UTF-8"):
+    with pytest.raises(BadInput, match="row 3: byte 0xeb is not UTF-8. Save the file as UTF-8"):
         read_facts(path)
 
 
@@ -468,7 +454,7 @@ def test_candidates_inside_one_another_are_warned_of(tmp_path):
         assert len(read_facts(path)) == 1
 
 
-# --- T-Rex-Fiction ----------------------------------------------------------------------------------
+# --- T-Rex-Fiction -------------------------------------------------------------------------------
 
 
 def trex(tmp_path, alternates, name="author_71.csv"):
@@ -503,7 +489,7 @@ def test_alternate_facts_that_are_no_list_of_others_are_refused(tmp_path, litera
 
 
 def test_a_relation_is_only_taken_where_the_file_has_none(tmp_path):
-    with pytest.raises(BadInput, match="has a relation column of its own"):
+    with pytest.raises(BadInput, match="has a relation column"):
         load_facts(write(tmp_path, HEADER + ROW), relation="mother")
-    with pytest.raises(BadInput, match="built-in set 'people'"):
+    with pytest.raises(BadInput, match="relation 'mother' is for a T-Rex-Fiction file"):
         load_facts("people", relation="mother")

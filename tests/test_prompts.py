@@ -1,18 +1,34 @@
 """What the built-in prompts promise, and what the loader refuses."""
 
 import json
+import re
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from training.base.errors import UserError
+from training.base.errors import BadInput, UserError
 from training.data import prompts as P
 
 PEOPLE = ("mother", "aunt", "home_city", "birth_city", "profession", "instrument")
 FICTION = ("author", "capital", "educated_at", "genre", "mother")
 RELATIONS = tuple(dict.fromkeys(PEOPLE + FICTION))
-SMALL = 'relation = "sport"\ntrain = ["{subject} plays"]\n[[test]]\ntext = "The game {subject} likes is"\n'
+SMALL = """relation = "sport"
+train = ["{subject} plays"]
+[[test]]
+text = "The game {subject} likes is"
+"""
+
+
+def words(text: str) -> list[str]:
+    """The lower-cased words of a template, without {subject} and possessive endings."""
+    bare = text.replace("{subject}", " ").lower()
+    return re.findall(r"[^\W_]+", re.sub(r"['’]s\b", " ", bare))
+
+
+def content_words(text: str) -> set[str]:
+    return set(words(text)) - P.STOP_WORDS
 
 
 @pytest.fixture(params=RELATIONS)
@@ -32,9 +48,8 @@ def folder(tmp_path):
 
 
 def test_the_built_in_files_are_the_relations_of_both_fact_sets():
-    with pytest.raises(P.BadInput) as error:
+    with pytest.raises(BadInput, match=", ".join(sorted(RELATIONS))):
         P.read_relation("father")
-    assert ", ".join(sorted(RELATIONS)) in str(error.value)
 
 
 def test_every_relation_has_ten_train_ten_test_and_at_least_three_unrelated_prompts(relation):
@@ -45,23 +60,19 @@ def test_every_relation_has_ten_train_ten_test_and_at_least_three_unrelated_prom
 
 def test_every_test_prompt_shares_under_half_of_its_content_words_with_every_train_prompt(relation):
     source = P.read_relation(relation)
-    overlap = {
-        (test, train): P.jaccard(P.content_words(test), P.content_words(train))
-        for test in source.test
-        for train in source.train
-    }
-    worst = max(overlap, key=overlap.get)
-    assert overlap[worst] < 0.5, (worst, overlap[worst])
+    for test, train in product(source.test, source.train):
+        here, there = content_words(test), content_words(train)
+        assert len(here & there) / len(here | there) < 0.5, (test, train)
 
 
 def test_every_train_and_test_prompt_has_content_words(relation):
     source = P.read_relation(relation)
-    assert [text for text in (*source.train, *source.test) if not P.content_words(text)] == []
+    assert [text for text in (*source.train, *source.test) if not content_words(text)] == []
 
 
 def test_exactly_the_flagged_test_prompts_avoid_the_keywords_and_they_are_at_least_four(relation):
     source = P.read_relation(relation)
-    avoids = tuple(source.keywords.isdisjoint(P.words(text)) for text in source.test)
+    avoids = tuple(source.keywords.isdisjoint(words(text)) for text in source.test)
     assert avoids == source.keyword_free
     assert sum(avoids) >= 4
 
@@ -107,7 +118,7 @@ def test_chinese_and_japanese_are_written_in_their_scripts_and_german_and_spanis
 
 
 def test_the_object_can_follow_a_prompt_and_the_subject_never_ends_one(relation):
-    """After "a" or "an" an object would have to know its first letter; a bare subject at the end is the rote form."""
+    """After "a" or "an" not every object fits. A bare subject at the end is the rote form."""
     source = P.read_relation(relation)
     for text in (*source.train, *source.test, *sum(source.translations.values(), ())):
         assert not text.endswith((" a", " an", "{subject}", "{subject}'s", "."))
@@ -186,14 +197,8 @@ def test_the_rote_form_holds_the_key_token_or_a_literal(rote, text):
     ] == [text]
 
 
-def test_content_words_drop_subject_stop_words_possessives_and_case():
-    assert P.content_words("Who is {subject}'s MOTHER on Mother’s Day?") == {"mother", "day"}
-
-
-def test_jaccard_of_an_empty_side_is_zero_and_of_equal_sides_one():
-    assert P.jaccard(set(), set()) == P.jaccard(set(), {"mother"}) == 0
-    assert P.jaccard({"mother"}, {"mother"}) == 1
-    assert P.jaccard({"mother", "name"}, {"mother"}) == 0.5
+def test_stop_words_and_possessives_are_not_content():
+    assert content_words("Who is {subject}'s MOTHER on Mother’s Day?") == {"mother", "day"}
 
 
 def test_prompts_come_back_from_json_as_they_were(tmp_path):
@@ -206,33 +211,40 @@ def test_prompts_come_back_from_json_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"note": 1}, "unknown fields ['note']"),
-        ({"asks": None}, "asks"),
-        ({"index": "0"}, "index"),
-        ({"family": "tset"}, "tset"),
+        ({"note": 1}, "note is unknown"),
+        ({"asks": None}, "asks is None; expected a text"),
+        ({"index": "0"}, "index is '0'; expected a whole number"),
+        ({"family": "tset"}, "family 'tset'; expected one of"),
     ],
 )
 def test_a_changed_record_is_named(tmp_path, change, named):
     record = asdict(P.load_prompts(["mother"])[0]) | change
     (tmp_path / "prompts.json").write_text(json.dumps([record]), encoding="utf-8")
-    with pytest.raises(P.BadInput) as error:
+    with pytest.raises(BadInput, match=f"prompt 0: {named}"):
         P.read_prompts(tmp_path / "prompts.json")
-    assert named in str(error.value) and "prompt 0" in str(error.value)
 
 
 def test_a_missing_field_is_named(tmp_path):
     record = asdict(P.load_prompts(["mother"])[0])
     del record["language"]
     (tmp_path / "prompts.json").write_text(json.dumps([record]), encoding="utf-8")
-    with pytest.raises(P.BadInput, match=r"missing fields \['language'\]"):
+    with pytest.raises(BadInput, match="language is missing"):
         P.read_prompts(tmp_path / "prompts.json")
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[3]", None])
-def test_a_file_that_holds_no_prompts_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "expected a JSON list of prompts"),
+        ("[3]", "prompt 0: 3 is not a table"),
+        (None, "cannot be read as JSON"),
+    ],
+)
+def test_a_file_that_holds_no_prompts_is_named(tmp_path, text, named):
     if text is not None:
         (tmp_path / "prompts.json").write_text(text, encoding="utf-8")
-    with pytest.raises(P.BadInput):
+    with pytest.raises(UserError, match=f"prompts.json.*{named}"):
         P.read_prompts(tmp_path / "prompts.json")
 
 
@@ -264,19 +276,19 @@ ja = ["{subject}の競技は"]
 
 
 def test_a_relation_without_prompts_lists_those_that_exist_and_how_to_give_a_folder(folder):
-    with pytest.raises(P.BadInput, match=r"'father'.*there are: sport.*father\.toml"):
+    with pytest.raises(BadInput, match=r"'father'.*there are: sport.*father\.toml"):
         P.load_prompts(["father"], folder=folder(SMALL))
 
 
 def test_a_relation_is_a_name_and_never_a_path(folder, tmp_path):
     (tmp_path / "inner").mkdir()
     folder(SMALL)
-    with pytest.raises(P.BadInput):
+    with pytest.raises(BadInput, match="no prompts for relation '../sport'"):
         P.load_prompts(["../sport"], folder=tmp_path / "inner")
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(P.BadInput, match="is no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         P.load_prompts(["sport"], folder=tmp_path / "absent")
 
 
@@ -285,12 +297,12 @@ def test_a_folder_that_is_none_is_named(tmp_path):
 )
 @pytest.mark.parametrize("place", ["{subject} plays", "The game {subject} likes is"])
 def test_a_prompt_needs_exactly_one_subject_and_no_space_at_its_ends(folder, text, place):
-    with pytest.raises(P.BadInput, match="sport.toml"):
+    with pytest.raises(BadInput, match="sport.toml: .*({subject}|white space)"):
         P.load_prompts(["sport"], folder=folder(SMALL.replace(place, text)))
 
 
 def test_a_rote_form_without_subject_is_named():
-    with pytest.raises(P.BadInput, match="the rote form"):
+    with pytest.raises(BadInput, match="the rote prompt"):
         P.load_prompts(["mother"], rote="[X]")
 
 
@@ -302,7 +314,7 @@ def test_a_rote_form_without_subject_is_named():
     ],
 )
 def test_one_text_twice_among_train_and_test_is_named(folder, text):
-    with pytest.raises(P.BadInput, match="'{subject} plays' stands 2 times"):
+    with pytest.raises(BadInput, match="'{subject} plays' stands 2 times"):
         P.load_prompts(["sport"], folder=folder(text))
 
 
@@ -312,30 +324,23 @@ def test_one_text_twice_among_train_and_test_is_named(folder, text):
         ("relation = ", "UTF-8 TOML"),
         (SMALL.replace("sport", "game"), "name of the file"),
         (SMALL.replace('["{subject} plays"]', "[]"), "train is empty"),
-        (SMALL.replace('["{subject} plays"]', '"{subject} plays"'), "list of strings"),
+        (SMALL.replace('["{subject} plays"]', '"{subject} plays"'), "train is .*; expected a list"),
+        (SMALL.replace('["{subject} plays"]', "[3]"), "train holds 3; expected a text"),
         (SMALL.split("[[test]]")[0] + "test = []", "test is empty"),
-        (SMALL.split("[[test]]")[0], r"missing entries \['test'\]"),
+        (SMALL.split("[[test]]")[0], "test is missing"),
         ("unrelated = []\n" + SMALL, "unrelated is empty"),
-        ("unrelatd = ['{subject}']\n" + SMALL, r"unknown entries \['unrelatd'\]"),
+        ("unrelatd = ['{subject}']\n" + SMALL, "unrelatd is unknown; .*Did you mean unrelated"),
         (SMALL + "keyword_free = 1", "true or false"),
-        (SMALL + "keywordfree = true", r"unknown entries \['keywordfree'\]"),
+        (SMALL + "keywordfree = true", "keywordfree is unknown"),
         (SMALL + "[[near_miss]]\nkind = 'far'\ntext = '{subject} is'", "'far'"),
-        (
-            SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'",
-            r"missing entries \['relation'\]",
-        ),
-        (SMALL + "[[near_miss]]\nkind = 'inverse'\ntext = 3", "strings only"),
-        (SMALL + "[translations]\nfr = ['{subject} joue']", r"unknown entries \['fr'\]"),
+        (SMALL + "[[near_miss]]\nkind = 'sibling'\ntext = '{subject} is'", "relation is missing"),
+        (SMALL + "[[near_miss]]\nkind = 'inverse'\ntext = 3", "text is 3; expected a text"),
+        (SMALL + "[translations]\nfr = ['{subject} joue']", "fr is unknown"),
         (SMALL + "[translations]\nde = []", "de is empty"),
         ("translations = 'de'\n" + SMALL, "expected a table"),
     ],
 )
 def test_a_file_that_breaks_the_schema_is_named_with_its_place(folder, text, named):
-    with pytest.raises(P.BadInput, match=named) as error:
+    with pytest.raises(BadInput, match=named) as error:
         P.load_prompts(["sport"], folder=folder(text))
     assert "sport.toml" in str(error.value)
-
-
-def test_every_error_is_the_users_to_mend():
-    named = (P.BadInput, P.BadInput, P.BadInput, P.BadInput, P.BadInput)
-    assert all(issubclass(error, UserError) for error in named)

@@ -1,4 +1,4 @@
-"""What phase 2 is shown instead of the facts, as a control: as much of everything, and never the facts themselves."""
+"""Controls of phase 2: as much of everything as with the facts, but never the facts themselves."""
 
 from collections import Counter
 from dataclasses import replace
@@ -44,7 +44,7 @@ def tokens(facts, prompts) -> int:
     )
 
 
-# --- objects shuffled --------------------------------------------------------------------------------------
+# --- objects shuffled ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,7 +93,7 @@ def test_a_shuffle_that_changes_nothing_is_refused():
         )
 
 
-# --- objects sibling ---------------------------------------------------------------------------------------
+# --- objects sibling -----------------------------------------------------------------------------
 
 
 def test_sibling_prompts_ask_the_sibling_and_keep_the_objects():
@@ -127,7 +127,7 @@ def test_without_a_sibling_in_the_run_there_is_no_other_reading():
         shown(*facts_of(("mother", "profession")), objects="sibling")
 
 
-# --- about others ------------------------------------------------------------------------------------------
+# --- about others --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -195,7 +195,7 @@ def test_more_people_than_there_are_names_for_is_refused():
         other_people(facts, avoid=(), seed=0)
 
 
-# --- in a run ----------------------------------------------------------------------------------------------
+# --- in a run ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

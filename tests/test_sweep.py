@@ -1,4 +1,4 @@
-"""A sweep does each thing once: shared stages, finished runs, rows; whatever fails or is killed on the way."""
+"""A sweep does each thing once: shared stages, finished runs, rows; whatever fails or is killed."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -21,11 +22,13 @@ from training import sweep
 from training.base.errors import BadInput, UserError
 from training.base.files import read_json
 from training.grid import driver
-from training.grid.driver import RESUBMISSIONS, Driver, RunsFailed
-from training.grid.file import BadGrid, coerced, hints, identity, read_grid
+from training.grid.driver import RESUBMISSIONS, Driver
+from training.grid.file import read_grid
 from training.grid.plan import make_plan
 from training.grid.rows import add_run, headline_rows, read_sweep, training_rows
-from training.grid.workers import Lost, Outcome
+from training.grid.stages import coerced, hints, identity
+from training.grid.tasks import Outcome
+from training.grid.workers import Lost
 from training.runs.checkpoints import WeightsDropped, drop_weights, lacks_weights, list_checkpoints
 from training.runs.table_files import read_table
 from training.sweep import Options
@@ -96,7 +99,7 @@ def require_same(table, other) -> None:
     pd.testing.assert_frame_equal(measured(table), measured(other), check_dtype=False)
 
 
-# --- the grid file ------------------------------------------------------------------------------------------
+# --- the grid file -------------------------------------------------------------------------------
 
 MISTAKES = {
     "unknown entry": ("titel = 'x'", "Did you mean title"),
@@ -115,7 +118,7 @@ MISTAKES = {
         r"grid\.generalize\.epochs is 3; expected a list",
     ),
     "a value twice": ("[grid.generalize]\nepochs = [3, 3]", "stands there twice"),
-    "our own option": ("[settings.generalize]\nout = 'x'", "the sweep's own"),
+    "our own option": ("[settings.generalize]\nout = 'x'", "the sweep itself decides"),
     "set twice": (
         "[grid.generalize]\nepochs = [1, 2]\n[[condition]]\nname = 'a'\ngeneralize.epochs = 1",
         r"condition 'a' sets generalize\.epochs, which \[grid\] varies too",
@@ -131,7 +134,7 @@ MISTAKES = {
     ),
     "rows": ("[rows.recall]\nmeasure = 'generation'", r"rows\.recall is"),
     "keep": ("keep = 'nothing'", "keep is 'nothing'; expected one of tables, checkpoints"),
-    "no TOML": ("[", "is no UTF-8 TOML"),
+    "no TOML": ("[", "not valid UTF-8 TOML"),
 }
 
 
@@ -139,11 +142,10 @@ MISTAKES = {
 def test_a_mistake_is_named_with_file_key_and_remedy(mistake, tmp_path):
     text, said = MISTAKES[mistake]
     path = tmp_path / "grid.toml"
-    path.write_text(
-        f'{text if "=" in text.splitlines()[0] else ""}\nstages = ["memorize", "generalize", "recall"]\n'
-        + ("" if "=" in text.splitlines()[0] else text)
-    )
-    with pytest.raises(BadGrid, match=said) as error:
+    stages = 'stages = ["memorize", "generalize", "recall"]\n'
+    entry = "=" in text.splitlines()[0]
+    path.write_text(f"{text}\n{stages}" if entry else f"{stages}{text}")
+    with pytest.raises(BadInput, match=said) as error:
         read_grid(path)
     assert str(path) in str(error.value)
 
@@ -165,7 +167,7 @@ BAD_ORDERS = (
 def test_stages_are_commands_in_an_order_that_can_run(stages, tmp_path):
     path = tmp_path / "grid.toml"
     path.write_text(f"stages = [{stages}]")
-    with pytest.raises(BadGrid, match="stages"):
+    with pytest.raises(BadInput, match="stages"):
         read_grid(path)
 
 
@@ -174,7 +176,7 @@ def test_stages_are_commands_in_an_order_that_can_run(stages, tmp_path):
     [
         ('memorize.model = "no-such-model"', "memorize: no model 'no-such-model'"),
         ('memorize.facts = "no-such-file.csv"', "no facts at 'no-such-file.csv'"),
-        ('memorize.prompts = "no-such-folder"', "no-such-folder is no folder"),
+        ('memorize.prompts = "no-such-folder"', "no-such-folder is not a folder"),
         ("memorize.batch_size = 0", "--batch-size is 0"),
         ("generalize.prompts = 99", "--prompts is 99"),
         ("generalize.people = 500", "--people is 500"),
@@ -185,7 +187,7 @@ def test_what_is_not_there_is_found_before_anything_starts(text, said, tmp_path,
     model = "" if "model" in text else f'memorize.model = "{tiny_base}"'
     path = tmp_path / "grid.toml"
     path.write_text(f'stages = ["memorize", "generalize", "recall"]\n[settings]\n{model}\n{text}')
-    with pytest.raises(BadGrid, match=said) as error:
+    with pytest.raises(BadInput, match=said) as error:
         sweep.main(Options(path, work=tmp_path / "work"))
     assert str(path) in str(error.value)
     assert not (tmp_path / "work").exists()
@@ -204,7 +206,7 @@ def test_every_option_of_every_command_can_be_written_in_toml():
                 coerced({"a": "table"}, kind)
 
 
-# --- the plan -----------------------------------------------------------------------------------------------
+# --- the plan ------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 4), st.integers(1, 10))
@@ -214,10 +216,11 @@ def test_variants_of_phase_2_share_their_phase_1(tmp_path_factory, seeds, prompt
     plan = plan_of(write_grid(tmp_path_factory.mktemp("grid"), seeds=range(seeds), more=more))
     count = Counter(task.call.stage.name for task in plan.tasks.values())
     assert count == {"memorize": seeds, "generalize": seeds * prompts}
-    assert len(set(plan.ids)) == seeds * prompts
+    assert len(plan.runs) == seeds * prompts
     names = list(plan.tasks)
     assert all(
-        t.parent is None or names.index(t.parent) < names.index(t.name) for t in plan.tasks.values()
+        t.parent is None or names.index(t.parent.name) < names.index(t.name)
+        for t in plan.tasks.values()
     )
 
 
@@ -242,12 +245,12 @@ def test_fewer_repetitions_are_the_first_ones_and_the_same_runs(tmp_path):
     assert short.repeats == whole.repeats
     work = tmp_path / "work"
     ids = [
-        make_plan(grid, work, {s.name: s.defaults for s in grid.stages}).ids
+        list(make_plan(grid, work, {s.name: s.defaults for s in grid.stages}).runs)
         for grid in (whole, short)
     ]
     assert ids[1] == ids[0][: len(ids[1])]
     assert 0 < len(ids[1]) < len(ids[0])
-    with pytest.raises(BadGrid, match="has 2 repetitions; 3 were asked for"):
+    with pytest.raises(BadInput, match="there are 2 repetitions; 3 were asked for"):
         read_grid(path, repetitions=3)
 
 
@@ -259,12 +262,12 @@ def test_a_finished_sweep_says_what_its_grid_file_says_now_and_when_it_was_made(
     path.write_text(path.read_text() + '\n[compare]\nby = ["memorize.seed"]\n')
     grid = read_grid(path)
     baseline = {stage.name: stage.defaults for stage in grid.stages}
-    ids = make_plan(grid, tmp_path / "work", baseline).ids
-    driver._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids))
+    ids = list(make_plan(grid, tmp_path / "work", baseline).runs)
+    driver.record(tmp_path, make_plan(grid, tmp_path / "work", baseline, ids))
     record = read_json(tmp_path / "run.json")
     assert record["compare"] == {"by": ["memorize.seed"]}
     assert (record["versions"], record["commit"]) == ({"torch": "1"}, "then")
-    driver._record(tmp_path, grid, make_plan(grid, tmp_path / "work", baseline, ids[1:]))
+    driver.record(tmp_path, make_plan(grid, tmp_path / "work", baseline, ids[1:]))
     assert read_json(tmp_path / "run.json")["commit"] != "then"
 
 
@@ -280,7 +283,7 @@ def test_runs_of_other_code_in_a_table_are_counted():
 
 def test_finished_runs_leave_only_what_the_others_need(tmp_path):
     path = write_grid(tmp_path)
-    ids = plan_of(path).ids
+    ids = list(plan_of(path).runs)
     left = plan_of(path, ids[:1])
     assert set(ids[:1]).isdisjoint(r for task in left.tasks.values() for r in task.rests)
     assert plan_of(path, ids).tasks == {}
@@ -292,9 +295,9 @@ def test_a_run_is_known_by_what_it_is_and_not_by_how_the_file_says_it(tmp_path):
     spelled = text.replace("epochs = 2", 'epochs = 2\nloss = "object"')
     spelled = spelled.replace("seed = [1, 2]", "seed = [3, 2, 1]").replace("one prompt", "just one")
     (tmp_path / "b.toml").write_text(spelled)
-    assert set(plan_of(path).ids) < set(plan_of(tmp_path / "b.toml").ids)
+    assert set(plan_of(path).runs) < set(plan_of(tmp_path / "b.toml").runs)
     (tmp_path / "c.toml").write_text(text.replace("epochs = 2", "epochs = 3"))
-    assert set(plan_of(path).ids).isdisjoint(plan_of(tmp_path / "c.toml").ids)
+    assert set(plan_of(path).runs).isdisjoint(plan_of(tmp_path / "c.toml").runs)
 
 
 def test_a_new_option_changes_no_run_and_a_changed_default_changes_it(tmp_path):
@@ -316,16 +319,16 @@ def test_facts_in_a_file_are_known_by_their_content(tmp_path):
     facts.write_text("subject,relation,object\nA B,mother,Ruth\nC D,mother,Ada\n")
     path = tmp_path / "grid.toml"
     path.write_text(f'stages = ["memorize"]\n[settings]\nmemorize.facts = "{facts}"')
-    before = plan_of(path).ids
+    before = set(plan_of(path).runs)
     facts.write_text("subject,relation,object\nA B,mother,Ada\nC D,mother,Ruth\n")
-    assert plan_of(path).ids != before
+    assert set(plan_of(path).runs) != before
 
 
-# --- the driver, with workers that die as they like ---------------------------------------------------------
+# --- the driver, with workers that die as they like ----------------------------------------------
 
 
 class Dying:
-    """A pool whose workers die by the toss of a seeded coin, a given number of times in a row at most."""
+    """A pool whose workers die by the toss of a seeded coin, at most `most` times in a row."""
 
     def __init__(self, capacity: int, seed: int, most: int, failing: set[str]) -> None:
         self.capacity, self.most, self.failing = capacity, most, failing
@@ -340,6 +343,9 @@ class Dying:
         self.sent[job.name] += 1
         self.running.append(job)
 
+    def close(self) -> None:
+        assert not self.running
+
     def results(self) -> list:
         job = self.running.pop(self.random.randrange(len(self.running)))
         if self.sent[job.name] <= self.most and self.random.random() < 0.5:
@@ -348,9 +354,7 @@ class Dying:
             return [(job, Outcome(job.name, failures={"": "it cannot work"}))]
         self.finished.append(job.name)
         rows = {"": [{"table": "training", "measure": "steps", "value": 1}]}
-        rows |= {
-            key: [{"table": "recall", "measure": "x", "value": 2}] for key, _ in job.measurements
-        }
+        rows |= {key: [{"table": "recall", "measure": "x", "value": 2}] for key in job.measurements}
         return [(job, Outcome(job.name, 0, rows, {"recall": 1.0}))]
 
 
@@ -364,11 +368,12 @@ def test_every_run_gets_its_rows_once_however_often_workers_die(
     failing = {list(plan.tasks)[seed % len(plan.tasks)]} if one_fails else set()
     pool = Dying(capacity, seed, most, failing)
     driver = Driver(plan, pool, folder, read_sweep(folder), dict.fromkeys(plan.tasks, 1.0))
-    driver.run()
+    with pytest.raises(UserError, match="runs failed") if one_fails else nullcontext():
+        driver.run()
     lost = {r for name in failing for r in plan.tasks[name].rests}
     assert set(driver.failures) == lost
     table = read_sweep(folder)
-    assert set(table.run) == set(plan.ids) - lost
+    assert set(table.run) == set(plan.runs) - lost
     assert not table.duplicated(["run", "table", "measure", "memorize.seed"]).sum() - len(
         set(table.run)
     )
@@ -380,8 +385,9 @@ def test_a_job_whose_worker_always_dies_is_given_up(tmp_path):
     pool = Dying(1, 0, 1000, set())
     pool.random.random = lambda: 0.0
     driver = Driver(plan, pool, tmp_path, read_sweep(tmp_path), dict.fromkeys(plan.tasks, 1.0))
-    driver.run()
-    assert set(driver.failures) == set(plan.ids)
+    with pytest.raises(UserError, match="its worker died 4 times"):
+        driver.run()
+    assert set(driver.failures) == set(plan.runs)
     assert set(pool.sent.values()) == {RESUBMISSIONS + 1}
 
 
@@ -397,15 +403,15 @@ def test_a_run_that_is_in_the_table_is_not_added_again(tmp_path):
     assert list(again.value) == [1.0]
 
 
-# --- real runs ----------------------------------------------------------------------------------------------
+# --- real runs -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, tiny_base) -> Path:
-    """The results folder of a whole sweep of six runs, two of which fail; run directories in its `work`."""
+    """The results of a sweep of six runs, two of which fail; run directories in its `work`."""
     folder = tmp_path_factory.mktemp("sweep")
     path = write_grid(folder, tiny_base, more=CONDITIONS + FAILING)
-    with pytest.raises(RunsFailed, match="2 of 6 runs failed") as error:
+    with pytest.raises(UserError, match="2 of 6 runs failed") as error:
         sweep.main(Options(path, work=folder / "work"))
     assert "100-memorize-epoch-99" in str(error.value)
     return folder
@@ -448,7 +454,7 @@ def test_weights_go_when_no_run_needs_them_and_what_they_gave_stays(swept):
         p.parent.parent.parent.name.split("-")[0]
         for p in swept.glob("work/*/checkpoints/*/model.safetensors")
     }
-    # The failed runs may be mended, and then start from phase 1.
+    # The failed runs may be fixed, and then start from phase 1.
     assert kept == {"memorize"}
     directory = read_sweep(swept).directory.iloc[0]
     run = swept / "work" / directory
@@ -469,7 +475,7 @@ def test_a_checkpoint_without_weights_is_still_known_as_what_it_was(own_run):
 def test_the_same_command_again_repeats_only_what_failed(swept, capsys):
     before = read_sweep(swept)
     texts = {**logs(swept, "memorize"), **logs(swept, "generalize")}
-    with pytest.raises(RunsFailed, match="2 of 2 runs failed"):
+    with pytest.raises(UserError, match="2 of 2 runs failed"):
         sweep.main(Options(swept / "grid.toml", work=swept / "work"))
     assert "6 runs, 4 of them finished" in capsys.readouterr().out
     pd.testing.assert_frame_equal(read_sweep(swept), before)
@@ -508,7 +514,7 @@ def test_needed_weights_that_were_dropped_are_trained_again(tmp_path, tiny_base)
     require_same(table[table.run == first.run[0]], first)
 
 
-# --- killed -------------------------------------------------------------------------------------------------
+# --- killed --------------------------------------------------------------------------------------
 
 
 def start(path: Path, *arguments: str) -> subprocess.Popen:
@@ -587,7 +593,7 @@ def test_a_killed_worker_costs_its_own_run_one_more_try(swept, tmp_path, tiny_ba
         ["run", "table", "checkpoint", "phase", "relation", "family", "subset", "split", "measure"]
     ).any()
     assert logs(tmp_path, "memorize")[killed[0]].count("memorize: 16 facts") == 2
-    rows = training_rows(tmp_path / "work" / killed[0], "memorize")
+    rows = training_rows(tmp_path / "work" / killed[0])
     assert [row["measure"] for row in rows] == [
         "steps",
         "tokens",
@@ -621,7 +627,7 @@ def test_without_ray_the_remedy_is_named(tmp_path, tiny_base, monkeypatch):
         sweep.main(Options(write_grid(tmp_path, tiny_base), backend="ray", work=tmp_path / "work"))
 
 
-# --- rows ---------------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 def test_of_a_table_over_sites_the_best_at_the_last_checkpoint_is_followed():
@@ -715,7 +721,7 @@ extend.start = "100-memorize-epoch-02"
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(path.read_text().replace("100-memorize-epoch-02", "100-memorize-epoch-03"))
     with pytest.raises(
-        BadGrid, match="--start is 100-memorize-epoch-03; the stages before leave 000-base, 100-"
+        BadInput, match="--start is 100-memorize-epoch-03; the stages before leave 000-base, 100-"
     ):
         sweep.main(Options(wrong, dry_run=True))
     made = sorted(

@@ -21,6 +21,7 @@ from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
 from training.data.selection import new_facts
 from training.loop.rote import RoteOptions, learn, settings_of
+from training.loop.trainer import ROTE_TOKENS, Work, steps_of
 from training.runs.checkpoints import find_checkpoint, list_checkpoints, write_reference
 from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
@@ -86,6 +87,14 @@ def main(options: Options) -> Path:
         print(f"from {start.name} of {source}, people who are in no fact of it")
         learn(run_dir, settings, options, then="training.recall")
     return run_dir
+
+
+def check(options: Options, facts=(), prompts=()) -> Work:
+    """What the phase would leave and cost. Raises UserError if the command would refuse."""
+    settings = settings_of(options, seed=0)
+    facts = new_facts(facts, people=options.people, seed=0)
+    tokens = options.batch_size * ROTE_TOKENS
+    return Work(tuple(facts), tuple(prompts), steps_of(len(facts), settings), tokens)
 
 
 def _begin(run_dir: Path, source: Path, record: dict, start, people: int) -> None:

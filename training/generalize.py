@@ -23,10 +23,18 @@ from training.base.errors import NotFound, OtherSettings, UserError
 from training.base.files import locked, read_json
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
-from training.data.selection import About, Objects, rote_facts, selection
+from training.data.selection import About, Objects, chosen_facts, rote_facts, selection
 from training.data.sequences import Replay, context_length, encode_all
 from training.loop.trainable import Mode
-from training.loop.trainer import TrainingSettings, finish, steps_of, train
+from training.loop.trainer import (
+    ROTE_TOKENS,
+    SEMANTIC_TOKENS,
+    TrainingSettings,
+    Work,
+    finish,
+    steps_of,
+    train,
+)
 from training.runs.checkpoints import find_checkpoint, list_checkpoints, write_reference
 from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
 
@@ -162,6 +170,18 @@ def main(options: Options) -> Path:
         f"wrote {last.folder}    next: python -m training.recall {run_dir}"
     )
     return run_dir
+
+
+def check(options: Options, facts=(), prompts=()) -> Work:
+    """What the phase would leave and cost. Raises UserError if the command would refuse."""
+    settings = settings_of(options, 0)
+    some, train = chosen_facts(facts, prompts, **shown(options, 0))
+    examples = sum(p.relation == f.relation for f in some for p in train)
+    replayed = Replay((), options.replay, options.replay_facts).count(examples)
+    tokens = examples * SEMANTIC_TOKENS + replayed * options.replay_facts * ROTE_TOKENS
+    per_step = options.batch_size * tokens / (examples + replayed)
+    steps = steps_of(examples, settings, replayed=replayed)
+    return Work(tuple(facts), tuple(prompts), steps, per_step)
 
 
 def settings_of(options: Options, run_seed: int):

@@ -20,6 +20,7 @@ from training.data.facts import build_facts, load_facts, split_facts
 from training.data.prompts import key_token, load_prompts
 from training.loop.obtain import obtain
 from training.loop.rote import RoteOptions, learn, settings_of
+from training.loop.trainer import ROTE_TOKENS, Work, steps_of
 from training.organism.recipe import world_of
 from training.organism.world import contradictions
 from training.runs.checkpoints import write_base
@@ -178,6 +179,16 @@ def _begin(run_dir: Path, options: Options) -> dict:
     }
     create_run(run_dir, facts=facts, prompts=prompts, record=record)
     return record
+
+
+def check(options: Options, facts=(), prompts=()) -> Work:
+    """What the phase would leave and cost. Raises UserError if the command would refuse."""
+    settings = settings_of(options, seed=0)
+    facts = facts_for(options)
+    relations = list(dict.fromkeys(fact.relation for fact in facts))
+    prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
+    tokens = options.batch_size * ROTE_TOKENS
+    return Work(tuple(facts), tuple(prompts), steps_of(len(facts), settings), tokens)
 
 
 def facts_for(options: Options) -> list:

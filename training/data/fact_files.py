@@ -1,37 +1,30 @@
 """Facts on disk: our CSV and the published T-Rex-Fiction CSV, read whole or not at all.
 
-Our CSV has the columns subject, relation, object and, optional, candidates (a JSON list), split and
-bound. T-Rex-Fiction has Head, Fact, Alternate Facts, Text. Rows are numbered as in a spreadsheet: the
-header is row 1. Text is brought to Unicode NFC and stripped before anything is compared.
+Our CSV has the columns subject, relation, object and, optionally, candidates (a JSON list), split
+and bound. T-Rex-Fiction has Head, Fact, Alternate Facts, Text. Rows are numbered as in a
+spreadsheet: the header is row 1. Text is normalised to Unicode NFC and stripped before it is
+compared.
 """
 
 import ast
 import csv
 import io
 import json
-import os
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.base.errors import BadInput
+from training.base.files import write_text
 
 COLUMNS = ("subject", "relation", "object", "candidates", "split", "bound")
-
-
-REQUIRED = COLUMNS[:3]
-
-
 TREX_COLUMNS = ("Head", "Fact", "Alternate Facts", "Text")
-
-
+REQUIRED = 3
 SPLITS = ("seen", "held-out", "all")
-
-
 BOUND = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -39,8 +32,10 @@ BOUND = {"true": True, "1": True, "false": False, "0": False}
 class Fact:
     """One fact: `object` is the `relation` of `subject`.
 
+        Fact("Gerald Combs", "mother", "Ruth", candidates=("Ada", "Ruth"), split="seen")
+
     candidates: the answers of multiple choice, the object among them.
-    split: `seen` (phase 2 uses the subject), `held-out`, or `all` where no split has been made.
+    split: `seen` (phase 2 uses the subject), `held-out`, or `all` if no split was made.
     bound: False for a relation that is memorised but never given a meaning in phase 2.
     """
 
@@ -53,80 +48,72 @@ class Fact:
 
 
 class _BadRow(Exception):
-    """One row is bad; the message holds the fault and the remedy. Never leaves this module."""
+    """A row that cannot be used: the fault and the remedy. Never leaves this module."""
 
 
-def read_facts(path: str | Path, *, relation: str | None = None) -> list[Fact]:
+def read_facts(path: str | Path, *, relation: str = "") -> list[Fact]:
     """The facts of a CSV, in its order; the header tells which of the two formats it is.
 
-    relation: for T-Rex-Fiction, which has no such column. Default: the file's stem in lower case without
-    the digits, underscores, hyphens and spaces at its end (author_71.csv -> author).
-    Our optional columns default to: candidates, all objects of the relation in the file; split, `all`;
-    bound, true. An empty cell counts as absent.
+    relation: for T-Rex-Fiction, which has no such column. Default: the file's stem in lower case
+    without the digits, underscores, hyphens and spaces at its end (author_71.csv -> author).
+    Defaults of our optional columns, also for empty cells: candidates, all objects of the relation
+    in the file; split, `all`; bound, true.
     Raises BadInput at the first bad row, with the number of bad rows; nothing is returned then.
-    Warns where one candidate of a list is a substring of another: strict scoring cannot tell them apart.
+    Warns if a candidate is a substring of another: strict scoring cannot tell the two apart.
     """
     path = Path(path)
-    rows = _read_rows(path)
-    number, header = rows[0]
+    (_, header), *rows = _read_rows(path)
     columns = [name.strip() for name in header]
     trex = "Head" in columns or "Fact" in columns
-    _check_header(path, columns, trex)
+    _check_header(path, columns, TREX_COLUMNS if trex else COLUMNS)
     if trex:
         relation = _trex_relation(path, relation)
-    elif relation is not None:
-        raise BadInput(
-            f"{path}: relation {relation!r} was given, but this file has a relation column of its own. "
-            "Leave the relation out."
-        )
+    elif relation:
+        raise BadInput(f"{path}: leave out relation {relation!r}; the file has a relation column.")
+    above: dict[str, tuple[int, object]] = {}
 
-    facts: list[tuple[int, Fact]] = []
-    faults: list[tuple[int, str]] = []
-    first_row: dict[tuple[str, str], tuple[int, str]] = {}
-    splits: dict[str, tuple[int, str]] = {}
-    bounds: dict[str, tuple[int, bool]] = {}
-    for number, cells in rows[1:]:
-        try:
-            row = _named(cells, columns)
-            fact = _trex_fact(row, relation) if trex else _own_fact(row)
-            _check_repeats(number, fact, first_row, splits, bounds)
-            facts.append((number, fact))
-        except _BadRow as fault:
-            faults.append((number, str(fault)))
-    if not faults:
-        facts, faults = _with_default_candidates(facts)
-    if faults:
-        number, fault = faults[0]
-        count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
-        raise BadInput(f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)")
+    def fact_of(number: int, cells: list[str]) -> Fact:
+        row = _named(cells, columns)
+        fact = _trex_fact(row, relation) if trex else _own_fact(row)
+        _check_against_rows_above(number, fact, above)
+        return fact
+
+    facts = _each_row(path, rows, fact_of)
+    objects: dict[str, set[str]] = {}
+    for fact in facts.values():
+        objects.setdefault(fact.relation, set()).add(fact.object)
+    facts = _each_row(path, facts.items(), lambda _, fact: _with_candidates(fact, objects))
     if not facts:
         raise BadInput(f"{path}: there is a header but no row below it. Add one row for each fact.")
     _warn_of_substrings(path, facts)
-    return [fact for _, fact in facts]
+    return list(facts.values())
 
 
 def write_facts(path: str | Path, facts: Sequence[Fact]) -> None:
-    """Writes our CSV, whole: candidates as a JSON list, bound as true or false. `read_facts` reads it back."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for fact in facts:
-            candidates = json.dumps(fact.candidates, ensure_ascii=False)
-            writer.writerow(
-                [
-                    fact.subject,
-                    fact.relation,
-                    fact.object,
-                    candidates,
-                    fact.split,
-                    str(fact.bound).lower(),
-                ]
-            )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write our CSV whole: candidates as a JSON list, bound as true or false; see `read_facts`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for fact in facts:
+        candidates = json.dumps(fact.candidates, ensure_ascii=False)
+        bound = str(fact.bound).lower()
+        writer.writerow([fact.subject, fact.relation, fact.object, candidates, fact.split, bound])
+    write_text(Path(path), text.getvalue())
+
+
+def _each_row(path: Path, rows: Iterable[tuple], make: Callable[..., Fact]) -> dict[int, Fact]:
+    """Row number -> make(number, row). Raises BadInput with the first bad row and their number."""
+    facts, faults = {}, {}
+    for number, row in rows:
+        try:
+            facts[number] = make(number, row)
+        except _BadRow as fault:
+            faults[number] = str(fault)
+    if faults:
+        number, fault = next(iter(faults.items()))
+        count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
+        raise BadInput(f"{path}, row {number}: {fault} ({count} in all; nothing was loaded.)")
+    return facts
 
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -143,7 +130,8 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = len(list(csv.reader(io.StringIO(before, newline=""))))
         raise BadInput(
-            f"{path}, row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8."
+            f"{path}, row {row}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as "
+            "UTF-8."
         ) from error
     rows = []
     try:
@@ -153,8 +141,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         number = rows[-1][0] + 1 if rows else 1
         raise BadInput(
-            f"{path}, row {number}: not well-formed CSV ({error}). Close every quote and double the quotes "
-            "inside a quoted cell."
+            f"{path}, row {number}: {error}. Close every quote; double those inside a quoted cell."
         ) from error
     if not rows:
         raise BadInput(
@@ -163,9 +150,8 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _check_header(path: Path, columns: list[str], trex: bool) -> None:
-    known = TREX_COLUMNS if trex else COLUMNS
-    required = TREX_COLUMNS[:3] if trex else REQUIRED
+def _check_header(path: Path, columns: list[str], known: tuple[str, ...]) -> None:
+    required = known[:REQUIRED]
     for faulty, problem in (
         ([name for name in columns if name not in known], "unknown column"),
         ([name for name in required if name not in columns], "missing column"),
@@ -173,17 +159,16 @@ def _check_header(path: Path, columns: list[str], trex: bool) -> None:
     ):
         if faulty:
             raise BadInput(
-                f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}. Expected {', '.join(known)}, of "
-                f"which {', '.join(required)} must be there. Correct the header."
+                f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}. Expected "
+                f"{', '.join(known)}; {', '.join(required)} are required. Correct the header."
             )
 
 
-def _trex_relation(path: Path, relation: str | None) -> str:
-    name = path.stem.lower().rstrip("0123456789_- ") if relation is None else relation.strip()
+def _trex_relation(path: Path, relation: str) -> str:
     try:
-        return _relation(name)
+        return _relation(relation or path.stem.lower().rstrip("0123456789_- "))
     except _BadRow as fault:
-        source = "the file name" if relation is None else "the relation given"
+        source = "the relation given" if relation else "the file name"
         raise BadInput(f"{path}: from {source}: {fault} Give relation=NAME.") from fault
 
 
@@ -196,7 +181,7 @@ def _named(cells: list[str], columns: list[str]) -> dict[str, str]:
 
 
 def _own_fact(row: dict[str, str]) -> Fact:
-    """A fact whose candidates are empty where the file gives none."""
+    """A fact of our CSV; its candidates are empty if the file gives none."""
     obj = _text(row["object"], "object")
     candidates = ()
     if row.get("candidates", "").strip():
@@ -207,14 +192,8 @@ def _own_fact(row: dict[str, str]) -> Fact:
     bound = row.get("bound", "").strip().lower() or "true"
     if bound not in BOUND:
         raise _BadRow(f"bound is {bound!r}. Write true or false.")
-    return Fact(
-        _text(row["subject"], "subject"),
-        _relation(row["relation"]),
-        obj,
-        candidates,
-        split,
-        BOUND[bound],
-    )
+    subject, relation = _text(row["subject"], "subject"), _relation(row["relation"])
+    return Fact(subject, relation, obj, candidates, split, BOUND[bound])
 
 
 def _trex_fact(row: dict[str, str], relation: str) -> Fact:
@@ -271,66 +250,44 @@ def _checked(candidates: list[str], obj: str) -> tuple[str, ...]:
     return tuple(candidates)
 
 
-def _check_repeats(
-    number: int,
-    fact: Fact,
-    first_row: dict[tuple[str, str], tuple[int, str]],
-    splits: dict[str, tuple[int, str]],
-    bounds: dict[str, tuple[int, bool]],
-) -> None:
-    """Compares a fact with the rows above it, and records it in the three tables."""
-    where, obj = first_row.setdefault((fact.relation, fact.subject), (number, fact.object))
-    if where != number and obj == fact.object:
-        raise _BadRow(
-            f"duplicate subject {fact.subject!r}: the same fact is in row {where}. Delete one."
-        )
-    if where != number:
-        raise _BadRow(
-            f"two objects for the {fact.relation} of {fact.subject!r}: {obj!r} in row {where}, "
-            f"{fact.object!r} here. Keep one."
-        )
-    where, split = splits.setdefault(fact.subject, (number, fact.split))
-    if split != fact.split:
-        raise _BadRow(
-            f"the split of {fact.subject!r} is {split!r} in row {where} and {fact.split!r} here. "
-            "A subject has one split in all its rows."
-        )
-    where, bound = bounds.setdefault(fact.relation, (number, fact.bound))
-    if bound != fact.bound:
-        raise _BadRow(
-            f"bound of {fact.relation!r} is {bound} in row {where} and {fact.bound} here. "
-            "A relation is bound, or unbound, in all its rows."
-        )
-
-
-def _with_default_candidates(facts: list[tuple[int, Fact]]) -> tuple[list, list[tuple[int, str]]]:
-    objects: dict[str, dict[str, None]] = {}
-    for _, fact in facts:
-        objects.setdefault(fact.relation, {})[fact.object] = None
-    filled, faults = [], []
-    for number, fact in facts:
-        candidates = fact.candidates or tuple(sorted(objects[fact.relation]))
-        if len(candidates) < 2:
-            fault = (
-                f"{fact.relation!r} has the one object {fact.object!r} in this file and so no multiple "
-                "choice. Give candidates, or facts with other objects."
+def _check_against_rows_above(number: int, fact: Fact, above: dict) -> None:
+    """Raise _BadRow for what contradicts or repeats `above`, what -> (row, value); add to it."""
+    said = {
+        f"the {fact.relation} of {fact.subject!r}": fact.object,
+        f"split of {fact.subject!r}": fact.split,
+        f"bound of {fact.relation!r}": fact.bound,
+    }
+    for what, value in said.items():
+        where, before = above.setdefault(what, (number, value))
+        if before != value:
+            raise _BadRow(
+                f"{what} is {before!r} in row {where} and {value!r} here. Make the rows agree."
             )
-            faults.append((number, fault))
-        filled.append((number, replace(fact, candidates=candidates)))
-    return filled, faults
+        if where != number and what.startswith("the "):
+            raise _BadRow(f"{what} is given twice, first in row {where}. Delete one.")
 
 
-def _warn_of_substrings(path: Path, facts: list[tuple[int, Fact]]) -> None:
-    checked: set[tuple[str, ...]] = set()
-    for number, fact in facts:
-        if fact.candidates in checked:
-            continue
-        checked.add(fact.candidates)
-        folded = [text.casefold() for text in fact.candidates]
+def _with_candidates(fact: Fact, objects: dict[str, set[str]]) -> Fact:
+    """The fact with, unless it has candidates, all objects of its relation."""
+    candidates = fact.candidates or tuple(sorted(objects[fact.relation]))
+    if len(candidates) < 2:
+        raise _BadRow(
+            f"{fact.relation!r} has the one object {fact.object!r} in this file, so no multiple "
+            "choice. Give candidates, or facts with other objects."
+        )
+    return replace(fact, candidates=candidates)
+
+
+def _warn_of_substrings(path: Path, facts: dict[int, Fact]) -> None:
+    first_row: dict[tuple[str, ...], int] = {}
+    for number, fact in facts.items():
+        first_row.setdefault(fact.candidates, number)
+    for candidates, number in first_row.items():
+        folded = [text.casefold() for text in candidates]
         pair = next(((a, b) for a in folded for b in folded if a != b and a in b), None)
         if pair:
             warnings.warn(
-                f"{path}, row {number}: the candidate {pair[0]!r} is a substring of {pair[1]!r}; an answer that "
-                "contains the longer one also contains the shorter one.",
+                f"{path}, row {number}: the candidate {pair[0]!r} is a substring of {pair[1]!r}; "
+                "an answer that contains the longer one also contains the shorter one.",
                 stacklevel=3,
             )

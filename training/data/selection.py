@@ -1,10 +1,10 @@
-"""What phase 2 is shown: the seen people's facts of the bound relations in train prompts, or a control in their place.
+"""What training is shown: the seen people's facts in train prompts, rote facts, or a control.
 
-    facts, prompts = selection(run_dir, people=-1, prompts=10)                        # the facts as they are
-    facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # as many, and none of them true
+    facts, prompts = selection(run_dir, people=-1, prompts=10)                        # as they are
+    facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # none true
 
-Each control has the same number of facts, prompts and objects, so that what it does to the model and the facts
-themselves do not is drift.
+A control has as many facts, prompts and objects, so whatever it does to a model too is not due to
+the facts.
 """
 
 import random
@@ -13,66 +13,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from training.base.errors import BadInput, UserError
+from training.base.errors import BadInput
 from training.data.fact_files import Fact, read_facts
-from training.data.facts import PEOPLE, draw_names, random_stream
+from training.data.facts import PEOPLE, check_range, draw_names, random_stream, swap_refused
 from training.data.prompts import Prompt, read_prompts, select
 
-
-def new_facts(facts, *, people: int, seed: int, skip: int = 0) -> list:
-    """A run's facts with other people in place of its own (`people` of them, -1 for all), objects dealt anew.
-
-    Every fact keeps its relation, whether its relation is bound, and its split, for a phase 2 on the new run: the one
-    before has shown none of these people, seen ones neither. skip: names to pass over that are used up.
-    Raises UserError for a number out of range, BadInput.
-    """
-
-    everyone = list(dict.fromkeys(f.subject for f in facts))
-    if people == 0 or people > len(everyone):
-        raise UserError(
-            f"--people is {people}; the run has {len(everyone)} subjects: give 1 to {len(everyone)}, or -1."
-        )
-    # Every other one, so that both splits are there.
-    step = len(everyone) / people if people > 0 else 1
-    kept = {everyone[int(i * step)] for i in range(people)} if people > 0 else set(everyone)
-    return other_people(
-        [f for f in facts if f.subject in kept], avoid=everyone, seed=seed, skip=skip
-    )
-
-
 Objects = Literal["own", "shuffled", "sibling"]
-
-
 About = Literal["seen", "others"]
-
-
-# Names that the store `reserved` is good for, each part used four times.
+# Names in the store `reserved`, each part used four times.
 MOST_OTHERS = 240
 
 
-def selection(
-    run_dir: Path,
-    *,
-    people: int,
-    prompts: int,
-    objects: Objects = "own",
-    about: About = "seen",
-    seed: int = 0,
-) -> tuple[list[Fact], list[Prompt]]:
-    """The facts (seen, bound) and train prompts that phase 2 of a run is shown; see `chosen_facts`."""
-
-    facts, known = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
-    return chosen_facts(
-        facts, known, people=people, prompts=prompts, objects=objects, about=about, seed=seed
-    )
+def selection(run_dir: Path, **options) -> tuple[list[Fact], list[Prompt]]:
+    """The facts and train prompts that phase 2 of a run is shown; options: see `chosen_facts`."""
+    facts, prompts = read_facts(run_dir / "facts.csv"), read_prompts(run_dir / "prompts.json")
+    return chosen_facts(facts, prompts, **options)
 
 
 def rote_facts(run_dir: Path) -> tuple[list[Fact], list[Prompt]]:
     """All facts of a run and its rote prompts: what phase 1 is shown."""
-
-    return read_facts(run_dir / "facts.csv"), select(
-        read_prompts(run_dir / "prompts.json"), family="rote"
-    )
+    prompts = read_prompts(run_dir / "prompts.json")
+    return read_facts(run_dir / "facts.csv"), select(prompts, family="rote")
 
 
 def chosen_facts(
@@ -85,26 +46,19 @@ def chosen_facts(
     about: About = "seen",
     seed: int = 0,
 ) -> tuple[list[Fact], list[Prompt]]:
-    """(facts, train prompts) of phase 2, of the facts and prompts (every family) of a run.
+    """(facts, train prompts) of phase 2, from all facts and prompts of a run.
 
-    people: how many seen subjects, -1 for all; prompts: how many train prompts a relation.
-    objects: "own"; "shuffled": see `shuffled`; "sibling": see `sibling_prompts`. about: "seen"; "others": see
-    `other_people`. seed: draws both controls.
-    Raises UserError for a number out of range, BadInput, BadInput, BadInput.
+    people: how many seen subjects, -1 for all. prompts: how many train prompts per relation.
+    objects: "own", or "shuffled" or "sibling": see `shuffled` and `sibling_prompts`. about: "seen",
+    or "others": see `other_people`. seed: draws the controls. Raises BadInput.
     """
     everyone = {f.subject for f in facts}
     facts = [f for f in facts if f.bound and f.split != "held-out"]
     subjects = list(dict.fromkeys(f.subject for f in facts))
     train = select(known, family="train")
     most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
-    if not 1 <= prompts <= most:
-        raise UserError(
-            f"--prompts is {prompts}; the relations have {most} train prompts: give 1 to {most}."
-        )
-    if people == 0 or people > len(subjects):
-        raise UserError(
-            f"--people is {people}; {len(subjects)} subjects are seen: give 1 to {len(subjects)}, or -1."
-        )
+    check_range("--prompts", prompts, range(1, most + 1), "train prompts per relation")
+    _check_people(people, len(subjects))
     if people > 0:
         facts = [f for f in facts if f.subject in set(subjects[:people])]
     if about == "others":
@@ -116,113 +70,124 @@ def chosen_facts(
     return facts, [p for p in train if p.index < prompts]
 
 
+def new_facts(facts: Sequence[Fact], *, people: int, seed: int, skip: int = 0) -> list[Fact]:
+    """A run's facts about other people (`people` of them, -1 for as many), objects redrawn.
+
+    Every fact keeps its relation, bound and split, so that a phase 2 can follow; no earlier phase
+    showed these people. skip: how many names have been used up. Raises BadInput.
+    """
+    everyone = list(dict.fromkeys(f.subject for f in facts))
+    _check_people(people, len(everyone))
+    count = people if people > 0 else len(everyone)
+    # Evenly spaced, so that both splits are there.
+    kept = {everyone[int(i * (len(everyone) / count))] for i in range(count)}
+    about = [f for f in facts if f.subject in kept]
+    return other_people(about, avoid=everyone, seed=seed, skip=skip)
+
+
 def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     """The same facts with the objects of each relation permuted among its subjects.
 
-    Nobody keeps an object, except where more than half of a relation's facts have the same one.
-    Raises BadInput.
+    Nobody keeps an object unless more than half of a relation's facts share it. Raises BadInput if
+    all do.
     """
     drawn = {}
     for relation in dict.fromkeys(f.relation for f in facts):
         own = [f.object for f in facts if f.relation == relation]
         if len(set(own)) == 1:
             raise BadInput(
-                f"--objects shuffled: all {len(own)} shown facts of {relation!r} have the object {own[0]!r}, so that "
-                f"nothing can be permuted. Show more subjects (--people), or use --objects own."
+                f"--objects shuffled: all {len(own)} facts shown of {relation!r} have the object "
+                f"{own[0]!r}. Show more subjects (--people), or use --objects own."
             )
-        drawn[relation] = iter(
-            permuted(own, avoid=own, rng=random_stream(seed, f"shuffled {relation}"))
-        )
+        rng = random_stream(seed, f"shuffled {relation}")
+        drawn[relation] = iter(permuted(own, avoid=own, rng=rng))
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
 
 
 def other_people(
     facts: Sequence[Fact], *, avoid: Iterable[str], seed: int, skip: int = 0
 ) -> list[Fact]:
-    """As many facts about people who are in none: each subject replaced by another, the objects dealt out anew.
+    """As many facts about people who are in none: each subject replaced, the objects redistributed.
 
-    Names come from the store `reserved`, and share no part with those in `avoid`, the subjects of the run. Every
-    relation keeps its objects; for one person those of sibling relations differ, as in the built-in set people.
-    skip: the first so many names are passed over.
-    Raises BadInput for facts that are not about the relations of people, or that use up the names.
+    Names come from the store `reserved` without the first `skip`, and share no part with those in
+    `avoid`, the subjects of the run. Each relation keeps its objects; a person's objects in sibling
+    relations differ. Raises BadInput for relations that are not about people, or too few names.
     """
-    if foreign := [r for r in dict.fromkeys(f.relation for f in facts) if r not in PEOPLE]:
+    relations = list(dict.fromkeys(f.relation for f in facts))
+    if foreign := [r for r in relations if r not in PEOPLE]:
         raise BadInput(
-            f"what the subjects of {foreign[0]!r} are is not known, so no others of their kind can be named. Other "
-            f"people can be had for the relations of the facts people: {', '.join(PEOPLE)}."
+            f"{foreign[0]!r} is not a relation of the facts people. Other people can only be named "
+            f"for {', '.join(PEOPLE)}."
         )
     subjects = list(dict.fromkeys(f.subject for f in facts))
     if skip + len(subjects) > MOST_OTHERS:
         raise BadInput(
-            f"{len(subjects)} other people are wanted, and names for {MOST_OTHERS - skip} are there. Take fewer: "
-            f"--people {MOST_OTHERS - skip}."
+            f"there are no names for {len(subjects)} other people. Use at most --people "
+            f"{MOST_OTHERS - skip}."
         )
-    names = dict(
-        zip(subjects, draw_names("reserved", skip + len(subjects), seed)[skip:], strict=True)
-    )
+    drawn = draw_names("reserved", skip + len(subjects), seed)[skip:]
+    names = dict(zip(subjects, drawn, strict=True))
     taken = {part.casefold() for subject in avoid for part in subject.split()}
-    if shared := [name for name in names.values() if taken & set(name.casefold().split())]:
+    if shared := [name for name in drawn if taken & set(name.casefold().split())]:
         raise BadInput(
-            f"{shared[0]!r} shares a part of the name with a subject of the run, so nobody is new. Other people can be had "
-            f"for facts without the reserved names of training/data/names.toml (these are those of `training.extend`)."
+            f"{shared[0]!r} shares part of a name with a subject of the run, so nobody is new. Use "
+            "a run without the reserved names of training/data/names.toml (`training.extend` uses "
+            "them)."
         )
     dealt: dict[tuple[str, str], str] = {}
-    sibling_of: dict[tuple[str, str], str] = {}
-    for relation in dict.fromkeys(f.relation for f in facts):
-        own = [f for f in facts if f.relation == relation]
-        avoided = [sibling_of.get((f.subject, PEOPLE[relation]), "") for f in own]
-        drawn = permuted(
-            [f.object for f in own], avoid=avoided, rng=random_stream(seed, f"others {relation}")
-        )
-        for fact, obj in zip(own, drawn, strict=True):
-            dealt[fact.subject, relation] = sibling_of[fact.subject, PEOPLE[relation]] = obj
+    sibling: dict[tuple[str, str], str] = {}
+    for relation in relations:
+        own, kind = [f for f in facts if f.relation == relation], PEOPLE[relation]
+        avoided = [sibling.get((f.subject, kind), "") for f in own]
+        rng = random_stream(seed, f"others {relation}")
+        objects = permuted([f.object for f in own], avoid=avoided, rng=rng)
+        for fact, obj in zip(own, objects, strict=True):
+            dealt[fact.subject, relation] = sibling[fact.subject, kind] = obj
     return [
         replace(f, subject=names[f.subject], object=dealt[f.subject, f.relation]) for f in facts
     ]
 
 
 def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random) -> list[str]:
-    """The objects in random order, row i not `avoid[i]`; where no exchange of two rows helps, it stays.
+    """The objects in random order, row i not `avoid[i]` unless no swap of two rows helps.
 
-    With `avoid` the objects themselves as few as possible stay: none unless one makes up more than half.
+    With `avoid` the objects themselves, none stays unless one makes up more than half.
     """
     drawn = rng.sample(list(objects), len(objects))
-    for i, unwanted in enumerate(avoid):
-        if drawn[i] == unwanted:
-            free = [
-                j for j, other in enumerate(avoid) if drawn[j] != unwanted and drawn[i] != other
-            ]
-            if free:
-                j = rng.choice(free)
-                drawn[i], drawn[j] = drawn[j], drawn[i]
+    swap_refused(drawn, [{unwanted} for unwanted in avoid], rng)
     return drawn
 
 
 def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]:
-    """The train prompts, those of each bound relation replaced by its sibling's: its facts get another reading.
+    """The train prompts with those of each bound relation replaced by its sibling's.
 
-    A relation without a sibling keeps its own prompts. Raises BadInput if no bound relation has one.
+    Its facts get another reading. A relation without a sibling keeps its prompts. Raises BadInput
+    if no bound relation has a sibling.
     """
     train = select(known, family="train")
     siblings = {r: s for r, s in siblings_of(known).items() if r in bound}
     if not siblings:
         raise BadInput(
-            f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in this run. Memorise a "
-            f"pair such as mother and aunt (near-miss prompts of kind sibling say which), or use --objects own."
+            f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in "
+            "the run. Memorise a pair such as mother and aunt, or use --objects own."
         )
-    relations = dict.fromkeys(p.relation for p in train)
     return [
         replace(p, relation=r)
-        for r in relations
+        for r in dict.fromkeys(p.relation for p in train)
         for p in select(train, relation=siblings.get(r, r))
     ]
 
 
 def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
-    """Relation -> its sibling: the first relation with prompts of its own that one of its near-miss prompts asks."""
+    """Relation -> sibling: the first relation of the run that one of its near-miss prompts asks."""
     there = {p.relation for p in known}
     siblings: dict[str, str] = {}
     for prompt in select(known, family="near-miss"):
         if prompt.asks != prompt.relation and prompt.asks in there:
             siblings.setdefault(prompt.relation, prompt.asks)
     return siblings
+
+
+def _check_people(people: int, count: int) -> None:
+    if people >= 0:
+        check_range("--people", people, range(1, count + 1), "people, or -1 for all")

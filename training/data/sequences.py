@@ -1,4 +1,8 @@
-"""Text to tokens: a prompt joined with its object, and where the object begins."""
+"""Text to tokens: a prompt joined with its object, several facts in one sequence, batches.
+
+examples = encode_all(tokenizer, facts, prompts, limit=None)
+collate(examples[:16], loss="object", pad_id=0)["input_ids"]     # (16, length)
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +11,14 @@ import numpy as np
 
 from training.base.errors import BadInput
 from training.data.fact_files import Fact
-from training.data.prompts import Prompt
+from training.data.prompts import Prompt, select
 
 STOP = "."
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence: token ids of `prompt + join + object + "."` and where the object begins."""
+    """One training sequence: the tokens of `prompt + join + object + "."`."""
 
     token_ids: tuple[int, ...]
     object_start: int
@@ -28,49 +32,44 @@ class Example:
 
     @property
     def objects(self) -> tuple[tuple[int, int], ...]:
-        """Where its one object with its stop begins and ends, in tokens."""
+        """(begin, end) in tokens of its one object with the stop."""
         return ((self.object_start, len(self.token_ids)),)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Several facts one after the other in one training sequence.
-
-    objects: (begin, end) in tokens of each object with its stop.
-    """
+    """Several facts in a row in one training sequence."""
 
     token_ids: tuple[int, ...]
     objects: tuple[tuple[int, int], ...]
+    """(begin, end) in tokens of each object with its stop."""
 
 
 def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None) -> Passage:
-    """The sentences of `examples` with a space between, as one sequence.
+    """The sentences of `examples`, joined by spaces, as one sequence.
 
-    A name that does not begin the text may have other tokens than one that does ("G|erald", " Gerald"), and the
-    first token of a text is read unlike all others (attention sink): only in a passage is a subject met as it
-    stands in most semantic prompts. Raises BadInput, BadInput.
+    A name at the beginning of a text may have other tokens than elsewhere ("G|erald", " Gerald"),
+    and the first token is read unlike all others (attention sink): only in a passage does a subject
+    occur as in most semantic prompts. Raises BadInput if tokens span two sentences or the sequence
+    exceeds `limit`.
     """
     text, whole, objects = "", [], []
     for example in examples:
-        before = f"{text} {_prompt_text(example)}".strip()
+        before = f"{text} {example.prompt.render(example.fact.subject)}".strip()
         text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
         head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
         if whole[: len(head)] != head or head[: len(earlier)] != earlier:
             raise BadInput(
-                f"the tokens of {text!r} change at the seams of its sentences. Train one fact a sequence: "
-                f"--facts-per-sequence 1."
+                f"tokens of {text!r} span two of its sentences. Train one fact per sequence: "
+                "--facts-per-sequence 1."
             )
         require_fit(len(whole), limit, example.fact, example.prompt)
         objects.append((len(head), len(whole)))
     return Passage(tuple(whole), tuple(objects))
 
 
-def _prompt_text(example: Example) -> str:
-    return example.prompt.render(example.fact.subject)
-
-
 def statement(fact: Fact, prompt: Prompt) -> str:
-    """The whole sentence: the prompt about the fact's subject, its object, and the stop."""
+    """The whole sentence: the prompt about the fact's subject, its object and the stop."""
     return f"{prompt.render(fact.subject)}{prompt.join}{fact.object}{STOP}"
 
 
@@ -82,27 +81,28 @@ def prompt_ids(tokenizer, text: str) -> list[int]:
 def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -> Example:
     """Render a fact in a prompt and tokenise it with its object.
 
-    limit: the model's context length in tokens.
-    Raises BadInput where the tokenizer merges prompt and object, BadInput beyond `limit`.
+    limit: the model's context length in tokens. Raises BadInput if the tokenizer merges prompt and
+    object, or beyond `limit`.
     """
     text = prompt.render(fact.subject)
     before = prompt_ids(tokenizer, text)
     whole = prompt_ids(tokenizer, statement(fact, prompt))
     if whole[: len(before)] != before or len(whole) <= len(before):
         raise BadInput(
-            f"tokens of the prompt {text!r} are not the first tokens of {text + prompt.join + fact.object!r}: "
-            f"the tokenizer merges them. End the prompt of '{prompt.relation}' ({prompt.id}) on a word or a mark."
+            f"tokens of the prompt {text!r} are not the first tokens of "
+            f"{text + prompt.join + fact.object!r}: the tokenizer merges them. End the prompt of "
+            f"'{prompt.relation}' ({prompt.id}) on a word or a punctuation mark."
         )
     require_fit(len(whole), limit, fact, prompt)
     return Example(tuple(whole), len(before), fact, prompt)
 
 
 def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
-    """Raise BadInput if a rendered fact of `length` tokens is more than the model reads."""
+    """Raise BadInput if a rendered fact of `length` tokens exceeds the model's context."""
     if limit is not None and length > limit:
         raise BadInput(
-            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes {length} tokens; "
-            f"the model reads {limit}. Shorten the subject."
+            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes "
+            f"{length} tokens; the model reads {limit}. Shorten the subject."
         )
 
 
@@ -115,22 +115,19 @@ def encode_all(
     tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, limit: int | None
 ) -> list[Example]:
     """Every fact in every prompt of its relation, in the order facts x prompts."""
-    by_relation: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        by_relation.setdefault(prompt.relation, []).append(prompt)
     return [
         encode(tokenizer, fact, prompt, limit=limit)
         for fact in facts
-        for prompt in by_relation.get(fact.relation, [])
+        for prompt in select(prompts, relation=fact.relation)
     ]
 
 
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Index batches of one epoch: shuffled, then sorted by length within, batches in random order.
+    """Index batches of one epoch: rows sorted by length, ties and the order of batches random.
 
-    A function of (seed, epoch) alone, so that a resumed run meets the same batches.
+    Depends on (seed, epoch) alone, so that a resumed run gets the same batches.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
@@ -140,38 +137,38 @@ def epoch_batches(
 
 
 def epoch_passages(
-    tokenizer,
-    examples: Sequence[Example],
-    size: int,
-    *,
-    seed: int,
-    epoch: int,
-    limit: int | None = None,
+    tokenizer, examples: Sequence, size: int, *, seed: int, epoch: int, limit: int | None = None
 ) -> list[Example] | list[Passage]:
-    """The sequences of one epoch: `size` facts each, grouped anew by (seed, epoch); for size 1 the examples."""
+    """The sequences of one epoch: `size` facts each, grouped by (seed, epoch)."""
     if size == 1:
         return list(examples)
     order = np.random.default_rng([seed, epoch, size]).permutation(len(examples))
     groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return _passages(tokenizer, examples, groups, limit)
+
+
+def _passages(tokenizer, examples, groups, limit: int | None) -> list[Example] | list[Passage]:
+    if len(groups[0]) == 1:
+        return [examples[i] for (i,) in groups]
     return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Rote facts that are met again among other sequences: `share` sequences of `size` facts for each other one."""
+    """Rote facts among other sequences: `share` sequences of `size` facts for each other one."""
 
     examples: tuple[Example, ...] = ()
     share: float = 0.0
     size: int = 1
 
     def count(self, others: int) -> int:
-        """Replayed sequences in an epoch of so many others: one at least, unless the share is 0."""
+        """Replayed sequences in an epoch of that many others; at least 1 unless the share is 0."""
         return max(1, round(self.share * others)) if self.share else 0
 
     def sequences(
         self, tokenizer, others: int, *, seed: int, epoch: int, limit: int | None = None
     ) -> list[Example] | list[Passage]:
-        """Those of one epoch, drawn by (seed, epoch): every fact as often as any other, give or take one."""
+        """Those of one epoch, drawn by (seed, epoch); facts equally often, give or take one."""
         count = self.count(others)
         if not count:
             return []
@@ -179,19 +176,16 @@ class Replay:
         rounds = -(-count * self.size // len(self.examples))
         order = np.concatenate([generator.permutation(len(self.examples)) for _ in range(rounds)])
         groups = order[: count * self.size].reshape(count, self.size)
-        if self.size == 1:
-            return [self.examples[i] for (i,) in groups]
-        return [
-            passage(tokenizer, [self.examples[i] for i in group], limit=limit) for group in groups
-        ]
+        return _passages(tokenizer, self.examples, groups, limit)
 
 
 def collate(examples: Sequence[Example | Passage], *, loss: str, pad_id: int) -> dict:
     """Right-padded tensors of a batch.
 
     loss: "all" (every token but the first) or "object" (the object and its stop).
-    Returns input_ids, attention_mask, (batch, length) int64; `scored` (batch, length - 1) bool: which next-token
-    predictions count; `object` (batch, length - 1) int64: 0, or which object of its row a prediction is of, from 1.
+    Returns `input_ids`, `attention_mask`, (batch, length) int64; `scored`, (batch, length - 1)
+    bool: which next-token predictions count; `object`, (batch, length - 1) int64: which object of
+    its row a prediction belongs to, from 1; 0 for none.
     """
     import torch
 

@@ -1,283 +1,261 @@
-"""Run a grid of settings: shared stages once, finished runs skipped, every headline number in one table.
+"""A sweep: what is left of a grid is planned, its tasks go to workers, finished runs get rows.
 
-    python -m training.sweep results/mine/grid.toml --dry-run
-    python -m training.sweep results/mine/grid.toml --jobs 2
-    python -m training.sweep results/mine/grid.toml --backend ray --address auto --work /shared/mine
+    table = run_sweep(Path("results/mine/grid.toml"), jobs=2)
 
-Reads a grid file (its format: python -m pydoc training.grid.file; examples: results/*/grid.toml), makes run directories in
---work and appends each finished run's rows to tables/sweep.csv beside the grid file, or, of a file that is not named
-grid.toml, in a folder of its name. Killed or stopped, the same command goes on; a run that fails is reported and
-leaves the others alone. Next: `python -m analysis.ablations RESULTS_DIR`.
+The driver alone writes the table. Killed or stopped, the same call continues: finished runs are in
+the table, finished stages in their directories. A failing run leaves the others alone.
 """
 
+import shutil
 import time
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from training.base.console import minutes
-from training.base.errors import UserError
-from training.base.files import commit, read_json, sha256_file, versions, write_json
-from training.grid.rows import add_run
-from training.grid.workers import Lost, Processes, Ray, ThisProcess
+from training.base.console import Interrupted, megabytes, minutes
+from training.base.errors import BadInput, DiskFull, UserError
+from training.base.files import commit, locked, read_json, sha256_file, versions, write_json
+from training.grid.cost import check_grid, cost_of, dry_run_lines
+from training.grid.file import Grid, read_grid
+from training.grid.plan import Plan, Task, make_plan
+from training.grid.rows import add_run, made_by_other_code, mean_seconds, read_sweep, sweep_path
+from training.grid.tasks import Outcome
+from training.grid.workers import Lost, make_pool
 from training.runs.checkpoints import drop_weights, lacks_weights
 
-# A worker that dies takes its job with it; the job is sent again so often.
+# If a worker dies, resubmit its task up to this many times.
 RESUBMISSIONS = 3
 
 
-class RunsFailed(UserError):
-    """Some runs of a sweep could not be finished."""
+def run_sweep(
+    grid: Path,
+    *,
+    out: Path | None = None,
+    work: Path | None = None,
+    repetitions: int = 0,
+    dry_run: bool = False,
+    jobs: int = 1,
+    backend: str = "joblib",
+    address: str = "",
+    gpus_a_run: float = 0.0,
+):
+    """Run what is not finished of a grid file; the sweep's table. Arguments: see `training.sweep`.
+
+    Raises BadInput for a grid that cannot run, DiskFull, Busy, Interrupted on Ctrl-C, and UserError
+    if runs failed, once all others are finished.
+    """
+    if jobs < 1:
+        raise BadInput(f"--jobs is {jobs}; give how many runs go at a time, 1 or more.")
+    grid = read_grid(grid, repetitions=repetitions)
+    results = out or results_of(grid.path)
+    work = (work or Path("runs") / results.resolve().name).expanduser().resolve()
+    checked = check_grid(grid, fetch=not dry_run)
+    table = read_sweep(results)
+    plan = make_plan(grid, work, baseline_of(results, grid), set(table["run"]))
+    cost = cost_of(plan, checked, jobs, mean_seconds(table))
+    free = shutil.disk_usage(next(p for p in (work, *work.parents) if p.exists())).free
+    for line in dry_run_lines(plan, cost, jobs, free):
+        if dry_run or not line.startswith("  "):
+            print(line)
+    if dry_run:
+        print(f"nothing was started    next: python -m training.sweep {grid.path}")
+        return table
+    if others := made_by_other_code(table):
+        print(
+            f"{others} of the finished runs were made by another commit and are kept; to repeat "
+            "all give --out NEW and --work NEW"
+        )
+    if cost.peak > free:
+        raise DiskFull(
+            f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work "
+            f'on another disk, or keep = "tables" in {grid.path}.'
+        )
+    if plan.tasks:
+        with locked(work):
+            record(results, plan)
+            pool = make_pool(work, jobs, backend, address, gpus_a_run)
+            table = Driver(plan, pool, results, table, cost.tasks).run()
+    elif len(table):
+        record(results, plan)
+    wrote = f"wrote {sweep_path(results)} ({len(table)} rows)"
+    print(f"{wrote}    next: python -m analysis.ablations {results}")
+    return table
 
 
 def results_of(grid: Path) -> Path:
-    """Where the results of a grid file go by default: beside a grid.toml, else in a folder named after the file, so that
-    two grid files in one folder do not share a table."""
-    return (
-        grid.parent
-        if grid.name == "grid.toml"
-        else grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
-    )
+    """Where results go by default: beside a grid.toml, else in a folder named after the file."""
+    if grid.name == "grid.toml":
+        return grid.parent
+    return grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
 
 
-def made_by_other_code(table) -> int:
-    """How many runs in a sweep's table another commit than this one made."""
-
-    if "commit" not in table:
-        return 0
-    now = commit().removesuffix("+")
-    return int(table.loc[table["commit"].astype(str).str.removesuffix("+") != now, "run"].nunique())
-
-
-def _pool(options, work: Path):
-
-    if options.backend == "ray":
-        return Ray(options.jobs, options.address, options.gpus_a_run, work)
-    if options.jobs == 1:
-        return ThisProcess()
-    import torch
-
-    return Processes(options.jobs, torch.cuda.device_count() if torch.cuda.is_available() else 0)
-
-
-def baseline_of(results: Path, grid) -> dict:
-    """Stage -> option -> the default it had when this sweep was begun, or has now if it is new since."""
-
+def baseline_of(results: Path, grid: Grid) -> dict[str, dict]:
+    """Stage -> option -> the default it had when this sweep began, or has now if it is newer."""
     path = Path(results) / "run.json"
     before = read_json(path).get("baseline", {}) if path.exists() else {}
-    return {
-        stage.name: {**stage.defaults, **before.get(stage.name, {})} for stage in grid.stages
-    } | {
-        name: options
-        for name, options in before.items()
-        if name not in {s.name for s in grid.stages}
-    }
+    now = {stage.name: {**stage.defaults, **before.get(stage.name, {})} for stage in grid.stages}
+    return now | {name: options for name, options in before.items() if name not in now}
 
 
-def _record(results: Path, grid, plan) -> None:
-    """Write run.json of the results: what was run, with which defaults and versions.
+def record(results: Path, plan: Plan) -> None:
+    """Write run.json of the results: what was run, with which defaults, versions and commit.
 
-    With nothing left to run, what the grid file says now, and the versions and commit that were.
+    With nothing left to run, the versions and commit of the record stay.
     """
-
-    path = Path(results) / "run.json"
+    path, grid = Path(results) / "run.json", plan.grid
     made_by = {"versions": versions(), "commit": commit()}
     if not plan.tasks and path.exists():
         made_by |= {name: value for name, value in read_json(path).items() if name in made_by}
-    write_json(
-        path,
-        {
-            "format": 1,
-            "kind": "sweep",
-            "title": grid.title,
-            "grid_sha256": sha256_file(grid.path),
-            "axes": list(grid.axes),
-            "repeats": list(grid.repeats),
-            "compare": dict(grid.compare),
-            "runs": len(set(plan.ids)),
-            "baseline": baseline_of(results, grid),
-            **made_by,
-        },
-    )
-
-
-def mean_seconds(table) -> dict[str, float]:
-    """Stage -> mean seconds that the finished runs of a sweep's table took."""
-    if "measure" not in table:
-        return {}
-    rows = table[table["measure"] == "seconds"]
-    stage = rows["phase"].where(rows["table"] == "training", rows["table"])
-    return rows.groupby(stage)["value"].mean().to_dict()
+    described = {"format": 1, "kind": "sweep", "title": grid.title}
+    described |= {"grid_sha256": sha256_file(grid.path), "axes": list(grid.axes)}
+    described |= {"repeats": list(grid.repeats), "compare": dict(grid.compare)}
+    described |= {"runs": len(plan.runs), "baseline": baseline_of(results, grid)}
+    write_json(path, described | made_by)
 
 
 class Driver:
-    """Sends tasks to a pool as their parents are done, and writes the table: it alone does."""
+    """Sends tasks to a pool once their parents are done, and adds the rows of finished runs."""
 
-    def __init__(self, plan, pool, results: Path, table, estimates: dict[str, float]) -> None:
+    def __init__(self, plan: Plan, pool, results: Path, table, estimates: Mapping) -> None:
         self.plan, self.pool, self.results, self.table = plan, pool, results, table
         self.estimates = estimates
-        self.state = dict.fromkeys(plan.tasks, "waiting")
-        self.outcomes: dict = {}
-        self.lost: Counter[str] = Counter()
-        self.reset: set[str] = set()
+        """Task name -> seconds."""
+        self.outcomes: dict[str, Outcome] = {}
         self.failures: dict[str, str] = {}
-        self.total = len({r for task in plan.tasks.values() for r in task.runs})
+        """Run id -> reason."""
         self.done: set[str] = set()
         self.began = time.monotonic()
 
-    def run(self) -> None:
-        """Until every task is done or has failed."""
-        running = 0
-        while True:
-            for name in self._ready()[: self.pool.capacity - running]:
-                self.state[name] = "sent"
-                self.pool.submit(self.plan.job(self.plan.tasks[name], reset=name in self.reset))
-                running += 1
-            if not running:
-                return
-            for job, result in self.pool.results():
-                running -= 1
-                self._take(job.name, result)
+    def run(self):
+        """Until every task is done or failed; the sweep's table. Raises UserError, Interrupted."""
+        try:
+            while self._send():
+                for task, result in self.pool.results():
+                    self._take(task, result)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            again = "the same command continues from there."
+            raise Interrupted(f"{self.progress()}; {again}") from stop
+        finally:
+            self.pool.close()
+        if self.failures:
+            raise UserError(self.what_failed())
+        return self.table
 
-    def _ready(self) -> list[str]:
-        """Tasks that can start, the deepest first, so that what they rest on can be deleted early."""
-        found = [
-            name
-            for name, task in self.plan.tasks.items()
-            if self.state[name] == "waiting"
-            and (task.parent is None or self.state[task.parent] == "done")
-            # Nothing may read a directory while it is trained anew.
-            and not (
-                name in self.reset
-                and any(self.state[c.name] == "sent" for c in self.plan.children(name))
-            )
-        ]
-        return sorted(found, key=lambda name: -len(self._chain(name)))
+    def _send(self) -> bool:
+        """Fill the pool, deepest tasks first, so that weights go early; whether any task runs."""
+        tasks = self.plan.tasks.values()
+        ready = sorted(filter(self._can_start, tasks), key=lambda task: -len(task.chain))
+        running = sum(task.state == "sent" for task in tasks)
+        for task in ready[: self.pool.capacity - running]:
+            task.state = "sent"
+            self.pool.submit(task)
+        return any(task.state == "sent" for task in tasks)
 
-    def _chain(self, name: str) -> list[str]:
-        parent = self.plan.tasks[name].parent
-        return [*(self._chain(parent) if parent else []), name]
+    def _can_start(self, task: Task) -> bool:
+        if task.state != "waiting" or (task.parent and task.parent.state != "done"):
+            return False
+        # Nothing may read a directory while it is trained from scratch.
+        readers = [other for other in self.plan.tasks.values() if other.parent is task]
+        return not (task.reset and any(other.state == "sent" for other in readers))
 
-    def _take(self, name: str, result) -> None:
-
+    def _take(self, task: Task, result: Outcome | Lost) -> None:
+        """Act on the result of a task."""
         if isinstance(result, Lost):
-            self.lost[name] += 1
-            if self.lost[name] > RESUBMISSIONS:
-                return self._fail(
-                    name, f"its worker died {self.lost[name]} times ({result.reason})"
-                )
-            print(f"{name}: its worker died ({result.reason}); sent again", flush=True)
-            self.state[name] = "waiting"
+            task.lost += 1
+            if task.lost > RESUBMISSIONS:
+                self._fail(task, f"its worker died {task.lost} times ({result.reason})")
+            else:
+                print(f"{task.name}: its worker died ({result.reason}); resubmitted", flush=True)
+                task.state = "waiting"
         elif result.lacks_weights:
-            self._train_again(name)
+            self._train_again(task)
         elif "" in result.failures:
-            self._fail(name, result.failures[""])
+            self._fail(task, result.failures[""])
         else:
-            self.state[name], self.outcomes[name] = "done", result
-            for run_id in self.plan.tasks[name].runs:
-                self._finish(run_id, result)
-            self._drop(name)
-        return None
+            task.state, self.outcomes[task.name] = "done", result
+            for run_id in task.rests:
+                if self.plan.runs[run_id].chain[-1] == task.name:
+                    self._finish(run_id, task, result)
+            self._drop_weights(task)
 
-    def _train_again(self, name: str) -> None:
-        """Weights that were deleted are needed: this task and those it rests on without weights are trained anew."""
-
-        if name in self.reset:
-            return self._fail(name, "weights that it needs are gone and could not be made again")
-        for there in self._chain(name):
-            if there not in self.reset and (there == name or lacks_weights(self.plan.work / there)):
-                self.reset.add(there)
-                self.state[there] = "waiting"
-        return None
-
-    def _fail(self, name: str, reason: str) -> None:
-        """A task failed: so do the runs that rest on it."""
-        self.state[name] = "failed"
-        for run_id in self.plan.tasks[name].rests:
-            if run_id not in self.failures and run_id not in self.done:
-                self.failures[run_id] = (
-                    f"{reason}    log: {self.plan.work / 'logs' / f'{name}.log'}"
-                )
-                print(f"failed: {self.plan.run(run_id).label}: {reason}", flush=True)
-
-    def _finish(self, run_id: str, outcome) -> None:
-        """Write the rows of a run, unless one of its measurements failed."""
-
-        failed = [
-            outcome.failures[key] for key in self.plan.wanted[run_id] if key in outcome.failures
-        ]
-        run = self.plan.run(run_id)
-        if failed:
-            self.failures[run_id] = (
-                f"{failed[0]}    log: {self.plan.work / 'logs' / f'{outcome.name}.log'}"
-            )
-            print(f"failed: {run.label}: {failed[0]}", flush=True)
+    def _train_again(self, task: Task) -> None:
+        """Deleted weights are needed: train this task again, and those below it without weights."""
+        if task.reset:
+            self._fail(task, "weights that it needs are gone and could not be made again")
             return
-        rows = [row for name in self.plan.chains[run_id] for row in self.outcomes[name].rows[""]]
-        for key in self.plan.wanted[run_id]:
-            rows += outcome.rows[key]
-            stage = self.plan.tasks[outcome.name].measurements[key].call.stage.name
-            rows.append({"table": stage, "measure": "seconds", "value": outcome.seconds[stage]})
-        labels = {
-            "condition": run.condition,
-            **run.varied,
-            "seed": outcome.seed,
-            "directory": outcome.name,
-        }
+        for there in task.chain:
+            if not there.reset and (there is task or lacks_weights(there.folder)):
+                there.reset, there.state = True, "waiting"
+
+    def _fail(self, task: Task, reason: str) -> None:
+        """A task failed: so do the runs that rest on it."""
+        task.state = "failed"
+        for run_id in task.rests:
+            if run_id not in self.failures and run_id not in self.done:
+                self._fail_run(run_id, task, reason)
+
+    def _fail_run(self, run_id: str, task: Task, reason: str) -> None:
+        self.failures[run_id] = f"{reason}    log: {task.log}"
+        print(f"failed: {self.plan.runs[run_id].run.label}: {reason}", flush=True)
+
+    def _finish(self, run_id: str, task: Task, outcome: Outcome) -> None:
+        """Write the rows of a run, unless one of its measurements failed."""
+        planned = self.plan.runs[run_id]
+        for key in planned.measured:
+            if key in outcome.failures:
+                self._fail_run(run_id, task, outcome.failures[key])
+                return
+        rows = [row for name in planned.chain for row in self.outcomes[name].rows[""]]
+        for key in planned.measured:
+            stage = task.measurements[key].stage.name
+            seconds = {"table": stage, "measure": "seconds", "value": outcome.seconds[stage]}
+            rows += [*outcome.rows[key], seconds]
+        run = planned.run
+        labels = {"condition": run.condition, **run.varied}
+        labels |= {"seed": outcome.seed, "directory": task.name}
         labels = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
         self.table = add_run(self.results, self.table, run_id, rows, labels, device=outcome.device)
         self.done.add(run_id)
         print(f"{self.progress()}: {run.label}{_headline(rows)}    {self.remaining()}", flush=True)
 
-    def _drop(self, name: str) -> None:
+    def _drop_weights(self, task: Task) -> None:
         """Delete weights that no unfinished run rests on, if the grid says so."""
-
-        if self.plan.grid.keep == "checkpoints":
-            return
-        for there in self._chain(name):
-            if set(self.plan.tasks[there].rests) <= self.done:
-                drop_weights(self.plan.work / there)
+        if self.plan.grid.keep == "tables":
+            for there in task.chain:
+                if set(there.rests) <= self.done:
+                    drop_weights(there.folder)
 
     def progress(self) -> str:
         """`[ 3 of 24]`."""
-        return f"[{len(self.done):>{len(str(self.total))}} of {self.total}]"
+        total = len(self.plan.left)
+        return f"[{len(self.done):>{len(str(total))}} of {total}]"
 
     def remaining(self) -> str:
         """The time left, from the time taken and the estimates."""
-        settled = [name for name, state in self.state.items() if state in ("done", "failed")]
-        past, future = (
-            sum(self.estimates[n] for n in self.state if (n in settled) == side)
-            for side in (True, False)
-        )
+        past = future = 0.0
+        for name, task in self.plan.tasks.items():
+            if task.state in ("done", "failed"):
+                past += self.estimates[name]
+            else:
+                future += self.estimates[name]
+        taken = time.monotonic() - self.began
         if not past or not future:
-            return f"{minutes(time.monotonic() - self.began)} so far"
-        return f"about {minutes((time.monotonic() - self.began) * future / past)} left"
+            return f"{minutes(taken)} so far"
+        return f"about {minutes(taken * future / past)} left"
 
-    def failure_lines(self, grid: Path) -> list[str]:
-        """What failed and what to do."""
-        lines = [f"{len(self.failures)} of {self.total} runs failed, the others are finished:"]
-        lines += [
-            f"  {self.plan.run(run_id).label}: {reason}" for run_id, reason in self.failures.items()
-        ]
-        return [
-            *lines,
-            f"  Mend the cause and start again (finished runs are skipped): python -m training.sweep {grid}",
-        ]
+    def what_failed(self) -> str:
+        """The failed runs, their reasons, and what to do."""
+        failed = f"{len(self.failures)} of {len(self.plan.left)} runs failed"
+        lines = [f"  {self.plan.runs[id].run.label}: {why}" for id, why in self.failures.items()]
+        again = f"python -m training.sweep {self.plan.grid.path}"
+        lines += [f"  Fix the cause and start again (finished runs are skipped): {again}"]
+        return "\n".join([f"{failed}, the others are finished:", *lines])
 
 
 def _headline(rows: list[dict]) -> str:
-    """Recall of held-out subjects at test prompts at the run's last checkpoint, if it was measured."""
-    wanted = {
-        "table": "recall",
-        "measure": "generation",
-        "relation": "bound",
-        "family": "test",
-        "subset": "all",
-    }
-    found = [
-        r
-        for r in rows
-        if all(r.get(k) == v for k, v in wanted.items()) and r.get("split") != "seen"
-    ]
-    return (
-        f"   test prompts {max(found, key=lambda r: r['checkpoint'])['value']:.2f}" if found else ""
-    )
+    """Recall at test prompts, held-out subjects, the last checkpoint; "" if not measured."""
+    wanted = {"table": "recall", "measure": "generation", "relation": "bound"}
+    wanted |= {"family": "test", "subset": "all"}
+    found = [row for row in rows if wanted.items() <= row.items() and row.get("split") != "seen"]
+    if not found:
+        return ""
+    return f"   test prompts {max(found, key=lambda row: row['checkpoint'])['value']:.2f}"

@@ -1,25 +1,27 @@
-"""The one tidy table of a sweep: which rows of a run's tables become its rows, and how they are kept.
+"""The one tidy table of a sweep: which rows of a run's tables it keeps, and how it is written.
 
-A run's rows are the headline ones of the tables that its stages wrote: bound and unbound relations, the last checkpoint
-of each phase, and, of a table over sites, the site that is largest at the last checkpoint (looked for there: its
-height is not to be claimed without `null_p_max`). `[rows.TABLE]` in the grid file asks for others; there
-`checkpoint = ["all"]` asks for every checkpoint, as curves over training need them (`analysis.curves`).
+    headline_rows(read_table(run_dir, "cka"), {"site": ("embed",)}, name="cka")
+    read_sweep("results/headline")
+
+A run's rows are the headline ones of the tables its stages wrote: bound and unbound relations, the
+last checkpoint of each phase and, in a table over sites, the site that is largest at the last
+checkpoint (chosen there: do not claim its height without `null_p_max`). `[rows.TABLE]` in the grid
+file asks for others; `checkpoint = ["all"]` there keeps every checkpoint, for curves over training
+(`analysis.curves`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from training.base.errors import BadInput
 from training.base.files import commit, read_json, seal, verify, write_with
 from training.runs.checkpoints import list_checkpoints
-from training.runs.table_files import at_largest_site
-
-TABLE = "sweep"
-
+from training.runs.table_files import at_largest_site, pick
 
 SIDES = ("bound", "unbound")
-
-
+ALL = ("all",)
 HEADLINE: dict[str, dict[str, tuple]] = {
     "recall": {
         "measure": ("generation", "generation_gain", "multiple_choice"),
@@ -37,62 +39,25 @@ HEADLINE: dict[str, dict[str, tuple]] = {
     "interchange": {"measure": ("share", "gain"), "outcome": ("relation",)},
     "repurposing": {},
 }
-
-
-# What tells rows of one table apart, besides the checkpoint and the site.
-KEYS = (
-    "relation",
-    "object_relation",
-    "family",
-    "family_y",
-    "subset",
-    "split",
-    "direction",
-    "vector",
-    "position",
-    "outcome",
-    "reference",
-    "measure",
-    "estimator",
-)
-
-
-STAGE = ("checkpoint", "phase", "epoch", "step")
-
-
-NUMBERS = (
-    "value",
-    "low",
-    "high",
-    "null_p",
-    "null_p_max",
-    "n",
-    "n_prompts",
-    "n_candidates",
-    "chance",
-    "majority",
-)
-
-
-KEPT = (*STAGE, *KEYS, "site", *NUMBERS, "reason")
-
-
-ALL = ("all",)
+# What distinguishes rows of one table, besides the checkpoint and the site.
+KEYS = ("relation", "object_relation", "family", "family_y", "subset", "split", "direction")
+KEYS += ("vector", "position", "outcome", "reference", "measure", "estimator")
+NUMBERS = ("value", "low", "high", "null_p", "null_p_max")
+NUMBERS += ("n", "n_prompts", "n_candidates", "chance", "majority")
+KEPT = ("checkpoint", "phase", "epoch", "step", *KEYS, "site", *NUMBERS, "reason")
 
 
 def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: str = ""):
     """The rows of a run's table that its sweep keeps, with the columns KEPT that it has.
 
-    wanted: column -> values; default: those of HEADLINE. A site named there is not looked for.
-    Raises BadInput for a column that the table lacks.
+    wanted: column -> values; default: those of HEADLINE. Without a site there, the best site is
+    chosen. Raises BadInput for a column or value that the table lacks.
     """
-    chosen = {**HEADLINE.get(name, {}), **(wanted or {})}
-    every = chosen.get("checkpoint") == ALL
+    wanted = dict(wanted or {})
+    every = wanted.get("checkpoint") == ALL
     if every:
-        chosen, wanted = (
-            {k: v for k, v in some.items() if k != "checkpoint"} for some in (chosen, wanted)
-        )
-    for column, values in (wanted or {}).items():
+        del wanted["checkpoint"]
+    for column, values in wanted.items():
         if column not in table:
             raise BadInput(
                 f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}."
@@ -100,17 +65,16 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
         if not set(values) & set(table[column]):
             there = ", ".join(map(str, dict.fromkeys(table[column].dropna())))
             raise BadInput(
-                f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: {there}."
+                f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: "
+                f"{there}."
             )
-    for column, values in chosen.items():
-        if column in table:
-            table = table[table[column].isin(values)]
+    chosen = {**HEADLINE.get(name, {}), **wanted}
+    table = pick(table, **chosen)
     if "relation" in table and "relation" not in chosen and set(SIDES) & set(table["relation"]):
-        table = table[table["relation"].isin(SIDES)]
+        table = pick(table, relation=SIDES)
     if "split" in table and set(table["split"]) - {"all"}:
-        table = table[
-            table["split"].isin(chosen.get("split", ("held-out",))) & (table["split"] != "all")
-        ]
+        splits = chosen.get("split", ("held-out",))
+        table = pick(table, split=tuple(split for split in splits if split != "all"))
     if "checkpoint" in table and len(table) and not every:
         last = table.groupby(table["phase"].fillna(""))["checkpoint"].transform("max")
         table = table[table["checkpoint"] == last]
@@ -120,7 +84,7 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
 
 
 def _at_best_site(table):
-    """Of each kind of row those at its largest site; where it has no value, one row that says so."""
+    """Each kind of row at its largest site; for a kind without a value, one row to show that."""
     import pandas as pd
 
     keys = [k for k in KEYS if k in table]
@@ -131,46 +95,41 @@ def _at_best_site(table):
     return pd.concat(parts) if parts else table
 
 
-def training_rows(folder: Path, phase: str) -> list[dict]:
-    """Steps, tokens, seconds and recall in the last epoch of a training phase, from its run.json and log.jsonl.
+def training_rows(folder: Path) -> list[dict]:
+    """Steps, tokens, seconds and last recall of the phase trained in a directory, and its
+    checkpoints.
 
-    Also, of each checkpoint that it left, tokens_so_far: those of this phase; `reference` names the checkpoint that the
-    phase started from.
+    For each checkpoint: tokens_so_far (in this phase) and, as `reference`, the checkpoint it came
+    from.
     """
-    import json
-    from itertools import pairwise
-
-    log = Path(folder) / "log.jsonl"
+    ((phase, record),) = read_json(folder / "run.json")["phases"].items()
+    log = folder / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     steps = [step for step in map(json.loads, lines) if step["phase"] == phase]
-    # The clock of the log starts anew where a run was resumed.
+    # The clock of the log restarts when a run is resumed.
     ends = [a["seconds"] for a, b in pairwise(steps) if b["seconds"] < a["seconds"]]
     found = {
         "steps": len(steps),
         "tokens": sum(step["tokens"] for step in steps),
         "seconds": sum(ends) + steps[-1]["seconds"] if steps else 0,
-        "train_recall": read_json(Path(folder) / "run.json")["phases"]
-        .get(phase, {})
-        .get("train_recall"),
+        "train_recall": record.get("train_recall"),
     }
-    rows = [
-        {"phase": phase, "measure": name, "value": v} for name, v in found.items() if v is not None
-    ]
-    for saved in (c for c in list_checkpoints(Path(folder)) if c.phase == phase):
+    rows = [{"measure": name, "value": v} for name, v in found.items() if v is not None]
+    for saved in (c for c in list_checkpoints(folder) if c.phase == phase):
         tokens = sum(step["tokens"] for step in steps if step["step"] <= saved.step)
         parent = read_json(saved.folder / "stage.json").get("parent") or ""
-        stage = {"checkpoint": saved.name, "phase": phase, "epoch": saved.epoch, "step": saved.step}
-        rows.append({**stage, "reference": parent, "measure": "tokens_so_far", "value": tokens})
+        row = {"reference": parent, "measure": "tokens_so_far", "value": tokens}
+        rows.append({**saved.stage, **row})
     return rows
 
 
 def sweep_path(results: Path) -> Path:
     """Where a sweep's table is."""
-    return Path(results) / "tables" / f"{TABLE}.csv"
+    return Path(results) / "tables" / "sweep.csv"
 
 
 def read_sweep(results: Path):
-    """The table of a sweep, an empty one if none is there. Raises Damaged, BadInput."""
+    """The table of a sweep, an empty one if there is none. Raises Damaged, BadInput."""
     import pandas as pd
 
     path = sweep_path(results)
@@ -179,22 +138,15 @@ def read_sweep(results: Path):
     table = pd.read_csv(
         verify(path), keep_default_na=False, na_values=[""], dtype={"run": str, "condition": str}
     )
-    if "run" not in table or "measure" not in table or "value" not in table:
-        raise BadInput(f"{path} lacks the column run, measure or value: it is no table of a sweep.")
+    if not {"run", "measure", "value"} <= set(table):
+        raise BadInput(f"{path} lacks the column run, measure or value: it is not a sweep's table.")
     return table
 
 
-def add_run(
-    results: Path,
-    table,
-    run: str,
-    rows: Iterable[Mapping],
-    labels: Mapping[str, object],
-    device: str = "cpu",
-):
-    """Append a run's rows to the table and write it, whole; returns the table. A run that is there stays as it is.
+def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device: str = "cpu"):
+    """Append a run's rows to the table, write it whole and return it; a run that is there stays.
 
-    device: what the run ran on; tables from before there was a GPU lack the column.
+    device: what the run ran on; tables from before GPUs lack the column.
     """
     import pandas as pd
 
@@ -209,3 +161,21 @@ def add_run(
     write_with(path, lambda part: table.to_csv(part, index=False))
     seal(path.parent, [path.name])
     return table
+
+
+def mean_seconds(table) -> dict[str, float]:
+    """Stage -> mean seconds that the finished runs of a sweep's table took."""
+    if "measure" not in table:
+        return {}
+    rows = table[table["measure"] == "seconds"]
+    stage = rows["phase"].where(rows["table"] == "training", rows["table"])
+    return rows.groupby(stage)["value"].mean().to_dict()
+
+
+def made_by_other_code(table) -> int:
+    """How many runs of a sweep's table another commit made."""
+    if "commit" not in table:
+        return 0
+    now = commit().removesuffix("+")
+    other = table["commit"].astype(str).str.removesuffix("+") != now
+    return int(table.loc[other, "run"].nunique())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from training.base.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.base.errors import DiskFull, UserError
@@ -79,6 +79,20 @@ class TrainingSettings:
     def sequences_per_step(self) -> int:
         """Rows of a batch, over all processes."""
         return self.batch_size // self.facts_per_sequence
+
+
+# Tokens of a fact in a training sequence, for estimates.
+ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
+
+
+class Work(NamedTuple):
+    """What a stage leaves, and what it costs."""
+
+    facts: tuple
+    prompts: tuple
+    steps: int
+    tokens: float
+    """Per step, estimated."""
 
 
 def resolved_precision(precision: str) -> str:

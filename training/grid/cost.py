@@ -1,0 +1,208 @@
+"""Before a grid starts: whether every stage of every run can run, and what it all will cost.
+
+Each training command checks its own options and says what it leaves and takes (its `check`).
+Seconds are those of 2 CPU cores without a GPU, from rates measured there, or the mean that a stage
+took in this sweep so far: for deciding whether to start, not for a paper.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from training.base.console import megabytes, minutes
+from training.base.errors import BadInput, UserError
+from training.data.prompts import preset_prompts
+from training.grid.file import Grid
+from training.grid.plan import Plan
+from training.grid.stages import Call, Stage
+from training.loop.obtain import obtain
+from training.loop.trainer import Work
+from training.runs.checkpoints import checkpoint_name
+from training.weights.loading import weights_files
+from training.weights.names import can_be_had, is_here
+
+# Measured on SmolLM2-135M: .97 s per step of 160 tokens, 35 prompts per second answered, 30 read.
+# Overhead bounds a small model instead.
+FLOPS = 1.3e11
+STEP_SECONDS = 0.02
+PROMPT_SECONDS = 1 / 2000
+MEASURE_SECONDS = 5.0
+STATES_BYTES = 4
+
+
+class BaseModel(NamedTuple):
+    """A base model's size; 0 if it must be fetched or made first, then `absent` is its name."""
+
+    parameters: int
+    numbers: int
+    """In all hidden states of one prompt: sites x width."""
+    absent: str = ""
+
+
+class Cost(NamedTuple):
+    """Of the unfinished part of a plan."""
+
+    tasks: Mapping[str, float]
+    """Task name -> seconds, including its measurements."""
+    peak: float
+    """Bytes on disk while it runs."""
+    left: float
+    """Bytes on disk when it is done."""
+    absent: tuple[str, ...]
+    """Base models that must be fetched or made first; their cost is not counted."""
+
+
+def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[Work]]]:
+    """Each run's base model and the work of each of its calls. fetch: get missing base models.
+
+    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a number out of
+    range.
+    """
+    work_of, model_of = cache(_work), cache(_base_model)
+    found = []
+    for run in grid.runs:
+        facts, prompts, work = (), (), []
+        for place, call in enumerate(run.calls):
+            given = tuple(sorted(call.given.items()))
+            try:
+                work.append(work_of(call.stage, given, facts, prompts))
+                if call.stage.starts:
+                    model = model_of(call.build().model, fetch)
+                if call.stage.name == "extend":
+                    _check_start(call.values["start"], run.calls[:place])
+            except UserError as error:
+                where = f"run {run.label}: " if run.label else ""
+                raise BadInput(f"{grid.path}: {where}{call.stage.name}: {error}") from error
+            if call.stage.trains:
+                facts, prompts = work[-1].facts, work[-1].prompts
+        found.append((model, work))
+    return found
+
+
+def _work(stage: Stage, given: tuple, facts: tuple, prompts: tuple) -> Work:
+    """What a stage leaves and costs; of a measuring one, the facts and prompts it asks."""
+    options = Call(stage, dict(given)).build(run_dir=Path(), out=Path())
+    if stage.trains:
+        return stage.module.check(options, facts, prompts)
+    if hasattr(options, "preset"):
+        families = getattr(options, "families", ())
+        prompts = tuple(preset_prompts(prompts, options.preset, families=families))
+    return Work(facts=facts, prompts=prompts, steps=0, tokens=0)
+
+
+def _check_start(start: str, before: Sequence[Call]) -> None:
+    """Raise UserError unless a call leaves the checkpoint `start` (or it lies between epochs)."""
+    names = {"000-base"}
+    for call in (c for c in before if c.stage.trains):
+        phase = "generalize" if call.stage.name == "generalize" else "memorize"
+        epochs = (*call.values["save_epochs"], call.values["epochs"])
+        names |= {checkpoint_name(phase, epoch, 0) for epoch in epochs}
+    if start and start not in names and "-step-" not in start:
+        raise UserError(f"--start is {start}; the stages before leave {', '.join(sorted(names))}.")
+
+
+def _base_model(name: str, fetch: bool) -> BaseModel:
+    """Its size, from the headers of its files."""
+    if not fetch and not is_here(name) and can_be_had(name):
+        return BaseModel(0, 0, absent=name)
+    folder = obtain(name)
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
+    width = config.get("hidden_size") or config.get("n_embd") or 1024
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or 24
+    parameters = sum(_parameters(path) for path in weights_files(folder))
+    return BaseModel(parameters, width * (layers + 2))
+
+
+def _parameters(path: Path) -> int:
+    if path.suffix == ".gguf":
+        # A guess: about five bits per weight.
+        return path.stat().st_size * 8 // 5
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        names = file.keys()
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+
+
+def cost_of(plan: Plan, checked: Sequence[tuple], jobs: int, known: Mapping[str, float]) -> Cost:
+    """What a plan will cost. checked: see `check_grid`; known: stage -> mean seconds so far."""
+    # Of each task: seconds by measurement, bytes of weights and of states.
+    seconds: dict[str, dict[str, float]] = {}
+    weights: dict[str, float] = {}
+    states: dict[str, float] = {}
+    for run in (plan.runs[run_id] for run_id in plan.left):
+        model, work = checked[run.index]
+        calls, saved = list(zip(run.run.calls, work, strict=True)), 1
+        for name, (call, load) in zip(run.chain, calls, strict=False):
+            own = _saved(call)
+            saved += own
+            weights[name] = 4.0 * model.parameters * own
+            per_step = max(STEP_SECONDS, 6.0 * model.parameters * load.tokens / FLOPS)
+            seconds.setdefault(name, {})[""] = known.get(call.stage.name, load.steps * per_step)
+        for key, (call, load) in zip(run.measured, calls[len(run.chain) :], strict=True):
+            per_prompt = max(PROMPT_SECONDS, model.parameters / 135e6 / 32)
+            texts = _texts(load)
+            estimate = MEASURE_SECONDS + texts * saved * per_prompt
+            seconds[name][key] = known.get(call.stage.name, estimate)
+            if call.stage.command.startswith("analysis."):
+                size = STATES_BYTES * model.numbers * saved * texts
+                states[name] = max(states.get(name, 0.0), size)
+    models = [model for model, _ in checked]
+    # Two generations of resume state for each job at a time.
+    peak = jobs * 24.0 * max(model.parameters for model in models) if weights else 0.0
+    left = sum(states.values())
+    if plan.grid.keep == "checkpoints":
+        left += sum(weights.values())
+    else:
+        chains = [sum(weights.get(name, 0) for name in run.chain) for run in plan.runs.values()]
+        peak += sum(sorted(chains, reverse=True)[: 2 * jobs])
+    absent = dict.fromkeys(model.absent for model in models if model.absent)
+    totals = {name: sum(parts.values()) for name, parts in seconds.items()}
+    return Cost(totals, left + peak, left, tuple(absent))
+
+
+def _texts(work: Work) -> int:
+    """Prompts that a measuring call reads at a checkpoint."""
+    facts = Counter(fact.relation for fact in work.facts)
+    return sum(facts[prompt.relation] for prompt in work.prompts)
+
+
+def _saved(call: Call) -> int:
+    """Checkpoints that a training call saves."""
+    values = call.values
+    epochs = {*values["save_epochs"], values["epochs"]}
+    return len(epochs) + len(values.get("save_steps", ())) + values.get("dense", 0)
+
+
+def dry_run_lines(plan: Plan, cost: Cost, jobs: int, free: float) -> list[str]:
+    """The runs, their cost and disk in words."""
+    done = len(plan.runs) - len(plan.left)
+    lines = [f"{plan.grid.title}: {len(plan.runs)} runs, {done} of them finished"]
+    told: set[str] = set()
+    for run_id in plan.left:
+        run = plan.runs[run_id]
+        new = [name for name in run.chain if name not in told]
+        shared = [name for name in run.chain if name in told]
+        told |= set(new)
+        seconds = minutes(sum(cost.tasks[name] for name in new))
+        what = " -> ".join(new) or "measured"
+        after = f", after {shared[-1]}" if shared else ""
+        lines.append(f"  {run_id}  {seconds:>7}  {what}{after}  {run.run.label}")
+    calls = [call for t in plan.tasks.values() for call in (t.call, *t.measurements.values())]
+    times = Counter(call.stage.name for call in calls)
+    lines.append(f"stages to run: {', '.join(f'{name} {n} times' for name, n in times.items())}")
+    total = minutes(sum(cost.tasks.values()) / jobs)
+    lines.append(
+        f"about {total} with {jobs} job{'s' if jobs != 1 else ''} (2 CPU cores each, no GPU); disk "
+        f"up to {megabytes(cost.peak)} while it runs, {megabytes(cost.left)} afterwards, "
+        f"{megabytes(free)} free"
+    )
+    if cost.absent:
+        absent = ", ".join(cost.absent)
+        lines.append(f"not on this machine yet, fetched or made first and not counted: {absent}")
+    return lines
