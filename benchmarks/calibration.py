@@ -21,14 +21,10 @@ import numpy as np
 
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.judgement import object_permutation_p
+from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.scores import paired_scores, summaries
 from analysis.measures.similarity import linear_cka_grid
-from analysis.measures.statistics import (
-    linear_cka_jackknife,
-    max_statistic_test,
-    permutation_null_cka,
-    permutation_p,
-)
+from analysis.measures.statistics import jackknife_interval, max_statistic_test, permutation_p
 from analysis.measures.transfer import fit_probes
 from training.base.errors import BadInput
 
@@ -108,8 +104,8 @@ def coverage(options: Options) -> Iterator[dict]:
             inside = []
             for rng in _rngs(options, "coverage", n):
                 x, y, truth = related_states(rng, n, massive=massive)
-                interval = linear_cka_jackknife(x, y)
-                inside.append(interval.low <= truth <= interval.high)
+                found = jackknife_interval(*leave_one_out_cka(x[None], y[None]))
+                inside.append(found.low[0] <= truth <= found.high[0])
             words = (
                 f"jackknife of debiased CKA, one feature of {MASSIVE:g} times the size"
                 if massive

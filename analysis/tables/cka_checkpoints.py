@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from analysis.measures.statistics import leave_one_out_cka
+from analysis.measures.resampling import leave_one_out_cka
 from analysis.tables.cka import ROBUST, TREATMENTS
 from analysis.tables.driver import scored_tables
 from analysis.tables.stack import FEWEST_SUBJECTS, Stack, sites_first, summary_rows
