@@ -108,7 +108,7 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
         call()
 
 
-# --- folders and tables --------------------------------------------------------------------------------------------
+# --- folders and tables
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):

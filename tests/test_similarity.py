@@ -440,7 +440,7 @@ def test_rsa_is_spearman_of_the_distance_matrices():
 
 
 def simulated_relations(rng, n=60, relations=3, d=48, pool=12, prompts=2, *, shared, means=5.0):
-    """States with a subject code, each side's own answer code and, if shared, one common code besides."""
+    """States with a subject code, an answer code per side and, if shared, one common code."""
     objects = np.stack([rng.permutation(np.arange(n) % pool) for _ in range(relations)])
     subject = rng.normal(size=(n, d))
     xs, ys = [], []

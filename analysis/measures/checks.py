@@ -52,10 +52,7 @@ def to_float64(x: Any, name: str) -> Array:
     try:
         return np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(
-            f"{name} cannot be read as an array of numbers ({error}); give rows of equal length "
-            "as a numpy array or torch tensor"
-        ) from error
+        raise BadInput(f"{name} cannot be read as an array of numbers: {error}") from error
 
 
 def to_states(x: Any, name: str = "x") -> Array:
@@ -63,8 +60,7 @@ def to_states(x: Any, name: str = "x") -> Array:
     x = to_float64(x, name)
     if x.ndim != 2 or x.shape[1] == 0:
         raise BadInput(
-            f"{name} has shape {x.shape}; expected (n, d), one row per fact; "
-            "select one site and one prompt first"
+            f"{name} has shape {x.shape}; expected (n, d), one row per fact, of one site and prompt"
         )
     if len(x) < LEAST_ROWS:
         raise TooFewRows(
@@ -73,9 +69,8 @@ def to_states(x: Any, name: str = "x") -> Array:
     finite = np.isfinite(x).all(axis=1)
     if not finite.all():
         raise BadInput(
-            f"{name} has NaN or infinity in row {int(np.argmin(finite))} "
-            f"({int((~finite).sum())} of {len(x)} rows); extract in bfloat16 or float32, "
-            "float16 overflows in the residual stream"
+            f"{name} has NaN or infinity in row {int(np.argmin(finite))} ({(~finite).sum()} of "
+            f"{len(x)} rows); extract in bfloat16 or float32, float16 overflows"
         )
     return x
 
@@ -160,8 +155,7 @@ def check_entities(groups: Groups, n: int) -> None:
     if len(sizes) < n:
         raise RepeatedEntity(
             f"groups names {len(sizes)} entities in {n} rows, up to {sizes.max()} rows per entity; "
-            "this estimator needs one row per entity: compute it within one relation and one "
-            "prompt, then average the values"
+            "this estimator needs one: compute it within one relation and prompt, then average"
         )
 
 
@@ -169,8 +163,8 @@ def check_paired(n_x: int, n_y: int) -> None:
     """Raises BadInput where the sides have different numbers of rows."""
     if n_x != n_y:
         raise BadInput(
-            f"x has {n_x} rows and y {n_y}; row i of both must be the same fact: "
-            "select the facts present on both sides, in one order"
+            f"x has {n_x} rows and y {n_y}; row i of both must be the same fact, "
+            "so select the facts that both sides have, in one order"
         )
 
 
@@ -195,8 +189,7 @@ def to_pair(
     check_paired(len(x), len(y))
     if same_width and x.shape[1] != y.shape[1]:
         raise BadInput(
-            f"x has d={x.shape[1]} and y d={y.shape[1]}; cosines need one space: "
-            "take both sides at the same site, or use linear_cka"
+            f"x has d={x.shape[1]} and y d={y.shape[1]}; cosines need one space, CKA does not"
         )
     check_entities(groups, len(x))
     if varied:
@@ -215,8 +208,7 @@ def to_site_pair(
     check_entities(groups, xs.shape[1])
     if same_sites and len(xs) != len(ys):
         raise BadInput(
-            f"xs has {len(xs)} sites and ys {len(ys)}; give the same sites, "
-            "or grid=True for all pairs"
+            f"xs has {len(xs)} sites and ys {len(ys)}; give the same, or grid=True for all pairs"
         )
     warn_if_small(xs.shape[1])
     return xs, ys

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.measures import hsic
 from analysis.measures.checks import (
     Array,
     Groups,
@@ -27,36 +28,19 @@ from analysis.measures.checks import (
     to_states,
     warn_if_small,
 )
-from analysis.measures.hsic import (
-    NOTHING_LEFT,
-    centre,
-    check_something_left,
-    cka_tables,
-    inner_products,
-    linear_gram,
-    orthonormal,
-    u_centre,
+from analysis.measures.statistics import (
+    Interval,
+    Rng,
+    jackknife_interval,
+    permutation_p,
+    permutations,
 )
-from analysis.measures.statistics import Rng, jackknife_interval, permutation_p, permutations
 from training.base.errors import BadInput
 
 NULL_ELEMENTS = 400_000
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A debiased CKA with its delete-one-row interval; null (N,) and p if draws were asked for."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    d: int
-    null: Array | None = None
-    p: float | None = None
-
-
-def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Estimate:
+def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Interval:
     """Debiased linear CKA with the kernels of `given` projected out of both U-centred Grams.
 
     >>> rng = np.random.default_rng(0)
@@ -76,12 +60,14 @@ def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Estimate:
         _conditioning_kernel(g, len(x), f"given[{k}]")
         for k, g in enumerate([given] if single else given)
     ]
-    return _estimate(u_centre(linear_gram(x)), u_centre(linear_gram(y)), kernels, x.shape[1])
+    return _estimate(
+        hsic.u_centre(hsic.linear_gram(x)), hsic.u_centre(hsic.linear_gram(y)), kernels
+    )
 
 
 def object_kernel(
     x: Any, labels: Sequence | Array, groups: Groups = None, *, n: int = 0, rng: Rng = 0
-) -> Estimate:
+) -> Interval:
     """Debiased CKA of states with the one-hot object of each row: do the states carry the answer?
 
     >>> rng = np.random.default_rng(0)
@@ -99,8 +85,8 @@ def object_kernel(
     check_entities(groups, len(x))
     check_varied(x, "x")
     warn_if_small(len(x))
-    a, b = u_centre(linear_gram(x)), label_kernel(labels, len(x), "labels")
-    estimate = _estimate(a, b, [], x.shape[1])
+    a, b = hsic.u_centre(hsic.linear_gram(x)), label_kernel(labels, len(x), "labels")
+    estimate = _estimate(a, b, [])
     if n == 0:
         return estimate
     norm = np.linalg.norm(a) * np.linalg.norm(b)
@@ -121,9 +107,9 @@ def label_kernel(labels: Any, n: int, name: str) -> Array:
         raise NotIdentifiable(
             f"{name}: all {n} rows have the same object, so the object kernel is constant"
         )
-    kernel = u_centre((codes[:, None] == codes).astype(np.float64))
+    kernel = hsic.u_centre((codes[:, None] == codes).astype(np.float64))
     # One odd row among equal ones: entries are sums of row terms, which U-centring removes.
-    if np.linalg.norm(kernel) <= NOTHING_LEFT * n:
+    if np.linalg.norm(kernel) <= hsic.NOTHING_LEFT * n:
         raise NotIdentifiable(
             f"{name}: objects occur {sorted(counts.tolist())} times, which leaves the object "
             "kernel no variance; use relations whose objects are more balanced"
@@ -138,21 +124,20 @@ def _conditioning_kernel(given: Any, n: int, name: str) -> Array:
     check_varied(x, name)
     if len(x) != n:
         raise BadInput(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
-    return u_centre(linear_gram(x))
+    return hsic.u_centre(hsic.linear_gram(x))
 
 
-def _estimate(a: Array, b: Array, kernels: Sequence[Array], d: int) -> Estimate:
+def _estimate(a: Array, b: Array, kernels: Sequence[Array]) -> Interval:
     """CKA of U-centred Grams a, b (n, n) without those of the kernels (n, n), with its interval."""
     n, count = len(a), len(kernels)
     if n < 5:
         raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
-    full, left_out = inner_products(np.array([a, b, *kernels]))
-    check_something_left(full, count, ("x", "y"))
+    full, left_out = hsic.inner_products(np.array([a, b, *kernels]))
+    hsic.check_something_left(full, count, ("x", "y"))
     value, left_out = (
-        cka_tables(products, count, 1)[..., 0, 0, 0] for products in (full, left_out)
+        hsic.cka_tables(products, count, 1)[..., 0, 0, 0] for products in (full, left_out)
     )
-    interval = jackknife_interval(value, left_out)
-    return Estimate(interval.value, interval.low, interval.high, n, d)
+    return jackknife_interval(value, left_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,16 +197,16 @@ def crossed_contrast(
     (prompts, r, subjects, _), d = semantic.shape, rote.shape[2]
     kernels = _given_kernels(given, subjects) if partialled else np.zeros((0, subjects, subjects))
     weights = _weights(r)
-    left, right = u_centre(linear_gram(rote)), u_centre(linear_gram(semantic))
-    full, left_out = inner_products(
+    left, right = hsic.u_centre(hsic.linear_gram(rote)), hsic.u_centre(hsic.linear_gram(semantic))
+    full, left_out = hsic.inner_products(
         np.concatenate([left, right.reshape(prompts * r, subjects, subjects), kernels])
     )
     sides = [f"xs[{q!r}]" for q in names]
     sides += [f"ys[{q!r}] prompt {p}" for p in range(prompts) for q in names]
-    check_something_left(full, len(kernels), sides)
-    tables = cka_tables(full, len(kernels), r)
+    hsic.check_something_left(full, len(kernels), sides)
+    tables = hsic.cka_tables(full, len(kernels), r)
     per_prompt = np.einsum("prq,rq->p", tables, weights)
-    left_out = np.einsum("iprq,rq->pi", cka_tables(left_out, len(kernels), r), weights)
+    left_out = np.einsum("iprq,rq->pi", hsic.cka_tables(left_out, len(kernels), r), weights)
     interval = jackknife_interval(per_prompt.mean(), left_out.mean(axis=0))
     null = _null_contrasts(left, semantic, kernels, _relation_orders(n, subjects, r, rng), weights)
     p = float(permutation_p(interval.value, null, "two-sided")) if n else np.nan
@@ -255,19 +240,14 @@ def _crossed_states(
 ) -> tuple[tuple, Array, Array]:
     """Relation names, rote (R, n, d_x), and centred, scaled semantic states (P, R, n, d_y)."""
     xs, ys = _by_relation(xs), _by_relation(ys)
-    names = tuple(xs) if relations is None else tuple(relations)
+    names = tuple(dict.fromkeys([*xs, *ys]) if relations is None else relations)
     for side, states in (("xs", xs), ("ys", ys)):
         missing = [name for name in names if name not in states]
         if missing:
             raise NotIdentifiable(
-                f"{side} has no states of relations {missing} (it has {list(states)}); "
-                "the contrast crosses every relation with every other"
+                f"{side} has no states of relations {missing} (it has {list(states)}); the "
+                "contrast needs both sides of each: give them, or name the others in `relations`"
             )
-    if relations is None and any(q not in xs for q in ys):
-        raise NotIdentifiable(
-            f"ys has relations {[q for q in ys if q not in xs]} without rote states in xs; "
-            "give them, or name the relations to cross in `relations`"
-        )
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise NotIdentifiable(
             f"relations {list(names)}: a contrast needs at least two different relations over the "
@@ -276,7 +256,16 @@ def _crossed_states(
     rote = [to_states(xs[name], f"xs[{name!r}]") for name in names]
     semantic = [_prompts(ys[name], f"ys[{name!r}]") for name in names]
     _check_same_subjects(names, [len(x) for x in rote] + [y.shape[1] for y in semantic], groups)
-    _check_alike(rote, semantic)
+    for what, counts in (
+        ("prompts", [len(y) for y in semantic]),
+        ("dimensions in xs", [x.shape[1] for x in rote]),
+        ("dimensions in ys", [y.shape[2] for y in semantic]),
+    ):
+        if len(set(counts)) > 1:
+            raise BadInput(
+                f"the relations have {counts} {what}; take all at one site, with as many prompts: "
+                "the null exchanges prompt p of one relation with prompt p of another"
+            )
     for name, x, y in zip(names, rote, semantic, strict=True):
         check_varied(x, f"xs[{name!r}]")
         for p, prompt in enumerate(y):
@@ -285,7 +274,7 @@ def _crossed_states(
     if n < 5:
         raise TooFewRows(f"n={n} subjects; the contrast and its jackknife need at least 5")
     warn_if_small(n)
-    semantic = centre(np.stack(semantic, axis=1))
+    semantic = hsic.centre(np.stack(semantic, axis=1))
     semantic /= np.linalg.norm(semantic, axis=(2, 3), keepdims=True)
     return names, np.stack(rote), semantic
 
@@ -319,20 +308,6 @@ def _check_same_subjects(names: tuple, sizes: list[int], groups: Any) -> None:
     check_entities(groups, sizes[0])
 
 
-def _check_alike(rote: list[Array], semantic: list[Array]) -> None:
-    """Raises BadInput unless all relations have equally many prompts and one width per side."""
-    counts = [len(y) for y in semantic]
-    if len(set(counts)) > 1:
-        raise BadInput(
-            f"the relations have {counts} prompts; give each relation the same number, because "
-            "the null exchanges prompt p of one relation with prompt p of another"
-        )
-    for side, states in (("xs", rote), ("ys", semantic)):
-        widths = sorted({z.shape[-1] for z in states})
-        if len(widths) > 1:
-            raise BadInput(f"{side} has states of d={widths}; take all relations at one site")
-
-
 def _given_kernels(given: Any, n: int) -> Array:
     """(k, n, n) the U-centred kernels to project out."""
     if given is None or len(given) == 0:
@@ -359,7 +334,7 @@ def _null_contrasts(
     """
     prompts, r, n, _ = semantic.shape
     flat = kernels.reshape(len(kernels), n * n)
-    basis = orthonormal(flat) if len(flat) else flat
+    basis = hsic.orthonormal(flat) if len(flat) else flat
     left = left.reshape(r, -1)
     left = left - (left @ basis.T) @ basis
     left /= np.linalg.norm(left, axis=1, keepdims=True)

@@ -46,9 +46,8 @@ BLOCKS = (0.125, 0.25, 0.5, 1.0)
 class ProbeScore:
     """value: accuracy on left-out rows, with its t interval over entities; correct: (n,) by row.
 
-    fitted: accuracy on the fitting rows (1 for any labels where n <= d); chance: always guessing
-    the fitting rows' commonest class; guess: (n,) whether that is right; entities, classes: how
-    many.
+    fitted: accuracy on the fitting rows (1 for any labels where n <= d); chance: of always guessing
+    their commonest class; guess: (n,) whether that is right; entities, classes: how many.
     """
 
     value: float
@@ -76,9 +75,6 @@ class Selectivity:
     high: float
     task: Array
     control: Array
-    n: int
-    entities: int
-    d: int
 
 
 @dataclass(frozen=True)
@@ -211,21 +207,18 @@ def selectivity(
     True
 
     Both can be read from who the row is about; only the task from what is known about them. draws:
-    control tasks averaged; the interval is over entities, given those draws. Otherwise as `probe`.
-    Raises TooFewRows if every entity has one row (a row split is then an entity split).
+    control tasks averaged. Otherwise as `probe`; TooFewRows if every entity has one row.
     """
     who = _entities(groups, len(labels))
     if who.max() + 1 == len(who):
         raise TooFewRows(
-            f"{len(who)} rows of {len(who)} entities; a row split needs several rows (prompts) per "
-            "entity"
+            f"{len(who)} rows of {len(who)} entities; a row split needs several rows of each"
         )
     how = dict(split="row", seed=seed, **options)
     task = probe(x, labels, who, **how)
     controls = [control_labels(labels, who, seed + draw) for draw in range(draws)]
     control = np.mean([probe(x, c, who, **how).correct for c in controls], axis=0)
-    span = _over_entities(task.correct - control, who)
-    return Selectivity(*span, task.correct, control, task.n, task.entities, task.d)
+    return Selectivity(*_over_entities(task.correct - control, who), task.correct, control)
 
 
 def online_code(
@@ -341,20 +334,15 @@ def _finds_own(queries: Array, candidates: Array) -> Array:
 
 
 def relation_probe(
-    x: Mapping[str, Any],
-    y: Mapping[str, Any],
-    subjects: Mapping[str, Sequence],
-    *,
-    folds: int = FOLDS,
-    seed: int = 0,
-    allow_degenerate: bool = False,
+    x: Mapping[str, Any], y: Mapping[str, Any], subjects: Mapping[str, Sequence], **options: Any
 ) -> Transfer:
     """Which relation does a state ask? Fitted on x of some subjects, scored on y of the others.
 
     x: per relation the states (n_r, S, d) of one kind of prompt; y: of another kind, (n_r, S, d) or
     (P_r, n_r, S, d), cut to the smallest P_r; subjects: (n_r,) whom the rows are about, in one fold
     in all relations. Answers come relation by relation in the order of x. Use different kinds of
-    prompt: within one kind the probe knows a relation by its wording. Raises as `transfer`.
+    prompt: within one kind the probe knows a relation by its wording. options: of
+    `fit_probes`. Raises as `transfer`.
     """
     stacks = {r: to_float64(some, f"y of {r}") for r, some in y.items()}
     stacks = {r: some[None] if some.ndim == 3 else some for r, some in stacks.items()}
@@ -362,9 +350,9 @@ def relation_probe(
     labels = np.repeat(list(x), [len(some) for some in x.values()])
     who = [subject for relation in x for subject in subjects[relation]]
     states = np.concatenate([to_float64(some, f"x of {r}") for r, some in x.items()])
-    how = dict(folds=folds, seed=seed, allow_degenerate=allow_degenerate)
     answers = np.concatenate([stacks[r][:prompts] for r in x], axis=1)
-    return fit_probes(states, labels, who, **how).score(answers, allow_degenerate=allow_degenerate)
+    fitted = fit_probes(states, labels, who, **options)
+    return fitted.score(answers, allow_degenerate=options.get("allow_degenerate", False))
 
 
 def _entities(groups: Groups, n: int) -> Array:

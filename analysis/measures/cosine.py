@@ -6,7 +6,7 @@ give every pairing or a null; the other functions take one site.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,13 @@ from analysis.measures.checks import (
 )
 from analysis.measures.hsic import centre
 from analysis.measures.scores import Scores
-from analysis.measures.statistics import Rng, jackknife_interval, mean_interval, permutations
+from analysis.measures.statistics import (
+    Interval,
+    Rng,
+    jackknife_interval,
+    mean_interval,
+    permutations,
+)
 from training.base.errors import BadInput
 
 
@@ -36,33 +42,6 @@ class Retrieval:
     chance: float
     chance_top5: float
     chance_mrr: float
-    n: int
-    d: int
-
-
-@dataclass(frozen=True)
-class CosineAlignment:
-    """value: mean cosine of paired rows with its t interval; null: mean over mismatched pairs."""
-
-    value: float
-    low: float
-    high: float
-    null: float
-    n: int
-    d: int
-
-
-@dataclass(frozen=True)
-class DeltaCosine:
-    """value: within - between, with its delete-one-subject interval; n rows."""
-
-    value: float
-    low: float
-    high: float
-    within: float
-    between: float
-    n: int
-    d: int
 
 
 def pair_measures(x: Array, y: Array) -> dict[str, Array]:
@@ -159,17 +138,14 @@ def retrieval(x: Any, y: Any, *, groups: Groups = None) -> Retrieval:
     against the fact. Raises as `linear_cka`, and BadInput where the widths differ.
     """
     x, y = to_pair(x, y, groups, same_width=True)
-    n, d = x.shape
     cosine = _units(centre(y), "y") @ _units(centre(x), "x").T
     rank = np.sum(cosine >= np.diagonal(cosine)[:, None], axis=1)
     found = (float(np.mean(score)) for score in (rank == 1, rank <= 5, 1 / rank))
-    return Retrieval(*found, *chances(n).values(), n, d)
+    return Retrieval(*found, *chances(len(x)).values())
 
 
-def cosine_alignment(
-    x: Any, y: Any, *, centre: bool = True, groups: Groups = None
-) -> CosineAlignment:
-    """Mean cosine of paired states, with the mean over mismatched pairs as its baseline.
+def cosine_alignment(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> Interval:
+    """Mean cosine of paired states, with the mean over mismatched pairs as its baseline `null`.
 
     >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 8)) + 9  # nothing shared but the mean
     >>> raw = cosine_alignment(x, y, centre=False)
@@ -183,15 +159,14 @@ def cosine_alignment(
     x, y = to_pair(x, y, groups, varied=centre, same_width=True)
     if centre:
         x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    n, d = x.shape
+    n = len(x)
     x, y = _units(x, "x"), _units(y, "y")
     paired = np.sum(x * y, axis=1)
     mismatched = (x.sum(axis=0) @ y.sum(axis=0) - paired.sum()) / (n * (n - 1))
-    interval = mean_interval(paired)
-    return CosineAlignment(interval.value, interval.low, interval.high, float(mismatched), n, d)
+    return replace(mean_interval(paired), null=float(mismatched))
 
 
-def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None) -> DeltaCosine:
+def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None) -> Interval:
     """Mean cosine within relations minus between relations; pairs sharing a subject are left out.
 
     >>> rng = np.random.default_rng(0)
@@ -200,12 +175,12 @@ def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None)
     >>> round(delta_cosine(states, labels, np.tile(np.arange(20), 3)).value, 2)
     0.47
 
-    states: (n, d) raw; labels: (n,) relations; subjects: (n,), default all different. The interval
-    leaves out one subject with all its rows; NaN where that leaves no pair of a kind.
+    states: (n, d) raw; labels: (n,) relations; subjects: (n,), default all different. Jackknife
+    over subjects with all their rows, NaN where one leaves no pair of a kind.
     Raises NotIdentifiable where there is no pair within or between relations.
     """
     states = to_states(states, "states")
-    n, d = states.shape
+    n = len(states)
     relation = to_labels(labels, n)
     subject = np.arange(n) if subjects is None else to_labels(subjects, n, "subjects")
     unit = _units(states, "states")
@@ -224,13 +199,12 @@ def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None)
                 f"no two rows {kind} with different subjects among {n} rows of "
                 f"{relation.max() + 1} relations; give two relations of two subjects each, or more"
             )
-    within, between = (float(total[0] / total[1]) for total in totals)
+    within, between = (total[0] / total[1] for total in totals)
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = [
             (t[0] - 2 * s[0]) / (t[1] - 2 * s[1]) for t, s in zip(totals, per_subject, strict=True)
         ]
-    interval = jackknife_interval(within - between, left_out[0] - left_out[1])
-    return DeltaCosine(interval.value, interval.low, interval.high, within, between, n, d)
+    return jackknife_interval(within - between, left_out[0] - left_out[1])
 
 
 def rsa(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> float:
@@ -264,8 +238,7 @@ def _units(x: Array, name: str = "") -> Array:
     lengths = np.linalg.norm(x, axis=-1, keepdims=True)
     if name and not lengths.all():
         raise DegenerateStates(
-            f"{name}: row {int(np.argmin(lengths))} is zero, its cosine is undefined; "
-            "leave the fact out"
+            f"{name}: row {int(np.argmin(lengths))} is zero and has no cosine; leave the fact out"
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         return x / lengths

@@ -211,10 +211,9 @@ def judge(
     >>> judge(rote, semantic, objects, relations, subjects, n=99).label
     'one shared route'
 
-    rote: (m, d), semantic: (m, d) or (P, m, d); objects, relations, subjects: (m,); row i of all is
-    one fact. n: draws of the nulls. "not identifiable" with one relation, with relations about
-    different subjects, or with objects that no two subjects share.
-    Raises BadInput, DegenerateStates, TooFewRows.
+    rote: (m, d), semantic: (m, d) or (P, m, d); objects, relations, subjects: (m,), row i one fact;
+    n: draws of the nulls. "not identifiable" with one relation, relations about different subjects,
+    or objects that no two subjects share. Raises as `linear_cka`.
     """
     rote, semantic = to_float64(rote, "rote"), to_float64(semantic, "semantic")
     semantic = semantic[None] if semantic.ndim == 2 else semantic

@@ -8,13 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.measures import hsic
 from analysis.measures.checks import Array, Groups, TooFewRows, to_site_pair
-from analysis.measures.hsic import (
-    leave_one_out_factor,
-    nan_where_degenerate,
-    self_hsic1,
-    u_centred_blocks,
-)
 from analysis.measures.statistics import Rng, permutations
 
 # Gathered pairs of one draw that stay in the processor's cache; larger pieces are much slower.
@@ -36,16 +31,16 @@ def leave_one_out_cka(
     across = _row_products_grid if grid else _row_products
     blocks = [
         (across(a, b), _row_products(a, a), _row_products(b, b))
-        for _, a, b in u_centred_blocks(xs, ys)
+        for _, a, b in hsic.u_centred_blocks(xs, ys)
     ]
     xy, xx, yy = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
     for stack, rows, name in ((xs, xx, "xs"), (ys, yy, "ys")):
         total = rows.sum(axis=-1)
-        total = nan_where_degenerate(stack, total, name, allow_degenerate=allow_degenerate)
+        total = hsic.nan_where_degenerate(stack, total, name, allow_degenerate=allow_degenerate)
         rows[np.isnan(total)] = np.nan
     totals = [z.sum(axis=-1) for z in (xy, xx, yy)]
     left_out = [
-        total[..., None] - leave_one_out_factor(n) * z
+        total[..., None] - hsic.leave_one_out_factor(n) * z
         for total, z in zip(totals, (xy, xx, yy), strict=True)
     ]
     return _ratio(*totals, grid), _ratio(*left_out, grid)
@@ -70,7 +65,9 @@ def permutation_null_cka(
     xs, ys = to_site_pair(xs, ys, groups, same_sites=not grid)
     rows, s, t = xs.shape[1], len(xs), len(ys)
     norms = [
-        nan_where_degenerate(stack, self_hsic1(stack), name, allow_degenerate=allow_degenerate)
+        hsic.nan_where_degenerate(
+            stack, hsic.self_hsic1(stack), name, allow_degenerate=allow_degenerate
+        )
         for stack, name in ((xs, "xs"), (ys, "ys"))
     ]
     draws = permutations(rows, n, rng)
@@ -91,7 +88,7 @@ def _grams_by_pair(xs: Array, ys: Array) -> tuple[Array, Array]:
     """U-centred Grams as (n * n, S), (n * n, T): the sites of a pair of rows lie together."""
     n = xs.shape[1]
     grams = np.empty((n, n, len(xs))), np.empty((n, n, len(ys)))
-    for rows, *blocks in u_centred_blocks(xs, ys):
+    for rows, *blocks in hsic.u_centred_blocks(xs, ys):
         for gram, block in zip(grams, blocks, strict=True):
             gram[rows] = block.transpose(1, 2, 0)
     return grams[0].reshape(n * n, -1), grams[1].reshape(n * n, -1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.measures import hsic
 from analysis.measures.checks import (
     Array,
     Groups,
@@ -26,14 +27,6 @@ from analysis.measures.checks import (
     to_states,
 )
 from analysis.measures.cosine import cosine_alignment, mutual_knn, retrieval, rsa
-from analysis.measures.hsic import (
-    centre,
-    grid_hsic1,
-    hsic0,
-    hsic1_gram,
-    nan_where_degenerate,
-    normalised,
-)
 from training.base.errors import BadInput
 
 
@@ -55,10 +48,10 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = True, groups: Groups = None) 
     """
     x, y = to_pair(x, y, groups)
     if debiased:
-        xy, xx, yy = grid_hsic1(x[None], y[None])
-        xx, yy = nan_where_degenerate(x[None], xx), nan_where_degenerate(y[None], yy)
-        return float(normalised(xy[0, 0], xx[0], yy[0]))
-    x, y = centre(x), centre(y)
+        xy, xx, yy = hsic.grid_hsic1(x[None], y[None])
+        xx, yy = hsic.nan_where_degenerate(x[None], xx), hsic.nan_where_degenerate(y[None], yy)
+        return float(hsic.normalised(xy[0, 0], xx[0], yy[0]))
+    x, y = hsic.centre(x), hsic.centre(y)
     if max(x.shape[1], y.shape[1]) < len(x):
         return float(np.sum((y.T @ x) ** 2) / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y))
     k_x, k_y = x @ x.T, y @ y.T
@@ -79,9 +72,9 @@ def linear_cka_grid(
     of DegenerateStates (`site_reasons` says why). Raises as `linear_cka`, naming the site.
     """
     xs, ys = to_site_pair(xs, ys, groups, same_sites=False)
-    xy, xx, yy = grid_hsic1(xs, ys)
-    xx = nan_where_degenerate(xs, xx, "xs", allow_degenerate=allow_degenerate)
-    yy = nan_where_degenerate(ys, yy, "ys", allow_degenerate=allow_degenerate)
+    xy, xx, yy = hsic.grid_hsic1(xs, ys)
+    xx = hsic.nan_where_degenerate(xs, xx, "xs", allow_degenerate=allow_degenerate)
+    yy = hsic.nan_where_degenerate(ys, yy, "ys", allow_degenerate=allow_degenerate)
     return xy / np.sqrt(xx)[:, None] / np.sqrt(yy)
 
 
@@ -101,8 +94,7 @@ def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
         check_paired(len(batch[0]), len(batch[1]))
         if short is not None:
             raise TooFewRows(
-                f"a batch has n={len(short[0])} rows and is not the last; "
-                "give batches of at least 4"
+                f"a batch has n={len(short[0])} rows and is not the last; give at least 4 to each"
             )
         if held is not None and len(batch[0]) < 4:
             short = batch
@@ -111,12 +103,10 @@ def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
             sums = sums + _hsic1_sums(*held)
         held = batch
     if held is None:
-        raise TooFewRows(
-            "no batches; give (x, y) pairs of at least 4 rows each (an exhausted iterator?)"
-        )
+        raise TooFewRows("no batches; give (x, y) pairs (or is the iterator exhausted?)")
     if short is not None:
         held = tuple(np.concatenate(parts) for parts in zip(held, short, strict=True))
-    return float(normalised(*(sums + _hsic1_sums(*held))))
+    return float(hsic.normalised(*(sums + _hsic1_sums(*held))))
 
 
 def _hsic1_sums(x: Array, y: Array) -> Array:
@@ -124,7 +114,7 @@ def _hsic1_sums(x: Array, y: Array) -> Array:
     x, y = to_states(x, "x"), to_states(y, "y")
     check_varied(x, "x")
     check_varied(y, "y")
-    xy, xx, yy = grid_hsic1(x[None], y[None])
+    xy, xx, yy = hsic.grid_hsic1(x[None], y[None])
     return np.array([xy[0, 0], xx[0], yy[0]]) / (len(x) * (len(x) - 3))
 
 
@@ -134,27 +124,25 @@ def rbf_cka(
     """CKA with Gaussian kernels exp(-|x_i - x_j|^2 / 2 s^2), s = bandwidth x the median distance.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
-    >>> y = x**3
-    >>> round(rbf_cka(x, y), 2), round(rbf_cka(x, y, bandwidth=1e4) - linear_cka(x, y), 6)
-    (0.47, 0.0)
+    >>> round(rbf_cka(x, x**3), 2), round(rbf_cka(x, 2 * x), 6)
+    (0.47, 1.0)
 
     x: (n, d_x), y: (n, d_y). Tends to linear CKA as the bandwidth grows (Alvarez 2022,
     arXiv:2112.10144). Raises as `linear_cka`, and BadInput unless the bandwidth is positive.
     """
     if not bandwidth > 0:
         raise BadInput(
-            f"bandwidth={bandwidth}; expected a positive multiple of the median distance, "
-            "such as 1.0"
+            f"bandwidth={bandwidth}; expected a positive multiple of the median distance"
         )
     x, y = to_pair(x, y, groups)
     k_x, k_y = _rbf_gram(x, bandwidth), _rbf_gram(y, bandwidth)
-    hsic = hsic1_gram if debiased else hsic0
-    return float(normalised(hsic(k_x, k_y), hsic(k_x, k_x), hsic(k_y, k_y)))
+    of = hsic.hsic1_gram if debiased else hsic.hsic0
+    return float(hsic.normalised(of(k_x, k_y), of(k_x, k_x), of(k_y, k_y)))
 
 
 def _rbf_gram(x: Array, bandwidth: float) -> Array:
     """exp(-D^2 / 2 s^2) - 1 (n, n): HSIC ignores a constant, and wide kernels keep their digits."""
-    x = centre(x)
+    x = hsic.centre(x)
     norms = np.sum(x * x, axis=1)
     squared = np.maximum(0, norms[:, None] + norms - 2 * x @ x.T)
     np.fill_diagonal(squared, 0)
@@ -174,7 +162,7 @@ def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Groups
     [0, pi/2]. Biased towards 0 at small n: show its null beside it (`permutation_test(...,
     alternative="less")`). Raises as `linear_cka`.
     """
-    x, y = (fewest_columns(centre(z)) for z in to_pair(x, y, groups))
+    x, y = (fewest_columns(hsic.centre(z)) for z in to_pair(x, y, groups))
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(z / np.linalg.norm(z), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     u, _, v = np.linalg.svd(x.T @ y)
@@ -203,11 +191,9 @@ def svcca(
     there are rows to spare: independent data then give 1. Raises as `linear_cka`.
     """
     if not 0 < variance <= 1:
-        raise BadInput(
-            f"variance={variance}; expected the share of variance to keep, above 0 and at most 1"
-        )
+        raise BadInput(f"variance={variance}; expected a share, above 0 and at most 1")
     x, y = to_pair(x, y, groups)
-    (left, x_kept), (right, _) = (_leading_directions(centre(z), variance) for z in (x, y))
+    (left, x_kept), (right, _) = (_leading_directions(hsic.centre(z), variance) for z in (x, y))
     kept = max(left.shape[1], right.shape[1])
     if len(x) - 1 <= kept:
         warnings.warn(
@@ -235,7 +221,7 @@ def _leading_directions(x: Array, variance: float) -> tuple[Array, Array]:
 
 def without_components(x: Array, k: int) -> Array:
     """x (S, n, d) centred, without its top k principal components at each site."""
-    x = centre(x)
+    x = hsic.centre(x)
     _, _, right = np.linalg.svd(x, full_matrices=False)
     top = right[:, :k]
     return x - (x @ top.transpose(0, 2, 1)) @ top
@@ -243,7 +229,7 @@ def without_components(x: Array, k: int) -> Array:
 
 def zscored(x: Array) -> Array:
     """x (S, n, d), every feature centred and of unit standard deviation; constant ones become 0."""
-    x = centre(x)
+    x = hsic.centre(x)
     spread = x.std(axis=1, keepdims=True)
     varied = spread > 1e-6 * np.abs(x).max(initial=1e-12)
     return np.divide(x, spread, out=np.zeros_like(x), where=varied)
@@ -260,11 +246,9 @@ class Measure:
     >>> [m.name for m in MEASURES if not m.larger_is_more_similar]
     ['procrustes_distance']
 
-    function: (x, y) -> number. chance: its expectation on independent Gaussians, from (n, d); None
-    if unknown. identity: the value of a set with itself. invariances, of the value: "rotation",
-    "shift", "scale" (of one side alone), "joint rotation" and "row order" (of both sides alike),
-    "symmetry". changes: what must change it, "invertible map" of one side or "pairing" (rows of one
-    side permuted).
+    chance: the expectation on independent Gaussians, from (n, d), None if unknown; identity: the
+    value of a set with itself. "rotation", "shift", "scale" and "invertible map" are of one side,
+    "joint rotation" and "row order" of both alike; "pairing" permutes the rows of one side.
     """
 
     name: str

@@ -33,8 +33,8 @@ MeasureFunction = Callable[[Any, Any], Any]
 class Interval:
     """A value with its interval; fields are floats, or arrays where a stack was given.
 
-    n: entities, subjects or seeds; df: degrees of freedom of the t quantile; p: of a difference,
-    NaN below four pairs.
+    n: entities, subjects or seeds; df: degrees of freedom of the t quantile; p: of a difference or
+    against a null, NaN without one; null: draws (N,), or the mean over mismatched pairs.
     """
 
     value: Any
@@ -44,6 +44,7 @@ class Interval:
     n: int
     df: Any
     p: float = np.nan
+    null: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +147,8 @@ def two_way_jackknife(values: Any, leave_one_out: Any) -> Interval:
     left_out = to_float64(leave_one_out, "leave_one_out")
     if left_out.ndim != 2 or len(left_out) != len(values) or left_out.shape[1] < 2:
         raise BadInput(
-            f"leave_one_out has shape {left_out.shape}; expected (n_templates, n_subjects) with "
-            f"n_templates={len(values)} and at least 2 subjects"
+            f"leave_one_out has shape {left_out.shape}; expected ({len(values)} templates, "
+            "n_subjects) with at least 2 subjects"
         )
     templates, subjects = left_out.shape
     var_subject = _jackknife_variance(left_out.mean(axis=0))
@@ -248,8 +249,8 @@ def permutation_test(
     sizes = np.bincount(entities)
     if len(set(sizes)) > 1:
         raise BadInput(
-            f"entities have {sizes.min()} to {sizes.max()} rows; exchanging them needs equally "
-            "many: give each entity the same prompts, or average its rows first"
+            f"entities have {sizes.min()} to {sizes.max()} rows; to be exchanged they need equally "
+            "many: give each the same prompts, or average its rows first"
         )
     order = np.argsort(entities, kind="stable")
     blocks = order.reshape(len(sizes), sizes[0])
@@ -275,15 +276,10 @@ def max_statistic_test(observed: Any, null: Any, *, two_sided: bool = False) -> 
     """
     observed, null = to_float64(observed, "observed"), to_float64(null, "null")
     if null.shape[1:] != observed.shape or len(null) == 0:
-        raise BadInput(
-            f"null has shape {null.shape}; expected (N, *{observed.shape}), one draw of all sites "
-            "per row"
-        )
+        raise BadInput(f"null has shape {null.shape}; expected (N, *{observed.shape})")
     scored = np.isfinite(observed)
     if not scored.any():
-        raise NotIdentifiable(
-            "no site has a finite value, so there is no best one; look at the reasons per site"
-        )
+        raise NotIdentifiable("no site has a finite value; look at the reasons per site")
     score = np.abs(observed) if two_sided else observed
     draws = (np.abs(null) if two_sided else null)[:, scored].max(axis=1)
     p = np.full(observed.shape, np.nan)
@@ -304,10 +300,7 @@ def holm(p: Sequence[float] | Array) -> Array:
     """
     p = to_float64(p, "p")
     if p.ndim != 1 or ((p < 0) | (p > 1)).any():
-        raise BadInput(
-            f"p has shape {p.shape} and range [{np.nanmin(p, initial=np.inf):.3g}, "
-            f"{np.nanmax(p, initial=-np.inf):.3g}]; expected a list of numbers in [0, 1]"
-        )
+        raise BadInput(f"p={p.tolist()}; expected a list of numbers in [0, 1]")
     corrected = np.full(len(p), np.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]
     steps = p[order] * np.arange(len(order), 0, -1)
@@ -345,10 +338,7 @@ def _vector(values: Any, name: str) -> Array:
 def _yes_no(values: Any, name: str) -> Array:
     values = _vector(values, name)
     if not np.isin(values, (0, 1)).all():
-        raise BadInput(
-            f"{name} holds numbers other than 0 and 1; give one yes or no per seed, "
-            "or take mean_interval"
-        )
+        raise BadInput(f"{name} holds numbers other than 0 and 1; for those take mean_interval")
     return values
 
 

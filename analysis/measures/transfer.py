@@ -148,12 +148,10 @@ def transfer(
     >>> [round(float(transfer(x, y, objects).accuracy[0]), 2) for y in (same, other)]
     [1.0, 0.03]
 
-    x: (n, d), or sites (n, S, d), of one prompt; y: the same shape, or prompts first, (P, n, d) or
-    (P, n, S, d); row i of both is one subject. labels: (n,) its object; subjects: (n,), default all
-    different. Each side is standardised by the fitting subjects of the fold, without labels.
-    Objects unseen among a fold's fitting rows count as wrong.
-    Raises NotIdentifiable (an object that occurs once, or one object only), DegenerateStates,
-    DuplicateRows, TooFewRows, BadInput.
+    x: (n, d), or sites (n, S, d), of one prompt; y: the same, or prompts first, (P, n, d) or
+    (P, n, S, d); labels: (n,) objects; subjects: (n,), default all different. Each side is
+    standardised by the fitting subjects of the fold. Objects unseen in the fitting rows count as
+    wrong. Raises NotIdentifiable (one object, or one that occurs once), and as `linear_cka`.
     """
     x, y = to_float64(x, "x"), to_float64(y, "y")
     if x.ndim == 2:
@@ -223,8 +221,8 @@ def subject_folds(
     _, first = np.unique(who, return_index=True)
     if not 2 <= folds <= len(first):
         raise TooFewRows(
-            f"folds={folds} with {len(first)} subjects; expected 2 folds or more, at most one per "
-            "subject: give more subjects or fewer folds"
+            f"folds={folds} with {len(first)} subjects; expected 2 to one per subject: give more "
+            "subjects or fewer folds"
         )
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = np.lexsort((shuffled, codes[first]))
@@ -266,14 +264,12 @@ def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
     states = states[None] if states.ndim == 3 else states
     if states.ndim != 4 or len(states) == 0:
         raise BadInput(
-            f"{name} has shape {states.shape}; expected (n, n_sites, d) or "
-            "(n_prompts, n, n_sites, d)"
+            f"{name} has shape {states.shape}; expected (n, sites, d) or (prompts, n, sites, d)"
         )
     check_paired(n, states.shape[1])
     if sites not in (None, states.shape[2]):
         raise BadInput(
-            f"{name} has {states.shape[2]} sites and the probes were fitted at {sites}; "
-            "give the same sites"
+            f"{name} has {states.shape[2]} sites, the probes were fitted at {sites}: give the same"
         )
     return states
 
