@@ -29,7 +29,7 @@ def rows_of_one_entity_are_refused():
     x, y = (
         rng.normal(size=(40, 20))[entities] + 0.1 * rng.normal(size=(200, 20)) for _ in range(2)
     )
-    with pytest.raises(inputs.RepeatedEntity):
+    with pytest.raises(inputs.RepeatedEntity, match="40 entities in 200 rows"):
         linear_cka(x, y, groups=entities)
     # Why: of entities that have nothing in common, five rows each are "similar".
     assert linear_cka(x, y) > 0.3

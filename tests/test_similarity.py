@@ -21,7 +21,15 @@ from analysis.measures.contrast import (
     object_kernel,
     partial_cka,
 )
-from analysis.measures.cosine import cosine_alignment, delta_cosine, mutual_knn, retrieval, rsa
+from analysis.measures.cosine import (
+    cosine_alignment,
+    delta_cosine,
+    mutual_knn,
+    neighbour_scores,
+    pair_measures,
+    retrieval,
+    rsa,
+)
 from analysis.measures.similarity import (
     MEASURES,
     linear_cka,
@@ -376,6 +384,29 @@ def test_the_semantic_state_asks_among_the_rote_states():
     assert retrieval(x, y).value == pytest.approx(7 / 8)
 
 
+def test_stacked_pairings_are_the_measures_of_one_site_at_every_site():
+    rng = np.random.default_rng(44)
+    xs = rng.normal(3, 1, size=(3, 20, 6))
+    ys = xs + rng.normal(size=xs.shape)
+    pairs = {name: np.diagonal(m, axis1=1, axis2=2) for name, m in pair_measures(xs, ys).items()}
+    near = neighbour_scores(xs, [ys], range(20), [None, None, "left out"], 2, 7, k=5)
+    for s, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        found = retrieval(x, y)
+        assert [pairs[f"retrieval_{k}"][s].mean() for k in ("top1", "top5", "mrr")] == [
+            pytest.approx(value) for value in (found.value, found.top5, found.mrr)
+        ]
+        for name, centre in (("cosine_raw", False), ("cosine_centred", True)):
+            expected = cosine_alignment(x, y, centre=centre).value
+            assert pairs[name][s].mean() == pytest.approx(expected)
+        shuffled = [mutual_knn(x, y[p], 5) for p in permutations(20, 2, 7)]
+        np.testing.assert_allclose(near.null[:, s], shuffled)
+        if s < 2:
+            assert near.values[s].mean() == pytest.approx(mutual_knn(x, y, 5))
+    assert np.isnan(near.values[2]).all()
+    with pytest.raises(inputs.NotIdentifiable, match="at least 21"):
+        neighbour_scores(xs, [ys], range(20), [None] * 3, 2, 7, k=19)
+
+
 def test_raw_cosine_is_inflated_by_a_common_direction_and_its_baseline_shows_it():
     x, y = np.random.default_rng(21).normal(size=(2, 40, 8))
     raw, centred = cosine_alignment(x + 20, y + 20, centre=False), cosine_alignment(x + 20, y + 20)
@@ -671,15 +702,15 @@ def test_few_rows_warn_and_enough_do_not():
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "words"),
     [
-        lambda: rbf_cka(GOOD, GOOD, bandwidth=0),
-        lambda: svcca(GOOD, GOOD, variance=0),
-        lambda: mutual_knn(GOOD, GOOD, 23),
+        (lambda: rbf_cka(GOOD, GOOD, bandwidth=0), "bandwidth=0; expected a positive"),
+        (lambda: svcca(GOOD, GOOD, variance=0), "variance=0; expected a share"),
+        (lambda: mutual_knn(GOOD, GOOD, 23), "k=23 with n=24 rows"),
     ],
 )
-def test_options_out_of_range_are_a_named_error(call):
-    with pytest.raises(inputs.BadInput):
+def test_options_out_of_range_are_a_named_error(call, words):
+    with pytest.raises(inputs.BadInput, match=words):
         call()
 
 
@@ -729,7 +760,7 @@ def test_unequal_prompts_and_repeated_subjects_are_refused():
 
     with pytest.raises(BadInput, match=r"\[1, 2\]"):
         crossed_contrast(XS, [XS[:1], XS])
-    with pytest.raises(inputs.RepeatedEntity):
+    with pytest.raises(inputs.RepeatedEntity, match="12 entities in 24 rows"):
         crossed_contrast(XS, XS, groups=np.arange(24) // 2)
 
 

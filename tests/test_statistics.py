@@ -131,7 +131,7 @@ def test_the_jackknife_interval_of_cka_covers_where_a_row_bootstrap_does_not_eve
         for i in rows
     ]
     assert np.mean(faked) > 0.2
-    with pytest.raises(inputs.DuplicateRows):
+    with pytest.raises(inputs.DuplicateRows, match="equal another row exactly"):
         linear_cka(x[rows[0]], y[rows[0]])
 
 
@@ -246,9 +246,9 @@ def test_the_best_site_is_named_and_unscored_sites_are_left_out():
     assert np.isnan(test.p).tolist() == [[False, True, False], [False, False, False]]
     assert max_statistic_test(observed, null, two_sided=True).best == (1, 1)
     assert max_statistic_test([1.0, 3.0], np.zeros((9, 2))).best == 1
-    with pytest.raises(inputs.NotIdentifiable):
+    with pytest.raises(inputs.NotIdentifiable, match="no site has a finite value"):
         max_statistic_test([np.nan], np.zeros((9, 1)))
-    with pytest.raises(inputs.BadInput):
+    with pytest.raises(inputs.BadInput, match=r"shape \(9, 3\); expected \(N, \*\(2,\)"):
         max_statistic_test([1.0, 2.0], np.zeros((9, 3)))
 
 
@@ -266,9 +266,9 @@ def test_three_seeds_give_an_interval_and_no_claim():
     difference = paired_difference([1.0, 2.0, 3.0], [0.0, 0.5, 1.0])
     assert difference.low < difference.value == 1.5
     assert np.isnan(difference.p)
-    with pytest.raises(inputs.TooFewRows):
+    with pytest.raises(inputs.TooFewRows, match="a has 1 entries"):
         paired_difference([1.0], [0.0])
-    with pytest.raises(inputs.BadInput):
+    with pytest.raises(inputs.BadInput, match="x has 2 rows and y 3"):
         paired_difference([1.0, 2.0], [0.0, 1.0, 2.0])
 
 
@@ -280,7 +280,7 @@ def test_equal_seeds_differ_by_nothing():
 def test_holm_is_the_textbook_step_down():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.03, np.nan, 0.01]), [0.03, np.nan, 0.02])
-    with pytest.raises(inputs.BadInput):
+    with pytest.raises(inputs.BadInput, match=r"p=\[1.5\]; expected"):
         holm([1.5])
 
 
