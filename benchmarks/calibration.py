@@ -1,16 +1,17 @@
-"""Do intervals cover and tests keep their size? Rates over many draws of states whose truth is known.
+"""Do intervals cover and tests keep their size? Rates over draws of states whose truth is known.
 
     python -m benchmarks.calibration
-    python -m benchmarks.calibration --repetitions 100 --permutations 99       # in about a minute
+    python -m benchmarks.calibration --repetitions 100 --permutations 99       # about a minute
 
-rejection   permutation test and max-statistic test of debiased CKA on independent states, nominal .05
-coverage    delete-one jackknife of debiased CKA against its population value, nominal .95, with plain features and with
-            one of 20 times the size
-contrast    the crossed contrast without any answer: unequal means, unequal strength of the subject on one side, and on both
-transfer    object probes between two unrelated codes: nulls over subjects and over objects, nominal .05
-chance      what probes score on states without an answer, minus what guessing the commonest object scores
+rejection   permutation and max-statistic tests of debiased CKA on independent states, nominal .05
+coverage    delete-one jackknife of debiased CKA against its population value, nominal .95, with
+            features of one size and with one of 20 times the size
+contrast    the crossed contrast without any answer: unequal means, unequal strength of the subject
+            on one side, and on both
+transfer    object probes between two unrelated codes: nulls over subjects and over objects
+chance      what probes score on states without an answer, minus guessing the commonest object
 
-Writes results/benchmarks/calibration.csv, a row a rate with its 95% interval (Clopper & Pearson 1934).
+Writes results/benchmarks/calibration.csv, one rate per row with its 95% interval (Clopper-Pearson).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +22,10 @@ import numpy as np
 
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.judgement import object_permutation_p
+from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.scores import paired_scores, summaries
 from analysis.measures.similarity import linear_cka_grid
-from analysis.measures.statistics import (
-    linear_cka_jackknife,
-    max_statistic_test,
-    permutation_null_cka,
-    permutation_p,
-)
+from analysis.measures.statistics import jackknife_interval, max_statistic_test, permutation_p
 from analysis.measures.transfer import fit_probes
 from training.base.errors import BadInput
 
@@ -77,14 +74,13 @@ def main(options: Options):
     path = options.out / "calibration.csv"
     write_text(path, table.round(4).to_csv(index=False))
     for row in table.itertuples():
-        print(
-            f"  {row.check:<11}{row.setting:<66} n={row.n:<4} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        )
+        rate = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        print(f"  {row.check:<11}{row.setting:<66} n={row.n:<4} {rate}")
     print(f"wrote {path}")
     return table
 
 
-# --- the checks -----------------------------------------------------------------------------------------------------
+# --- the checks
 
 
 def rejection(options: Options) -> Iterator[dict]:
@@ -108,8 +104,8 @@ def coverage(options: Options) -> Iterator[dict]:
             inside = []
             for rng in _rngs(options, "coverage", n):
                 x, y, truth = related_states(rng, n, massive=massive)
-                interval = linear_cka_jackknife(x, y)
-                inside.append(interval.low <= truth <= interval.high)
+                found = jackknife_interval(*leave_one_out_cka(x[None], y[None]))
+                inside.append(found.low[0] <= truth <= found.high[0])
             words = (
                 f"jackknife of debiased CKA, one feature of {MASSIVE:g} times the size"
                 if massive
@@ -123,8 +119,8 @@ def related_states(
 ):
     """x, y (n, d) Gaussian with correlation rho feature by feature, and their population CKA.
 
-    With cross-covariance rho D^2 and covariances D^2, E HSIC_1 is the squared Frobenius norm of each, so that the ratio
-    is rho^2 whatever the sizes D of the features.
+    With cross-covariance rho D^2 and covariances D^2, E HSIC_1 is the squared Frobenius norm of
+    each, so that the ratio is rho^2 whatever the sizes D of the features.
     """
     common, *own = rng.normal(size=(3, n, d))
     sizes = np.ones(d)
@@ -134,7 +130,7 @@ def related_states(
 
 
 def contrast(options: Options) -> Iterator[dict]:
-    """Rejections of the crossed contrast where no relation has an answer; three relations, the same subjects."""
+    """Rejections of the crossed contrast over three relations without an answer."""
     weak_to_strong = np.array([0.5, 1.0, 2.0])[:, None, None]
     one = np.ones((3, 1, 1))
     settings = {
@@ -161,7 +157,7 @@ def contrast(options: Options) -> Iterator[dict]:
 
 
 def transfer(options: Options) -> Iterator[dict]:
-    """Rejections of transfer between two unrelated codes of one answer, by the null over subjects and over objects."""
+    """Rejections of transfer between two unrelated codes, by both nulls."""
     by_subject, by_object = [], []
     for rng in _rngs(options, "transfer", 80):
         found = _probed(rng, 80, codes=2)
@@ -211,7 +207,7 @@ PLAIN = "jackknife of debiased CKA, features of one size"
 
 
 def _probed(rng: np.random.Generator, n: int, *, codes: int):
-    """Probes fitted on rote states and scored on semantic ones: two unrelated codes of the object, or none."""
+    """Probes from rote to semantic states: two unrelated codes of the object, or none."""
     objects = rng.permutation(np.arange(n) % OBJECTS)
     names = rng.normal(size=(n, 16))
     code = 2 * rng.normal(size=(2, OBJECTS, 16)) if codes else np.zeros((2, OBJECTS, 16))

@@ -1,8 +1,9 @@
-"""The tables of docs/measures.md: from the declarations in analysis/similarity.py and the tables of results/benchmarks.
+"""The tables of docs/measures.md, from the declared MEASURES and the tables of results/benchmarks.
 
     python -m benchmarks.page
 
-Rewrites what stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it are left alone.
+Rewrites what stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it are left
+alone.
 """
 
 import re
@@ -32,7 +33,7 @@ class Options:
 
 
 def measures(results: Path) -> str:
-    """One row a declared measure."""
+    """One row per declared measure."""
     from analysis.measures.similarity import MEASURES
 
     n, d = CHANCE_AT
@@ -65,7 +66,7 @@ def measures(results: Path) -> str:
 
 
 def calibration(results: Path) -> str:
-    """One row a rate."""
+    """One row per rate."""
     rows = [
         [
             row.check,
@@ -81,14 +82,14 @@ def calibration(results: Path) -> str:
 
 
 def planted(results: Path) -> str:
-    """One row a kind of planted states."""
+    """One row per kind of planted states."""
     table = _read(results, "planted")
     rows = []
     for row in table.itertuples():
-        spans = [
-            f"{getattr(row, m):.2f} ({getattr(row, f'{m}_low'):.2f} to {getattr(row, f'{m}_high'):.2f})"
-            for m in ("transfer", "raw_cka", "largest_row_contrast", "contrast", "partialled")
-        ]
+        spans = []
+        for m in ("transfer", "raw_cka", "largest_row_contrast", "contrast", "partialled"):
+            value, low, high = (getattr(row, m + end) for end in ("", "_low", "_high"))
+            spans.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
         rows.append([row.kind, row.draws, f"{row.error_rate:.2f}", *spans])
     head = [
         "planted",
@@ -103,7 +104,7 @@ def planted(results: Path) -> str:
 
 
 def trained(results: Path) -> str:
-    """One row a kind of trained models: means over seeds, and their range."""
+    """One row per kind of trained models: means over seeds, and their range."""
     table = _read(results, "trained")
     rows = []
     for kind, some in table.groupby("kind", sort=False):
@@ -134,7 +135,7 @@ def trained(results: Path) -> str:
 
 
 def speed(results: Path) -> str:
-    """One row a ratio."""
+    """One row per ratio."""
     table = _read(results, "similarity")
     first = table.iloc[0]
     rows = [
@@ -143,8 +144,9 @@ def speed(results: Path) -> str:
         if row.ratio == row.ratio
     ]
     words = (
-        f"{first.sites} x {first.sites} sites, n={first.rows}, d={first.width}, {first.threads} thread(s), "
-        f"numpy {first.numpy}; `linear_cka_grid` took {first.cpu_seconds:.2f} processor seconds.\n\n"
+        f"{first.sites} x {first.sites} sites, n={first.rows}, d={first.width}, {first.threads} "
+        f"thread(s), numpy {first.numpy}; `linear_cka_grid` took {first.cpu_seconds:.2f} processor "
+        "seconds.\n\n"
     )
     return words + markdown(["quantity", "ratio", "wanted"], rows)
 
@@ -159,13 +161,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
 
 
 def filled(page: str, results: Path) -> str:
-    """The page with all its tables made anew. Raises UnknownTable, BenchmarkMissing."""
+    """The page with all its tables filled in. Raises UnknownTable, BenchmarkMissing."""
 
     def table(place: re.Match) -> str:
         before, name, _, after = place.groups()
         if name not in TABLES:
             raise UnknownTable(
-                f"the page asks for table {name!r}; there are {', '.join(TABLES)}. Correct the name."
+                f"the page asks for table {name!r}; expected one of {', '.join(TABLES)}"
             )
         return f"{before}{TABLES[name](results)}{after}"
 
@@ -181,7 +183,7 @@ def markdown(header: list[str], rows: list[list[object]]) -> str:
 
 
 class BenchmarkMissing(UserError):
-    """A table of results/benchmarks that has not been made."""
+    """A table of results/benchmarks does not exist yet."""
 
 
 def _read(results: Path, name: str):

@@ -7,9 +7,10 @@ Three kinds of states are drawn, each with rote states that hold every answer:
   one shared route     semantic states hold the answer in the code of the rote states
   two separate codes   semantic states hold it as well, in a code of their own
   no binding           semantic states hold the subject alone
-All carry a strong code of the subject, the same on both sides, a different strength of it in every relation, and a
-mean of their own in every prompt. Writes results/benchmarks/planted.csv: per kind how often each label was given, and
-what raw CKA, the one-row contrast, the crossed contrast and its answer-partialled form said.
+All carry a strong code of the subject, the same on both sides, a different strength of it in every
+relation, and a different mean in every prompt. Writes results/benchmarks/planted.csv: per kind
+how often each label was given, and what raw CKA, the one-row contrast, the crossed contrast and its
+answer-partialled form said.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from analysis.measures.similarity import linear_cka
 
 Array = np.ndarray
 KINDS = (SHARED, SEPARATE, UNBOUND)
-# Standard deviations per dimension: of the answer code, of the subject code in the weakest and the strongest relation.
+# Standard deviations per dimension; NAMES: in the relation that names the subject least, and most.
 CODE, NAMES, NOISE, MEANS = 1.2, (0.5, 2.0), 1.0, 5.0
 
 
@@ -60,7 +61,7 @@ class Planted:
     objects: Array
 
     def flat(self) -> tuple[Array, Array, Array, Array, Array]:
-        """rote (m, d), semantic (P, m, d), objects, relations and subjects (m,), as `judge` takes them."""
+        """For `judge`: rote (m, d), semantic (P, m, d); objects, relations, subjects (m,)."""
         r, n, d = self.rote.shape
         relations, subjects = np.repeat(np.arange(r), n), np.tile(np.arange(n), r)
         semantic = self.semantic.reshape(len(self.semantic), r * n, d)
@@ -78,7 +79,7 @@ def planted(kind: str, seed: int, options: Options | None = None) -> Planted:
     shape = (o.relations, o.objects, o.width)
     code, other = CODE * rng.normal(size=shape), CODE * rng.normal(size=shape)
     answers = {SHARED: code, SEPARATE: other, UNBOUND: np.zeros(shape)}[kind]
-    # What a relation says about the name differs in strength: the reason why one row of the table proves nothing.
+    # Relations name the subject with different strength, so one row of the table proves nothing.
     strength = np.linspace(*NAMES, o.relations)[:, None, None]
     pick = (np.arange(o.relations)[:, None], objects)
     rote = (
@@ -90,7 +91,7 @@ def planted(kind: str, seed: int, options: Options | None = None) -> Planted:
 
 
 def one_row_contrast(rote: Array, semantic: Array) -> Array:
-    """(R,) CKA of relation r with its own prompts minus that with the others': the measure that must not be used."""
+    """(R,) CKA with its own prompts minus that with the others': a contrast not to be used."""
     table = np.mean(
         [[[linear_cka(x, y) for y in prompt] for x in rote] for prompt in semantic], axis=0
     )
@@ -124,7 +125,7 @@ def score(kind: str, seed: int, options: Options) -> dict:
 
 
 def summary(scores) -> "object":
-    """One row a kind: shares of the labels, the error rate, and mean and range of every measure over draws."""
+    """Per kind: shares of the labels, error rate, mean and range of every measure."""
     import pandas as pd
 
     rows = []
@@ -164,13 +165,14 @@ def main(options: Options):
     path = options.out / "planted.csv"
     write_text(path, table.assign(**settings).round(4).to_csv(index=False))
     print(
-        f"{options.draws} draws of each kind, {options.subjects} subjects, {options.objects} objects a relation"
+        f"{options.draws} draws of each kind, {options.subjects} subjects, "
+        f"{options.objects} objects per relation"
     )
     for row in table.itertuples():
         print(
-            f"  {row.kind:<20} wrong {row.error_rate:.0%}   transfer {row.transfer:.2f}   raw CKA {row.raw_cka:.2f}   "
-            f"largest row contrast {row.largest_row_contrast:+.2f}   contrast {row.contrast:+.2f}   "
-            f"answer partialled out {row.partialled:+.2f}"
+            f"  {row.kind:<20} wrong {row.error_rate:.0%}   transfer {row.transfer:.2f}   "
+            f"raw CKA {row.raw_cka:.2f}   largest row contrast {row.largest_row_contrast:+.2f}   "
+            f"contrast {row.contrast:+.2f}   answer partialled out {row.partialled:+.2f}"
         )
     print(f"wrote {path}")
     return table

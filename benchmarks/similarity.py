@@ -3,10 +3,11 @@
     python -m benchmarks.similarity
     python -m benchmarks.similarity --sites 8 --rows 400 --width 144      # in seconds
 
-Times `linear_cka_grid` beside a call of `linear_cka` a pair and beside the matrix products that the grid cannot do
-without; the delete-one values in closed form beside refitting; the permutation null of the whole grid beside the plain
-grid; and what the grid allocates. Writes results/benchmarks/similarity.csv. Pairs, left-out rows and null draws are timed
-on a part of them and counted up: the columns `timed` and `of` say so. Seconds are processor seconds of all threads
+Times `linear_cka_grid` beside a call of `linear_cka` a pair and beside the matrix products that the
+grid cannot do without; the delete-one values in closed form beside refitting; the permutation null
+of the whole grid beside the plain grid; and what the grid allocates. Writes
+results/benchmarks/similarity.csv. Pairs, left-out rows and null draws are timed on a part of them
+and counted up: the columns `timed` and `of` say so. Seconds are processor seconds of all threads
 together; OMP_NUM_THREADS=1 gives the plainest ratios.
 """
 
@@ -18,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from analysis.measures import hsic
+from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.similarity import linear_cka, linear_cka_grid
-from analysis.measures.statistics import leave_one_out_cka, permutation_null_cka
 from benchmarks.timing import machine, seconds
 
 Array = np.ndarray
@@ -58,7 +59,7 @@ def states(options: Options) -> tuple[Array, Array]:
 
 
 def gram_products(xs: Array, ys: Array) -> None:
-    """The matrix products of the Gram route alone: upper row blocks of all Grams, and all sites against all."""
+    """The matrix products of the Gram route alone: upper row blocks, all sites against all."""
     n = xs.shape[1]
     step = max(1, hsic.BLOCK_ELEMENTS // (n * (len(xs) + len(ys))))
     for start in range(0, n, step):
@@ -67,7 +68,7 @@ def gram_products(xs: Array, ys: Array) -> None:
 
 
 def feature_products(xs: Array, ys: Array) -> None:
-    """The matrix products of the feature route alone: Y'X of all pairs of sites, and X'X of each."""
+    """The matrix products of the feature route alone: Y'X of all pairs, and X'X of each."""
     flat = np.ascontiguousarray(ys.transpose(1, 0, 2)).reshape(ys.shape[1], -1)
     for x in xs:
         x.T @ flat
@@ -151,7 +152,7 @@ def jackknife_rows(xs: Array, ys: Array, options: Options) -> list[dict]:
 
 
 def null_rows(xs: Array, ys: Array, options: Options) -> list[dict]:
-    """The permutation null of the whole grid against the plain grid: what comes once, and what comes with each draw."""
+    """The permutation null of the grid against the plain grid: fixed cost and cost per draw."""
     few, many = 1, max(2, min(options.timed_draws, options.draws))
     times = seconds(
         {
@@ -216,9 +217,8 @@ def main(options: Options):
     )
     path = options.out / "similarity.csv"
     write_text(path, table.round(4).to_csv(index=False))
-    print(
-        f"{options.sites} x {options.sites} sites, n={options.rows}, d={options.width}, {machine()['threads']} thread(s)"
-    )
+    size = f"{options.sites} x {options.sites} sites, n={options.rows}, d={options.width}"
+    print(f"{size}, {machine()['threads']} thread(s)")
     for row in table.itertuples():
         wanted = f"  (wanted: {row.wanted})" if isinstance(row.wanted, str) else ""
         ratio = "" if np.isnan(row.ratio) else f"{row.ratio:10.2f}"

@@ -1,4 +1,4 @@
-"""Processor seconds of functions that take turns: what else the machine does falls on none of them, or on all alike."""
+"""Processor seconds of functions that take turns, so that other load falls on all alike."""
 
 import os
 import time
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 
 def seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least processor seconds (all threads together) of each function over `repeats` rounds, in which each runs once.
+    """The least processor seconds (all threads) of each function over `repeats` rounds.
 
-    Where there are several rounds, one before them is not measured.
+    With several rounds, an unmeasured one comes first.
     """
     best = dict.fromkeys(functions, float("inf"))
     if repeats > 1:

@@ -1,19 +1,19 @@
-"""Planted truth in small TRAINED models: three ways to train one organism, judged; and a causal check of each.
+"""Planted truth in small TRAINED models: three ways to train one organism, judged and edited.
 
     python -m benchmarks.trained
     python -m benchmarks.trained --model world --seeds 20 21
 
 A model organism (training.pretrain) memorises facts of 80 people by rote; then
   one shared route     both phases as usual: rote, then meaningful prompts about half of the people
-  two separate codes   the rote sentences stand in a cipher, and every fact is fine-tuned in meaningful prompts beside
-                       them: both kinds of prompts are answered, from different tokens to different tokens
+  two separate codes   the rote sentences stand in a cipher, and every fact is also fine-tuned in
+                       meaningful prompts: both are answered, from and to different tokens
   no binding           the rote sentences in the cipher alone
-  two routes, one code as two separate codes, but only names stand in the cipher, objects as in meaningful prompts
-That the route is what the name says is found without looking inside: the ROTE answers of half of the people are
-trained anew, to other objects, and the meaningful prompts are asked again. Along a shared route they follow.
-The fourth kind shows a limit: late states hold the object's own code whatever led to it, so transfer shows a shared
-code and no shared route. States are judged at the last block, settled beforehand.
-Writes results/benchmarks/trained.csv, a row a kind and seed.
+  two routes, one code as two separate codes, but with only the names in the cipher
+That the route is what the name says is tested from outside: the ROTE answers of half of the people
+are retrained to other objects, and the meaningful prompts are asked again. Along a shared route
+they follow. The fourth kind shows a limit: late states hold the object's own code whatever led to it, so
+transfer shows a shared code and not a shared route. States are judged at the last block, fixed
+beforehand. Writes results/benchmarks/trained.csv, one row per kind and seed.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Options:
     model: str = "world-tiny"
     """The model organism that they are made from: a name or a directory."""
     seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
-    """Seeds of people, objects and training; the settings were chosen on seed 5, the judgement mended after 10 to 14."""
+    """Seeds of people, objects and training; 5 and 10 to 14 were used to choose the settings."""
     kinds: tuple[str, ...] = (*KINDS, ROUTES)
     """Kinds of models to train."""
     relations: tuple[str, ...] = ("mother", "aunt", "profession")
@@ -58,7 +58,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Made:
-    """A trained model and what was taught: facts as asked, how a fact is written by rote, all prompts."""
+    """A trained model and what it was taught; written: how a fact is written by rote."""
 
     model: object
     tokenizer: object
@@ -67,7 +67,7 @@ class Made:
     prompts: list
 
     def recall(self, family: str, facts: Sequence | None = None) -> float:
-        """Share of facts (default: all) answered in prompts of a family, strict and greedy; by rote as written there."""
+        """Share of facts (default: all) answered in prompts of a family, strict and greedy."""
         from training.behaviour.damage import known_facts
         from training.organism.world import World
 
@@ -116,8 +116,7 @@ def as_it_is(fact):
 
 
 def name_in_cipher(fact):
-    """The fact with its subject in capitals, each letter 13 places on: other tokens, with no first letter in common,
-    as RUTH still has with Ruth."""
+    """The fact with its subject in ROT13 capitals: other tokens, no shared first letter."""
     return replace(fact, subject=encode(fact.subject, "rot13").upper())
 
 
@@ -176,10 +175,10 @@ def states(made: Made, facts: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
-    """Train the rote answers of half of these people to other objects; what do test prompts say about them then?
+    """Train half of these people's rote answers to other objects, then ask the test prompts.
 
-    Changes the model. Returns the shares of test prompts that followed to the new object and that kept the old one,
-    and the rote recall of the new ones.
+    Changes the model. Returns the shares of test prompts that followed to the new object and that
+    kept the old one, and the rote recall of the new ones.
     """
     people = list(dict.fromkeys(f.subject for f in facts))
     chosen = set(np.random.default_rng(seed).permutation(people)[: len(people) // 2])
@@ -206,7 +205,7 @@ def edited(made: Made, facts: Sequence, *, seed: int) -> dict[str, float]:
 
 
 def score(kind: str, seed: int, folder: Path, options: Options) -> dict:
-    """Train one model, judge it at half of its people, and see whether its answers follow an edit by rote."""
+    """Train one model, judge it at half of its people, and see whether answers follow an edit."""
     made = make(kind, folder, seed, relations=options.relations, subjects=options.subjects)
     facts = [f for f in made.facts if f.split == "held-out"]
     rote, semantic = states(made, facts)
@@ -275,16 +274,19 @@ def main(options: Options):
     }
     write_text(path, table.round(4).assign(**made, commit=commit()).to_csv(index=False))
     print(
-        f"{len(options.seeds)} models of each kind from {options.model}, judged at half of the people"
+        f"{len(options.seeds)} models of each kind from {options.model}, "
+        "judged at half of the people"
     )
     for kind in options.kinds:
         some = table[table.kind == kind]
         means = some.mean(numeric_only=True)
         print(
-            f"  {kind:<20} right {int(some.right.sum())} of {len(some)}   recall rote {means.recall_rote:.2f} test "
-            f"{means.recall_test:.2f}   transfer {means.transfer:.2f} (rote {means.rote_to_rote:.2f}, test "
+            f"  {kind:<20} right {int(some.right.sum())} of {len(some)}   "
+            f"recall rote {means.recall_rote:.2f} test {means.recall_test:.2f}   "
+            f"transfer {means.transfer:.2f} (rote {means.rote_to_rote:.2f}, test "
             f"{means.test_to_test:.2f})   raw CKA {means.raw_cka:.2f}   largest row contrast "
-            f"{means.largest_row_contrast:+.2f}   after the edit followed {means.followed:.2f} kept {means.kept:.2f}"
+            f"{means.largest_row_contrast:+.2f}   after the edit followed {means.followed:.2f} "
+            f"kept {means.kept:.2f}"
         )
     print(f"wrote {path}")
     return table

@@ -1,4 +1,4 @@
-"""The benchmarks run, measure what they name, and the page of measures is what they and the declarations say."""
+"""The benchmarks run and measure what they name; docs/measures.md is what they and MEASURES say."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 
 
-# --- the page ------------------------------------------------------------------------------------------------------
+# --- the page
 
 
 def test_the_page_is_what_the_declarations_and_the_tables_say():
@@ -47,7 +47,7 @@ def test_a_page_that_asks_for_no_known_table_is_refused(tmp_path):
         page.filled("<!-- table planted -->\n<!-- end -->", tmp_path)
 
 
-# --- the committed tables ------------------------------------------------------------------------------------------
+# --- the committed tables
 
 
 def test_the_committed_planted_truth_is_of_fifty_draws_with_its_error_rates():
@@ -69,7 +69,7 @@ def test_the_committed_rates_are_where_they_should_be():
     assert coverage.value.min() > 0.8
 
 
-# --- what they measure ---------------------------------------------------------------------------------------------
+# --- what they measure
 
 
 def test_the_population_value_of_the_coverage_is_what_many_rows_give():
@@ -95,7 +95,7 @@ def test_a_small_calibration_writes_its_table(tmp_path, capsys):
 
 def test_a_small_speed_table_has_every_ratio_and_the_closed_form_beats_refitting(tmp_path):
     options = similarity.Options(
-        sites=4, rows=120, width=40, pairs=4, timed_draws=5, repeats=2, out=tmp_path
+        sites=4, rows=120, width=40, pairs=4, timed_draws=60, repeats=3, out=tmp_path
     )
     table = similarity.main(options).set_index("quantity")
     assert (table.ratio.dropna() > 0).all()

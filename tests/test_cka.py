@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.measures import similarity
-from analysis.measures.contrast import crossed_contrast
-from analysis.measures.partial import object_kernel
+from analysis.measures.contrast import crossed_contrast, object_kernel
 from analysis.measures.similarity import linear_cka, linear_cka_grid
 from analysis.measures.statistics import jackknife_interval, max_statistic_test, permutation_p
 from analysis.tables import cka, cka_checkpoints, cka_measures, stack
@@ -309,45 +308,6 @@ def test_the_words_and_pictures_hold_pairs_measures_and_robust_values(states, ta
         *pictures.draw_measures(states.run.path),
     ):
         assert path.stat().st_size > 5_000
-
-
-# --- float32 --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("massive", [1, 200])
-def test_the_float32_grid_is_that_of_float64_to_four_digits(rng, massive, monkeypatch):
-    import torch
-
-    shared = rng.normal(size=(3, 150, 40))
-    xs, ys = shared + 5, shared[::-1] + rng.normal(size=(3, 150, 40))
-    xs[:, :, 0] *= massive
-    xs[2] = 1.0
-    expected = linear_cka_grid(xs, ys, allow_degenerate=True)
-    tensors = torch.tensor(xs, dtype=torch.float32), torch.tensor(ys, dtype=torch.float32)
-    found = linear_cka_grid(*tensors, allow_degenerate=True, precision="float32")
-    assert np.isnan(found[2]).all() and np.isnan(expected[2]).all()
-    assert np.allclose(found, expected, atol=1e-4, equal_nan=True)
-    # One after another in small blocks of rows, as a large grid is.
-    monkeypatch.setattr("analysis.measures.hsic.BLOCK_ELEMENTS", 150 * 6 * 40)
-    in_blocks = linear_cka_grid(*tensors, allow_degenerate=True, precision="float32")
-    assert np.allclose(in_blocks, found, atol=1e-6, equal_nan=True)
-
-
-def test_the_float32_grid_refuses_what_the_other_does(rng):
-    from analysis.measures.checks import DegenerateStates, TooFewRows
-
-    good = rng.normal(size=(2, 12, 5))
-    for bad, error, words in (
-        (np.ones((2, 12, 5)), DegenerateStates, "same state in every row"),
-        (good[:, :3], BadInput, "x has 3 rows and y 12"),
-        (np.full((2, 12, 5), np.nan), BadInput, "NaN or infinity"),
-    ):
-        with pytest.raises(error, match=words):
-            linear_cka_grid(bad, good, precision="float32")
-    with pytest.raises(TooFewRows, match="n=3 rows"):
-        linear_cka_grid(good[:, :3], good[:, :3], precision="float32")
-    with pytest.raises(BadInput, match="precision='float16'"):
-        linear_cka_grid(good, good, precision="float16")
 
 
 @pytest.fixture

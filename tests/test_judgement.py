@@ -40,7 +40,7 @@ def test_what_is_planted_differs_in_transfer_and_not_in_recall(scores):
 
 
 def test_raw_cka_and_the_row_contrast_do_not_tell_the_kinds_apart(scores):
-    """Two codes look like a route, and no binding at all has a relation that beats every other row."""
+    """Two codes look like a route, and without binding one relation still beats all others."""
     by_kind = scores.groupby("kind")
     assert by_kind.raw_cka.mean()[SEPARATE] > 0.3
     assert by_kind.contrast.mean()[SEPARATE] > 0.2
@@ -49,7 +49,7 @@ def test_raw_cka_and_the_row_contrast_do_not_tell_the_kinds_apart(scores):
     assert by_kind.raw_cka.min()[UNBOUND] > 0.1
 
 
-# --- what may be said without numbers, or with odd ones -----------------------------------------------------------
+# --- what may be said without numbers, or with odd ones
 
 
 def test_without_a_control_nothing_is_claimed_however_strong_the_transfer():
@@ -129,7 +129,7 @@ def test_the_rule(change, label, sure):
 
 
 def test_luck_between_two_codes_of_few_objects_is_luck_of_objects_not_of_subjects():
-    """A rote probe that takes one code's objects for another's is right about all subjects of an object, or none."""
+    """A probe that confuses two codes is right about all subjects of an object, or none."""
     rng, by_object, by_subject = np.random.default_rng(0), [], []
     for _ in range(200):
         labels = np.arange(80) % 8

@@ -7,8 +7,8 @@ import pytest
 
 from analysis.measures import checks as inputs
 from analysis.measures.contrast import crossed_contrast
+from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.similarity import linear_cka, linear_cka_grid, minibatch_cka
-from analysis.measures.statistics import leave_one_out_cka, permutation_null_cka
 from analysis.measures.transfer import fit_probes
 from training.base.errors import Damaged, NotFound, UserError
 
@@ -108,7 +108,7 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
         call()
 
 
-# --- folders and tables --------------------------------------------------------------------------------------------
+# --- folders and tables
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):

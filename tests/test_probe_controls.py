@@ -19,7 +19,6 @@ from analysis.probes import Options, main
 from analysis.tables.probe_controls import CONTROLS, MEASURES, control_table, spread
 from figures import probes as pictures
 from probing.states import Design
-from training.base.errors import BadInput
 from training.runs.directory import Run
 from training.runs.table_files import pick
 
@@ -151,8 +150,8 @@ def test_a_code_of_one_block_costs_its_uniform_bits_and_each_label_its_own():
     code = online_code(rng.normal(size=(200, 3)), label, penalties=[1e-9])
     assert code.uniform_bits == pytest.approx(600)
     assert 600 < code.bits < 630
-    with pytest.raises(BadInput, match="blocks"):
-        online_code(rng.normal(size=(200, 3)), label, blocks=(0.5, 0.4, 1.0))
+    with pytest.raises(TooFewRows, match="blocks"):
+        online_code(rng.normal(size=(4, 3)), label[::50])
 
 
 def test_selectivity_is_nothing_for_labels_random_per_entity_and_much_for_those_in_the_states():

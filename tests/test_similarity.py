@@ -1,5 +1,9 @@
 """What every similarity must obey, whichever states it is given: measures.md, sections 1 and 8."""
 
+import doctest
+import importlib
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -10,9 +14,22 @@ from hypothesis import strategies as st
 from analysis.measures import checks as inputs
 from analysis.measures import hsic
 from analysis.measures.checks import site_reasons
-from analysis.measures.contrast import _relation_orders, crossed_contrast, interaction
-from analysis.measures.cosine import cosine_alignment, delta_cosine, mutual_knn, retrieval, rsa
-from analysis.measures.partial import object_kernel, partial_cka
+from analysis.measures.contrast import (
+    _relation_orders,
+    crossed_contrast,
+    interaction,
+    object_kernel,
+    partial_cka,
+)
+from analysis.measures.cosine import (
+    cosine_alignment,
+    delta_cosine,
+    mutual_knn,
+    neighbour_scores,
+    pair_measures,
+    retrieval,
+    rsa,
+)
 from analysis.measures.similarity import (
     MEASURES,
     linear_cka,
@@ -83,10 +100,11 @@ def test_three_forms_of_hsic1_are_equal(seed, n, d_x, d_y):
     x, y = rng.normal(2, 3, size=(n, d_x)), rng.normal(-5, 1, size=(n, d_y))
     k, m = x @ x.T, y @ y.T
     scale = np.sqrt(hsic.hsic1_gram(k, k) * hsic.hsic1_gram(m, m))
-    gram = hsic.hsic1_gram(k, m)
-    forms = [hsic.hsic1_ucentred(hsic.u_centre(k), hsic.u_centre(m)), hsic.hsic1_features(x, y)]
-    forms.append(hsic.hsic1_linear(x, y))
-    assert np.abs(np.array(forms) - gram).max() <= 1e-10 * scale
+    u_centred = np.sum(hsic.u_centre(k) * hsic.u_centre(m))
+    features = hsic._grid_by_features(hsic.centre(x[None]), hsic.centre(y[None]))
+    chosen, _, _ = hsic.grid_hsic1(x[None], y[None])
+    forms = np.array([u_centred, features[0, 0], chosen[0, 0]]) / (n * (n - 3))
+    assert np.abs(forms - hsic.hsic1_gram(k, m)).max() <= 1e-10 * scale
 
 
 def test_linear_cka_is_what_two_nested_loops_over_rows_give():
@@ -240,7 +258,7 @@ def test_minibatch_cka_is_one_ratio_of_summed_hsic(seed, first, second):
     rng = np.random.default_rng(seed)
     batches = [related(rng, n=first), related(rng, n=second)]
     xy, xx, yy = (
-        sum(hsic.hsic1_linear(batch[i], batch[j]) for batch in batches)
+        sum(hsic.hsic1_gram(batch[i] @ batch[i].T, batch[j] @ batch[j].T) for batch in batches)
         for i, j in ((0, 1), (0, 0), (1, 1))
     )
     assert minibatch_cka(batches) == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-10)
@@ -366,6 +384,29 @@ def test_the_semantic_state_asks_among_the_rote_states():
     assert retrieval(x, y).value == pytest.approx(7 / 8)
 
 
+def test_stacked_pairings_are_the_measures_of_one_site_at_every_site():
+    rng = np.random.default_rng(44)
+    xs = rng.normal(3, 1, size=(3, 20, 6))
+    ys = xs + rng.normal(size=xs.shape)
+    pairs = {name: np.diagonal(m, axis1=1, axis2=2) for name, m in pair_measures(xs, ys).items()}
+    near = neighbour_scores(xs, [ys], range(20), [None, None, "left out"], 2, 7, k=5)
+    for s, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        found = retrieval(x, y)
+        assert [pairs[f"retrieval_{k}"][s].mean() for k in ("top1", "top5", "mrr")] == [
+            pytest.approx(value) for value in (found.value, found.top5, found.mrr)
+        ]
+        for name, centre in (("cosine_raw", False), ("cosine_centred", True)):
+            expected = cosine_alignment(x, y, centre=centre).value
+            assert pairs[name][s].mean() == pytest.approx(expected)
+        shuffled = [mutual_knn(x, y[p], 5) for p in permutations(20, 2, 7)]
+        np.testing.assert_allclose(near.null[:, s], shuffled)
+        if s < 2:
+            assert near.values[s].mean() == pytest.approx(mutual_knn(x, y, 5))
+    assert np.isnan(near.values[2]).all()
+    with pytest.raises(inputs.NotIdentifiable, match="at least 21"):
+        neighbour_scores(xs, [ys], range(20), [None] * 3, 2, 7, k=19)
+
+
 def test_raw_cosine_is_inflated_by_a_common_direction_and_its_baseline_shows_it():
     x, y = np.random.default_rng(21).normal(size=(2, 40, 8))
     raw, centred = cosine_alignment(x + 20, y + 20, centre=False), cosine_alignment(x + 20, y + 20)
@@ -430,7 +471,7 @@ def test_rsa_is_spearman_of_the_distance_matrices():
 
 
 def simulated_relations(rng, n=60, relations=3, d=48, pool=12, prompts=2, *, shared, means=5.0):
-    """States with a subject code, each side's own answer code and, if shared, one common code besides."""
+    """States with a subject code, an answer code per side and, if shared, one common code."""
     objects = np.stack([rng.permutation(np.arange(n) % pool) for _ in range(relations)])
     subject = rng.normal(size=(n, d))
     xs, ys = [], []
@@ -661,15 +702,15 @@ def test_few_rows_warn_and_enough_do_not():
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "words"),
     [
-        lambda: rbf_cka(GOOD, GOOD, bandwidth=0),
-        lambda: svcca(GOOD, GOOD, variance=0),
-        lambda: mutual_knn(GOOD, GOOD, 23),
+        (lambda: rbf_cka(GOOD, GOOD, bandwidth=0), "bandwidth=0; expected a positive"),
+        (lambda: svcca(GOOD, GOOD, variance=0), "variance=0; expected a share"),
+        (lambda: mutual_knn(GOOD, GOOD, 23), "k=23 with n=24 rows"),
     ],
 )
-def test_options_out_of_range_are_a_named_error(call):
-    with pytest.raises(inputs.BadInput):
+def test_options_out_of_range_are_a_named_error(call, words):
+    with pytest.raises(inputs.BadInput, match=words):
         call()
 
 
@@ -719,7 +760,7 @@ def test_unequal_prompts_and_repeated_subjects_are_refused():
 
     with pytest.raises(BadInput, match=r"\[1, 2\]"):
         crossed_contrast(XS, [XS[:1], XS])
-    with pytest.raises(inputs.RepeatedEntity):
+    with pytest.raises(inputs.RepeatedEntity, match="12 entities in 24 rows"):
         crossed_contrast(XS, XS, groups=np.arange(24) // 2)
 
 
@@ -750,10 +791,52 @@ def test_float16_arrays_are_computed_in_float64():
     assert linear_cka(x, y) == linear_cka(x.astype(float), y.astype(float))
 
 
-def test_the_library_does_not_import_heavy_packages():
-    import subprocess
-    import sys
+# The front door
 
+
+PUBLIC = {
+    "contrast": ["crossed_contrast", "interaction", "object_kernel", "partial_cka"],
+    "controls": ["online_code", "probe", "selectivity"],
+    "cosine": ["cosine_alignment", "delta_cosine", "mutual_knn", "retrieval", "rsa"],
+    "judgement": ["judge"],
+    "mass_mean": ["MassMean"],
+    "projection": ["project"],
+    "similarity": [
+        "Measure",
+        "linear_cka",
+        "linear_cka_grid",
+        "minibatch_cka",
+        "procrustes_distance",
+        "rbf_cka",
+        "svcca",
+    ],
+    "statistics": [
+        "holm",
+        "jackknife",
+        "max_statistic_test",
+        "mean_interval",
+        "paired_difference",
+        "permutation_test",
+        "two_way_jackknife",
+    ],
+    "transfer": ["fit_probes", "transfer"],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_function_opens_with_an_example_that_runs(module):
+    library = importlib.import_module(f"analysis.measures.{module}")
+    for name in PUBLIC[module]:
+        head, _, rest = getattr(library, name).__doc__.partition("\n\n")
+        assert rest.lstrip().startswith(">>>"), (
+            f"{name} has no example under its first line: {head}"
+        )
+    ran = doctest.testmod(library, raise_on_error=False)
+    assert ran.attempted >= len(PUBLIC[module])
+    assert ran.failed == 0
+
+
+def test_the_library_does_not_import_heavy_packages():
     heavy = "[m for m in ('torch', 'scipy', 'sklearn') if m in sys.modules]"
     code = f"import sys, analysis.measures.similarity; print({heavy})"
     assert (

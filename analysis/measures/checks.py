@@ -1,8 +1,7 @@
-"""The one gate through which states enter the arithmetic: float64 arrays, paired, finite, varied.
+"""The gate through which states enter the arithmetic: float64, finite, paired, with variance.
 
-Arrays of any float dtype and torch tensors (CPU or GPU) are accepted; torch is recognised by its methods
-and never imported. Behind the gate everything is a float64 numpy array. What does not fit is a named error
-that says what was given and what to do.
+Takes arrays of any float dtype and torch tensors on any device; torch is recognised by its methods
+and never imported. Errors say what was given and what to do.
 """
 
 import warnings
@@ -15,14 +14,10 @@ import numpy as np
 from training.base.errors import BadInput
 
 Array = np.ndarray
-
+Groups = Sequence | None
 
 LEAST_ROWS = 4
-
-
 FEW_ROWS = 20
-
-
 NO_VARIANCE = 1e-12
 
 
@@ -35,7 +30,7 @@ class DegenerateStates(BadInput):
 
 
 class DuplicateRows(BadInput):
-    """More than half of the rows equal another row exactly: similarity would be faked."""
+    """More than half of the rows equal another row exactly, which fakes similarity."""
 
 
 class RepeatedEntity(BadInput):
@@ -43,7 +38,7 @@ class RepeatedEntity(BadInput):
 
 
 class NotIdentifiable(BadInput):
-    """The data cannot answer the question that was asked of them; the message says why."""
+    """The data cannot answer the question; the message says why."""
 
 
 class SmallSample(UserWarning):
@@ -57,18 +52,15 @@ def to_float64(x: Any, name: str) -> Array:
     try:
         return np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(
-            f"{name} cannot be read as an array of numbers ({error}); give rows of equal length "
-            "as a numpy array or torch tensor"
-        ) from error
+        raise BadInput(f"{name} cannot be read as an array of numbers: {error}") from error
 
 
 def to_states(x: Any, name: str = "x") -> Array:
-    """(n, d) finite float64 states with at least 4 rows. Raises BadInput, TooFewRows, BadInput."""
+    """(n, d) finite float64 states, n >= 4. Raises BadInput, TooFewRows."""
     x = to_float64(x, name)
     if x.ndim != 2 or x.shape[1] == 0:
         raise BadInput(
-            f"{name} has shape {x.shape}; expected (n, d), one row a fact; select one site and one prompt first"
+            f"{name} has shape {x.shape}; expected (n, d), one row per fact, of one site and prompt"
         )
     if len(x) < LEAST_ROWS:
         raise TooFewRows(
@@ -77,15 +69,14 @@ def to_states(x: Any, name: str = "x") -> Array:
     finite = np.isfinite(x).all(axis=1)
     if not finite.all():
         raise BadInput(
-            f"{name} has NaN or infinity in row {int(np.argmin(finite))} "
-            f"({int((~finite).sum())} of {len(x)} rows); extract in bfloat16 or float32, "
-            "float16 overflows in the residual stream"
+            f"{name} has NaN or infinity in row {int(np.argmin(finite))} ({(~finite).sum()} of "
+            f"{len(x)} rows); extract in bfloat16 or float32, float16 overflows"
         )
     return x
 
 
 def to_sites(xs: Any, name: str = "xs") -> Array:
-    """(n_sites, n, d) finite float64 states. Raises what `to_states` does, naming the site."""
+    """(n_sites, n, d) finite float64 states. Raises as `to_states`, naming the site."""
     if hasattr(xs, "detach") or isinstance(xs, np.ndarray):
         xs = to_float64(xs, name)
     else:
@@ -102,61 +93,78 @@ def to_sites(xs: Any, name: str = "xs") -> Array:
 
 
 def to_labels(labels: Any, n: int, name: str = "labels") -> Array:
-    """(n,) labels of any kind as integer codes 0..k-1. Raises BadInput, BadInput."""
+    """(n,) labels of any kind as integer codes 0..k-1. Raises BadInput."""
     labels = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
     if labels.ndim != 1:
-        raise BadInput(f"{name} has shape {labels.shape}; expected one label a row, ({n},)")
+        raise BadInput(f"{name} has shape {labels.shape}; expected one label per row, ({n},)")
     if len(labels) != n:
-        raise BadInput(
-            f"{name} has {len(labels)} entries for {n} rows; give one a row, in row order"
-        )
+        raise BadInput(f"{name} has {len(labels)} entries for {n} rows; give one per row, in order")
     return np.unique(labels, return_inverse=True)[1]
 
 
 def why_degenerate(x: Array) -> str | None:
-    """Why finite states (n, d) have no usable variance, or None when they do."""
+    """Why finite states (n, d) have no usable variance, or None."""
     centred = x - x.mean(axis=0)
     if np.linalg.norm(centred) <= NO_VARIANCE * np.linalg.norm(x):
         return "the same state in every row"
-    # A copy of a row is no new fact: a row bootstrap of independent data looks strongly aligned.
+    # Copied rows are not new facts: a row bootstrap of independent data looks strongly aligned.
     if _repeats(x[:, 0].tolist()) <= len(x) / 2:
         return None
-    # Adding 0 turns -0.0 into 0.0, which has other bytes.
+    # Adding 0 turns -0.0 into 0.0, which has different bytes.
     repeated = _repeats([row.tobytes() for row in x + 0.0])
     if repeated > len(x) / 2:
         return f"{repeated} of {len(x)} rows equal another row exactly"
     return None
 
 
+def _repeats(keys: list) -> int:
+    """How many entries equal another one."""
+    return sum(count for count in Counter(keys).values() if count > 1)
+
+
 def check_varied(x: Array, name: str) -> None:
-    """Raises DegenerateStates or DuplicateRows for states (n, d) that bear no similarity estimate."""
+    """Raises DegenerateStates for constant states (n, d), DuplicateRows for mostly copied rows."""
     reason = why_degenerate(x)
     if reason is None:
         return
     if reason.startswith("the same"):
         raise DegenerateStates(
-            f"{name}: {reason} (n={len(x)}), so similarity is undefined; leave this site or position out"
+            f"{name}: {reason} (n={len(x)}), so similarity is undefined; "
+            "leave this site or position out"
         )
     raise DuplicateRows(
-        f"{name}: {reason}; keep one row an entity (and no bootstrap with replacement)"
+        f"{name}: {reason}; keep one row per entity (and do not bootstrap with replacement)"
     )
 
 
 def site_reasons(xs: Any) -> list[str | None]:
-    """Per site of (n_sites, n, d): why its states bear no similarity estimate, or None where they do."""
+    """Per site of (n_sites, n, d): why it allows no similarity estimate, or None."""
     return [why_degenerate(x) for x in to_sites(xs)]
 
 
-def check_entities(groups: Sequence | None, n: int) -> None:
+def first_reasons(*reasons: Sequence[str | None]) -> tuple[str | None, ...]:
+    """(S,) the first reason at each site among several lists of them, or None."""
+    return tuple(next((r for r in site if r), None) for site in zip(*reasons, strict=True))
+
+
+def check_entities(groups: Groups, n: int) -> None:
     """Raises RepeatedEntity if two rows belong to one entity."""
     if groups is None:
         return
     sizes = np.bincount(to_labels(groups, n, "groups"))
     if len(sizes) < n:
         raise RepeatedEntity(
-            f"groups names {len(sizes)} entities in {n} rows, up to {sizes.max()} rows an entity; "
-            "this estimator needs one row an entity: compute it within one relation and one "
-            "prompt, then average the values"
+            f"groups names {len(sizes)} entities in {n} rows, up to {sizes.max()} rows per entity; "
+            "this estimator needs one: compute it within one relation and prompt, then average"
+        )
+
+
+def check_paired(n_x: int, n_y: int) -> None:
+    """Raises BadInput where the sides have different numbers of rows."""
+    if n_x != n_y:
+        raise BadInput(
+            f"x has {n_x} rows and y {n_y}; row i of both must be the same fact, "
+            "so select the facts that both sides have, in one order"
         )
 
 
@@ -171,16 +179,18 @@ def warn_if_small(n: int) -> None:
 
 
 def to_pair(
-    x: Any, y: Any, groups: Sequence | None = None, *, varied: bool = True, same_width: bool = False
+    x: Any, y: Any, groups: Groups = None, *, varied: bool = True, same_width: bool = False
 ) -> tuple[Array, Array]:
-    """Paired float64 states (n, d_x), (n, d_y): row i of both is the same fact, one row an entity.
+    """Paired float64 states (n, d_x), (n, d_y), one row per entity.
 
-    varied: also refuse constant and mostly duplicated rows. same_width: also require d_x == d_y.
+    varied: refuse constant and mostly copied rows. same_width: require d_x == d_y.
     """
     x, y = to_states(x, "x"), to_states(y, "y")
     check_paired(len(x), len(y))
-    if same_width:
-        check_width(x, y)
+    if same_width and x.shape[1] != y.shape[1]:
+        raise BadInput(
+            f"x has d={x.shape[1]} and y d={y.shape[1]}; cosines need one space, CKA does not"
+        )
     check_entities(groups, len(x))
     if varied:
         check_varied(x, "x")
@@ -190,45 +200,15 @@ def to_pair(
 
 
 def to_site_pair(
-    xs: Any, ys: Any, groups: Sequence | None = None, *, same_sites: bool
+    xs: Any, ys: Any, groups: Groups = None, *, same_sites: bool
 ) -> tuple[Array, Array]:
-    """Paired stacks (S, n, d_x), (T, n, d_y); same_sites requires S == T. Degenerate sites are let
-    through.
-    """
+    """Paired stacks (S, n, d_x), (T, n, d_y), degenerate sites included; same_sites: S == T."""
     xs, ys = to_sites(xs, "xs"), to_sites(ys, "ys")
     check_paired(xs.shape[1], ys.shape[1])
     check_entities(groups, xs.shape[1])
     if same_sites and len(xs) != len(ys):
         raise BadInput(
-            f"xs has {len(xs)} sites and ys {len(ys)}; give the same sites, or grid=True for all pairs"
+            f"xs has {len(xs)} sites and ys {len(ys)}; give the same, or grid=True for all pairs"
         )
     warn_if_small(xs.shape[1])
     return xs, ys
-
-
-def check_paired(n_x: int, n_y: int) -> None:
-    """Raises BadInput where the sides have different numbers of rows."""
-    if n_x != n_y:
-        raise BadInput(
-            f"x has {n_x} rows and y {n_y}; row i of both must be the same fact: "
-            "select the facts present on both sides, in one order"
-        )
-
-
-def check_width(x: Array, y: Array) -> None:
-    """Raises BadInput where the two sides live in spaces of different dimension."""
-    if x.shape[1] != y.shape[1]:
-        raise BadInput(
-            f"x has d={x.shape[1]} and y d={y.shape[1]}; cosines need one space: "
-            "take both sides at the same site, or use linear_cka"
-        )
-
-
-def _repeats(keys: list) -> int:
-    """How many entries equal another one."""
-    return sum(count for count in Counter(keys).values() if count > 1)
-
-
-def first_reasons(*reasons: Sequence[str | None]) -> tuple[str | None, ...]:
-    """(S,) the first reason of each site among several lists of them, or None."""
-    return tuple(next((r for r in site if r), None) for site in zip(*reasons, strict=True))

@@ -1,52 +1,152 @@
-"""Is the shared structure about the relation asked, or only about the name? Contrasts and partial CKA.
+"""Is the shared structure about the relation, or only about the name? Contrasts and partial CKA.
 
-Raw CKA between rote and semantic states is high because both name the subject. The crossed contrast asks
-whether relation r's rote states resemble relation r's prompts more than relation q's, over all r and q; the
-partialled one asks whether anything is left of it once "these two subjects have the same object" is projected
-out of both sides. Everything here is inner products of U-centred Grams (Szekely & Rizzo 2014), so partialling
-is a Schur complement, delete-one values have a closed form, and a label permutation is an index into one
-Gram.
+Raw CKA between rote and semantic states is high because both name the subject. The crossed contrast
+asks whether relation r's rote states resemble relation r's prompts more than relation q's, over all
+r and q; the partialled one asks what is left once "these two subjects have the same object" is
+projected out of both sides. All of it is inner products of U-centred Grams
+(analysis.measures.hsic): partialling is a Schur complement, delete-one values have a closed form,
+and a label permutation is an index into one Gram.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from analysis.measures import hsic
 from analysis.measures.checks import (
+    Array,
+    Groups,
     NotIdentifiable,
     TooFewRows,
     check_entities,
     check_varied,
     to_float64,
+    to_labels,
+    to_pair,
     to_states,
     warn_if_small,
 )
-from analysis.measures.hsic import centre, linear_gram, u_centre
-from analysis.measures.partial import (
-    check_something_left,
-    cka_tables,
-    inner_products,
-    label_kernel,
-    orthonormal,
+from analysis.measures.statistics import (
+    Interval,
+    Rng,
+    jackknife_interval,
+    permutation_p,
+    permutations,
 )
-from analysis.measures.statistics import Rng, jackknife_interval, permutation_p
 from training.base.errors import BadInput
 
-Array = np.ndarray
-
-
 NULL_ELEMENTS = 400_000
+
+
+def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Interval:
+    """Debiased linear CKA with the kernels of `given` projected out of both U-centred Grams.
+
+    >>> rng = np.random.default_rng(0)
+    >>> objects, code = np.arange(60) % 5, 3 * rng.normal(size=(2, 5, 8))
+    >>> x, y = code[:, objects] + rng.normal(size=(2, 60, 8))  # unrelated codes: plain CKA is 0.59
+    >>> round(partial_cka(x, y, objects).value, 2)
+    -0.1
+
+    x: (n, d_x), y: (n, d_y), n >= 5; given: labels (n,), states (n, d), or a list of those,
+    projected out jointly (partial distance correlation, Szekely & Rizzo 2014, eq. 3.5, with linear
+    kernels).
+    Raises NotIdentifiable for labels without a repeat, DegenerateStates where nothing is left.
+    """
+    x, y = to_pair(x, y, groups)
+    single = hasattr(given, "ndim") or np.ndim(given[0]) == 0
+    kernels = [
+        _conditioning_kernel(g, len(x), f"given[{k}]")
+        for k, g in enumerate([given] if single else given)
+    ]
+    return _estimate(
+        hsic.u_centre(hsic.linear_gram(x)), hsic.u_centre(hsic.linear_gram(y)), kernels
+    )
+
+
+def object_kernel(
+    x: Any, labels: Sequence | Array, groups: Groups = None, *, n: int = 0, rng: Rng = 0
+) -> Interval:
+    """Debiased CKA of states with the one-hot object of each row: do the states carry the answer?
+
+    >>> rng = np.random.default_rng(0)
+    >>> objects = np.arange(60) % 5
+    >>> x = rng.normal(size=(5, 8))[objects] + rng.normal(size=(60, 8))
+    >>> found = object_kernel(x, objects, n=99)
+    >>> round(found.value, 2), found.p
+    (0.35, 0.01)
+
+    x: (n, d), n >= 5; labels: (n,). Chance 0. n: permutations of the labels for null and one-sided
+    p. The interval is NaN where leaving one row out leaves no object that repeats.
+    Raises NotIdentifiable where no object occurs twice, or only one object occurs.
+    """
+    x = to_states(x)
+    check_entities(groups, len(x))
+    check_varied(x, "x")
+    warn_if_small(len(x))
+    a, b = hsic.u_centre(hsic.linear_gram(x)), label_kernel(labels, len(x), "labels")
+    estimate = _estimate(a, b, [])
+    if n == 0:
+        return estimate
+    norm = np.linalg.norm(a) * np.linalg.norm(b)
+    null = np.array([np.vdot(a, b[np.ix_(p, p)]) for p in permutations(len(x), n, rng)]) / norm
+    return replace(estimate, null=null, p=float(permutation_p(estimate.value, null)))
+
+
+def label_kernel(labels: Any, n: int, name: str) -> Array:
+    """U-centred one-hot Gram (n, n) of labels (n,). Raises NotIdentifiable without variance."""
+    codes = to_labels(labels, n, name)
+    counts = np.bincount(codes)
+    if len(counts) == n:
+        raise NotIdentifiable(
+            f"{name}: all {n} objects are different, so no two subjects share an answer and the "
+            "object kernel is exactly 0; use relations whose objects repeat"
+        )
+    if len(counts) == 1:
+        raise NotIdentifiable(
+            f"{name}: all {n} rows have the same object, so the object kernel is constant"
+        )
+    kernel = hsic.u_centre((codes[:, None] == codes).astype(np.float64))
+    # One odd row among equal ones: entries are sums of row terms, which U-centring removes.
+    if np.linalg.norm(kernel) <= hsic.NOTHING_LEFT * n:
+        raise NotIdentifiable(
+            f"{name}: objects occur {sorted(counts.tolist())} times, which leaves the object "
+            "kernel no variance; use relations whose objects are more balanced"
+        )
+    return kernel
+
+
+def _conditioning_kernel(given: Any, n: int, name: str) -> Array:
+    if np.ndim(given) == 1:
+        return label_kernel(given, n, name)
+    x = to_states(given, name)
+    check_varied(x, name)
+    if len(x) != n:
+        raise BadInput(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
+    return hsic.u_centre(hsic.linear_gram(x))
+
+
+def _estimate(a: Array, b: Array, kernels: Sequence[Array]) -> Interval:
+    """CKA of U-centred Grams a, b (n, n) without those of the kernels (n, n), with its interval."""
+    n, count = len(a), len(kernels)
+    if n < 5:
+        raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
+    full, left_out = hsic.inner_products(np.array([a, b, *kernels]))
+    hsic.check_something_left(full, count, ("x", "y"))
+    value, left_out = (
+        hsic.cka_tables(products, count, 1)[..., 0, 0, 0] for products in (full, left_out)
+    )
+    return jackknife_interval(value, left_out)
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
     """A contrast of the relation x relation table of debiased CKA, averaged over prompts.
 
-    null: (N,) draws, the same permutations for the same rng and n; p two-sided, NaN without draws.
+    null: (N,) draws, the same permutations for the same rng and n; p: two-sided, NaN without draws.
     table: (R, R), rote relation by semantic relation, in the order of `relations`.
-    per_prompt: (P,) and leave_one_out: (P, n) contrast values, for `two_way_jackknife` and for averages.
+    per_prompt: (P,) and leave_one_out: (P, n), for `two_way_jackknife` and for averages.
     """
 
     value: float
@@ -72,85 +172,82 @@ def crossed_contrast(
     groups: Any = None,
     n: int = 199,
     rng: Rng = 0,
-    level: float = 0.95,
 ) -> Contrast:
-    """Mean of the diagonal minus mean of the off-diagonal of the table CKA(x_r, y_q) (measures.md section 8).
+    """Mean of the diagonal minus mean of the off-diagonal of the table CKA(x_r, y_q).
 
-    xs: per relation r the rote states (n, d); ys: per relation q the semantic states (n, d) or (n_prompts, n,
-    d); both keyed by relation, or in one order. All relations have the same n subjects in the same row order.
-    relations: the keys (or indices) to cross, e.g. the bound ones; default all.
-    groups: the subject of each row, or that per relation (then checked to be the same); refuses repeats.
-    partialled: project the kernels of every label array in `given` (per relation the object of each subject;
-    name parts may be added) out of both sides first. All of `given` is used, whatever `relations` says.
-    Null: the semantic states of each (relation, prompt) are centred and scaled to unit Frobenius norm, then
-    per subject the relation labels of the semantic side are permuted, all prompts alike, the rote side fixed;
-    n draws.
-    Interval: delete-one-subject jackknife. n >= 5.
-    Raises NotIdentifiable (one relation, different subjects, unique objects), BadInput,
+    >>> rng = np.random.default_rng(0)
+    >>> subject, answers = rng.normal(size=(40, 8)), rng.normal(size=(3, 40, 8))
+    >>> xs, ys = (subject + answers + 0.5 * rng.normal(size=(3, 40, 8)) for _ in range(2))
+    >>> found = crossed_contrast(xs, ys)
+    >>> round(found.value, 2), found.p, found.table.shape
+    (0.57, 0.005, (3, 3))
+
+    xs: per relation the rote states (n, d); ys: per relation the semantic states (n, d) or
+    (n_prompts, n, d); mappings by relation or sequences in one order, over the same n >= 5 subjects
+    in the same row order. relations: those to cross, default all. groups: the subject of each row,
+    or that per relation (then compared); repeats are refused. partialled: first project out the
+    kernels of all label arrays in `given` (per relation the object of each subject, or name parts).
+    Null of n draws: semantic states of each (relation, prompt) centred and scaled to unit Frobenius
+    norm, then per subject the relation labels of the semantic side permuted, all prompts alike.
+    Interval: delete-one-subject jackknife. Definition: measures.md, section 8.
+    Raises NotIdentifiable (one relation, other subjects, unique objects), BadInput,
     DegenerateStates.
     """
-    states = _crossed_states(xs, ys, relations, groups)
-    r = len(states.names)
-    weights = (np.eye(r) * r - 1) / (r * (r - 1))
-    return _contrast(
-        states, weights, _given_kernels(given, states.n) if partialled else None, n, rng, level
+    names, rote, semantic = _crossed_states(xs, ys, relations, groups)
+    (prompts, r, subjects, _), d = semantic.shape, rote.shape[2]
+    kernels = _given_kernels(given, subjects) if partialled else np.zeros((0, subjects, subjects))
+    weights = _weights(r)
+    left, right = hsic.u_centre(hsic.linear_gram(rote)), hsic.u_centre(hsic.linear_gram(semantic))
+    full, left_out = hsic.inner_products(
+        np.concatenate([left, right.reshape(prompts * r, subjects, subjects), kernels])
     )
+    sides = [f"xs[{q!r}]" for q in names]
+    sides += [f"ys[{q!r}] prompt {p}" for p in range(prompts) for q in names]
+    hsic.check_something_left(full, len(kernels), sides)
+    tables = hsic.cka_tables(full, len(kernels), r)
+    per_prompt = np.einsum("prq,rq->p", tables, weights)
+    left_out = np.einsum("iprq,rq->pi", hsic.cka_tables(left_out, len(kernels), r), weights)
+    interval = jackknife_interval(per_prompt.mean(), left_out.mean(axis=0))
+    null = _null_contrasts(left, semantic, kernels, _relation_orders(n, subjects, r, rng), weights)
+    p = float(permutation_p(interval.value, null, "two-sided")) if n else np.nan
+    found = (interval.value, interval.low, interval.high, null, p)
+    return Contrast(*found, tables.mean(axis=0), per_prompt, left_out, names, subjects, d)
 
 
 def interaction(
-    xs: Mapping | Sequence,
-    ys: Mapping | Sequence,
-    r: Hashable,
-    q: Hashable,
-    *,
-    partialled: bool = False,
-    given: Mapping | Sequence | None = None,
-    groups: Any = None,
-    n: int = 199,
-    rng: Rng = 0,
-    level: float = 0.95,
+    xs: Mapping | Sequence, ys: Mapping | Sequence, r: Hashable, q: Hashable, **options: Any
 ) -> Contrast:
-    """The 2 x 2 interaction rr + qq - rq - qr of the table, for a claim about one relation r against q.
+    """The 2 x 2 interaction rr + qq - rq - qr of the table, for a claim about relation r against q.
 
-    Arguments, null and interval as in `crossed_contrast`; twice its value over these two relations.
+    >>> xs = np.random.default_rng(0).normal(size=(3, 40, 8))
+    >>> round(interaction(xs, xs, 0, 2, n=0).value, 1)
+    2.0
+
+    Twice `crossed_contrast` over these two relations, which takes the same options.
     """
-    states = _crossed_states(xs, ys, (r, q), groups)
-    weights = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    return _contrast(
-        states, weights, _given_kernels(given, states.n) if partialled else None, n, rng, level
-    )
+    found = crossed_contrast(xs, ys, relations=(r, q), **options)
+    doubled = ("value", "low", "high", "null", "per_prompt", "leave_one_out")
+    return replace(found, **{name: 2 * getattr(found, name) for name in doubled})
 
 
-@dataclass(frozen=True, eq=False)
-class _CrossedStates:
-    """Rote (R, n, d_x) and centred, scaled semantic (P, R, n, d_y) states of the relations `names`."""
-
-    names: tuple
-    rote: Array
-    semantic: Array
-
-    @property
-    def n(self) -> int:
-        return self.rote.shape[1]
+def _weights(r: int) -> Array:
+    """(R, R) weights of the table: mean of the diagonal minus mean of the off-diagonal."""
+    return (np.eye(r) * r - 1) / (r * (r - 1))
 
 
 def _crossed_states(
     xs: Any, ys: Any, relations: Sequence[Hashable] | None, groups: Any
-) -> _CrossedStates:
+) -> tuple[tuple, Array, Array]:
+    """Relation names, rote (R, n, d_x), and centred, scaled semantic states (P, R, n, d_y)."""
     xs, ys = _by_relation(xs), _by_relation(ys)
-    names = tuple(xs) if relations is None else tuple(relations)
+    names = tuple(dict.fromkeys([*xs, *ys]) if relations is None else relations)
     for side, states in (("xs", xs), ("ys", ys)):
         missing = [name for name in names if name not in states]
         if missing:
             raise NotIdentifiable(
-                f"{side} has no states of relations {missing} (it has {list(states)}); "
-                "the contrast crosses every relation with every other"
+                f"{side} has no states of relations {missing} (it has {list(states)}); the "
+                "contrast needs both sides of each: give them, or name the others in `relations`"
             )
-    if relations is None and any(q not in xs for q in ys):
-        raise NotIdentifiable(
-            f"ys has relations {[q for q in ys if q not in xs]} without rote states in xs; "
-            "give them, or name the relations to cross in `relations`"
-        )
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise NotIdentifiable(
             f"relations {list(names)}: a contrast needs at least two different relations over the "
@@ -159,19 +256,27 @@ def _crossed_states(
     rote = [to_states(xs[name], f"xs[{name!r}]") for name in names]
     semantic = [_prompts(ys[name], f"ys[{name!r}]") for name in names]
     _check_same_subjects(names, [len(x) for x in rote] + [y.shape[1] for y in semantic], groups)
-    _check_alike(rote, semantic)
+    for what, counts in (
+        ("prompts", [len(y) for y in semantic]),
+        ("dimensions in xs", [x.shape[1] for x in rote]),
+        ("dimensions in ys", [y.shape[2] for y in semantic]),
+    ):
+        if len(set(counts)) > 1:
+            raise BadInput(
+                f"the relations have {counts} {what}; take all at one site, with as many prompts: "
+                "the null exchanges prompt p of one relation with prompt p of another"
+            )
     for name, x, y in zip(names, rote, semantic, strict=True):
         check_varied(x, f"xs[{name!r}]")
         for p, prompt in enumerate(y):
             check_varied(prompt, f"ys[{name!r}] prompt {p}")
-    if len(rote[0]) < 5:
-        raise TooFewRows(
-            f"n={len(rote[0])} subjects; the contrast and its jackknife need at least 5"
-        )
-    warn_if_small(len(rote[0]))
-    semantic = centre(np.stack(semantic, axis=1))
+    n = len(rote[0])
+    if n < 5:
+        raise TooFewRows(f"n={n} subjects; the contrast and its jackknife need at least 5")
+    warn_if_small(n)
+    semantic = hsic.centre(np.stack(semantic, axis=1))
     semantic /= np.linalg.norm(semantic, axis=(2, 3), keepdims=True)
-    return _CrossedStates(names, np.stack(rote), semantic)
+    return names, np.stack(rote), semantic
 
 
 def _by_relation(states: Any) -> dict:
@@ -194,94 +299,42 @@ def _check_same_subjects(names: tuple, sizes: list[int], groups: Any) -> None:
             "subjects in the same order in every relation, keep the subjects that all have"
         )
     if isinstance(groups, Mapping):
-        orders = {tuple(groups.get(name, ())) for name in names}
-        if len(orders) > 1:
+        if len({tuple(groups.get(name, ())) for name in names}) > 1:
             raise NotIdentifiable(
-                f"groups: relations {list(names)} have different subjects or row orders, so subject "
-                "and relation cannot be told apart; keep shared subjects, sorted alike"
+                f"groups: relations {list(names)} have different subjects or row orders, so "
+                "subject and relation cannot be told apart; keep shared subjects, sorted alike"
             )
         groups = groups[names[0]]
     check_entities(groups, sizes[0])
 
 
-def _check_alike(rote: list[Array], semantic: list[Array]) -> None:
-    counts = [len(y) for y in semantic]
-    if len(set(counts)) > 1:
-        raise BadInput(
-            f"the relations have {counts} prompts; give each relation the same number, "
-            "prompt p of one relation taking the place of prompt p of another in the null"
+def _given_kernels(given: Any, n: int) -> Array:
+    """(k, n, n) the U-centred kernels to project out."""
+    if given is None or len(given) == 0:
+        raise NotIdentifiable(
+            "partialled=True without given: the answer can be projected out only if the object of "
+            "every subject in every relation is known; pass given={relation: objects}"
         )
-    for side, widths in (
-        ("xs", {x.shape[1] for x in rote}),
-        ("ys", {y.shape[2] for y in semantic}),
-    ):
-        if len(widths) > 1:
-            raise BadInput(
-                f"{side} has states of d={sorted(widths)}; take all relations at one site"
-            )
-
-
-def _contrast(
-    states: _CrossedStates,
-    weights: Array,
-    kernels: Array | None,
-    n_draws: int,
-    rng: Rng,
-    level: float,
-) -> Contrast:
-    r, n, prompts = len(states.names), states.n, len(states.semantic)
-    left = u_centre(linear_gram(states.rote))
-    right = u_centre(linear_gram(states.semantic)).reshape(prompts * r, n, n)
-    full, left_out = inner_products(
-        np.concatenate([left, right] + ([] if kernels is None else [kernels]))
-    )
-    partial = 0 if kernels is None else len(kernels)
-    names = [f"xs[{q!r}]" for q in states.names] + [
-        f"ys[{q!r}] prompt {p}" for p in range(prompts) for q in states.names
-    ]
-    check_something_left(full, partial, names)
-    tables = cka_tables(full, partial, r)
-    contrast_out = np.einsum("iprq,rq->pi", cka_tables(left_out, partial, r), weights)
-    per_prompt = np.einsum("prq,rq->p", tables, weights)
-    value = float(per_prompt.mean())
-    interval = jackknife_interval(value, contrast_out.mean(axis=0), level=level)
-    orders = _relation_orders(n_draws, n, r, rng)
-    null = _null_contrasts(left, states.semantic, kernels, orders, weights)
-    p = float(permutation_p(value, null, "two-sided")) if n_draws else np.nan
-    return Contrast(
-        value,
-        float(interval.low),
-        float(interval.high),
-        null,
-        p,
-        tables.mean(axis=0),
-        per_prompt,
-        contrast_out,
-        states.names,
-        n,
-        states.rote.shape[2],
-    )
+    named = _by_relation(given).items()
+    return np.array([label_kernel(labels, n, f"given[{name!r}]") for name, labels in named])
 
 
 def _relation_orders(count: int, n: int, r: int, rng: Rng) -> Array:
-    """(count, R, n): which relation's semantic state subject i shows under relation q, permuted per
-    subject.
-    """
+    """(count, R, n): whose relation's semantic state subject i shows under relation q."""
     orders = np.tile(np.arange(r), (count, n, 1))
     return np.random.default_rng(rng).permuted(orders, axis=2).transpose(0, 2, 1)
 
 
 def _null_contrasts(
-    left: Array, semantic: Array, kernels: Array | None, orders: Array, weights: Array
+    left: Array, semantic: Array, kernels: Array, orders: Array, weights: Array
 ) -> Array:
-    """Null draws (N,) of the contrast, from U-centred rote Grams (R, n, n) and semantic states (P, R, n, d).
+    """(N,) null draws from U-centred rote Grams (R, n, n) and semantic states (P, R, n, d).
 
-    left is U-centred, so <A, U(K)> = <A, K>: only the norms of the permuted Grams need their row sums.
+    left is U-centred, so <A, U(K)> = <A, K>: only norms of the permuted Grams need their row sums.
     """
     prompts, r, n, _ = semantic.shape
-    basis = (
-        np.zeros((0, n * n)) if kernels is None else orthonormal(kernels.reshape(len(kernels), -1))
-    )
+    flat = kernels.reshape(len(kernels), n * n)
+    basis = hsic.orthonormal(flat) if len(flat) else flat
     left = left.reshape(r, -1)
     left = left - (left @ basis.T) @ basis
     left /= np.linalg.norm(left, axis=1, keepdims=True)
@@ -302,7 +355,7 @@ def _null_contrasts(
 
 
 def _gram_without_subjects(z: Array) -> Array:
-    """Flat Gram of semantic states (R, n, d) over all (relation, subject) pairs, 0 within a subject."""
+    """Flat Gram of states (R, n, d) over all (relation, subject) pairs, 0 within a subject."""
     r, n, d = z.shape
     flat = z.reshape(r * n, d)
     return ((flat @ flat.T).reshape(r, n, r, n) * (1 - np.eye(n))[:, None, :]).ravel()
@@ -317,18 +370,4 @@ def _u_centred_norms(k: Array) -> Array:
         squares
         + rows.sum(axis=-1) ** 2 / ((n - 1) * (n - 2))
         - 2 / (n - 2) * np.sum(rows**2, axis=-1)
-    )
-
-
-def _given_kernels(given: Any, n: int) -> Array:
-    if given is None or len(given) == 0:
-        raise NotIdentifiable(
-            "partialled=True without given: the answer can be projected out only if the object of "
-            "every subject in every relation is known; pass given={relation: objects}"
-        )
-    return np.array(
-        [
-            label_kernel(labels, n, f"given[{name!r}]")
-            for name, labels in _by_relation(given).items()
-        ]
     )

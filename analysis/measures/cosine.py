@@ -1,26 +1,35 @@
-"""Measures that rest on cosines between states: neighbours, retrieval, paired alignment, Delta-CosSim, RSA.
+"""Measures on cosines of states: paired cosines, retrieval, shared neighbours, Delta-CosSim, RSA.
 
-Cosines of centred states unless said otherwise: raw ones are inflated by the direction all states share.
+Cosines of centred states unless stated otherwise: raw ones are inflated by the direction that all
+states share. `pair_measures` and `neighbour_scores` score stacks of sites (S, n, d) at once and
+give every pairing or a null; the other functions take one site.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.measures.checks import (
+    Array,
     DegenerateStates,
+    Groups,
     NotIdentifiable,
     to_labels,
     to_pair,
     to_states,
 )
 from analysis.measures.hsic import centre
-from analysis.measures.statistics import jackknife_interval, mean_interval
+from analysis.measures.scores import Scores
+from analysis.measures.statistics import (
+    Interval,
+    Rng,
+    jackknife_interval,
+    mean_interval,
+    permutations,
+)
 from training.base.errors import BadInput
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,41 +42,78 @@ class Retrieval:
     chance: float
     chance_top5: float
     chance_mrr: float
-    n: int
-    d: int
 
 
-@dataclass(frozen=True)
-class CosineAlignment:
-    """value: mean cosine of paired rows with its t interval over rows; null: mean cosine of mismatched
-    pairs.
+def pair_measures(x: Array, y: Array) -> dict[str, Array]:
+    """Every paired measure of every pairing, (S, n, n): entry s, i, j sets y[s, i] against x[s, j].
+
+    x, y: (S, n, d), row i the same subject. The means of the diagonals are `cosine_alignment` (raw
+    and centred) and `retrieval`; a tie counts against the fact.
     """
+    from scipy.stats import rankdata
 
-    value: float
-    low: float
-    high: float
-    null: float
-    n: int
-    d: int
-
-
-@dataclass(frozen=True)
-class DeltaCosine:
-    """value: within - between, with its delete-one-subject interval; n rows."""
-
-    value: float
-    low: float
-    high: float
-    within: float
-    between: float
-    n: int
-    d: int
+    raw = _units(y) @ _units(x).transpose(0, 2, 1)
+    centred = _units(centre(y)) @ _units(centre(x)).transpose(0, 2, 1)
+    rank = rankdata(-centred, method="max", axis=-1)
+    return {
+        "cosine_raw": raw,
+        "cosine_centred": centred,
+        "retrieval_top1": (rank == 1).astype(float),
+        "retrieval_top5": (rank <= 5).astype(float),
+        "retrieval_mrr": 1 / rank,
+    }
 
 
-def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Sequence | None = None) -> float:
-    """Mean share of the k nearest neighbours (centred cosine) that both sides agree on; chance k/(n-1).
+def chances(n: int) -> dict[str, float]:
+    """Expectation of the retrieval measures among n subjects whose states match by luck."""
+    return {
+        "retrieval_top1": 1 / n,
+        "retrieval_top5": min(1.0, 5 / n),
+        "retrieval_mrr": float(np.sum(1 / np.arange(1, n + 1)) / n),
+    }
 
-    Huh et al. 2024, arXiv:2405.07987. x: (n, d_x), y: (n, d_y), 1 <= k < n - 1 (else BadInput).
+
+def neighbour_scores(
+    x: Array,
+    ys: Sequence[Array],
+    subjects: Sequence,
+    reasons: Sequence[str | None],
+    draws: int,
+    rng: Rng,
+    *,
+    k: int,
+) -> Scores:
+    """Share of the k nearest in x (S, n, d) that are among the k nearest in ys[p], mean over p.
+
+    reasons: (S,) why a site is left out (NaN), or None. Null: all rows of the ys permuted alike.
+    Raises NotIdentifiable where everyone is a neighbour.
+    """
+    s, n, _ = x.shape
+    if n <= k + 1:
+        raise NotIdentifiable(f"{n} subjects; {k} nearest neighbours need at least {k + 2}")
+    near_x, near_y = _nearest(_units(centre(x)), k), np.zeros((s, n, n))
+    for y in ys:
+        near = _nearest(_units(centre(y)), k)
+        share = np.take_along_axis(near_y, near, axis=-1) + 1 / len(ys)
+        np.put_along_axis(near_y, near, share, axis=-1)
+    values = np.take_along_axis(near_y, near_x, axis=-1).mean(axis=-1)
+    values[[reason is not None for reason in reasons]] = np.nan
+    null = np.zeros((draws, s))
+    for draw, p in zip(null, permutations(n, draws, rng), strict=True):
+        for site in range(s):
+            draw[site] = near_y[site][p[:, None], p[near_x[site]]].mean()
+    return Scores(values, null, tuple(subjects), tuple(reasons), k / (n - 1))
+
+
+def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Groups = None) -> float:
+    """Mean share of the k nearest neighbours (centred cosine) on which both sides agree.
+
+    >>> x = np.random.default_rng(0).normal(size=(40, 8))
+    >>> mutual_knn(x, 2 * x + 1, 5), round(mutual_knn(x, x[::-1], 5), 2)  # chance 5/39
+    (1.0, 0.15)
+
+    Huh et al. 2024, arXiv:2405.07987; chance k/(n-1). x: (n, d_x), y: (n, d_y), 1 <= k < n - 1.
+    Raises as `linear_cka`.
     """
     x, y = to_pair(x, y, groups)
     n = len(x)
@@ -75,112 +121,100 @@ def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Sequence | None = None) -
         raise BadInput(
             f"k={k} with n={n} rows; expected 1 <= k < n - 1, every row is a neighbour otherwise"
         )
-    near = []
-    for z in (x, y):
-        cosine = (unit := _unit_rows(centre(z), "states")) @ unit.T
-        np.fill_diagonal(cosine, -np.inf)
-        mask = np.zeros((n, n), dtype=bool)
-        np.put_along_axis(mask, np.argpartition(-cosine, k, axis=1)[:, :k], True, axis=1)
-        near.append(mask)
-    return float((near[0] & near[1]).sum() / (n * k))
+    near_x, near_y = (_nearest(_units(centre(z), "states"), k) for z in (x, y))
+    shared = (near_x[:, :, None] == near_y[:, None, :]).sum()
+    return float(shared / (n * k))
 
 
-def retrieval(x: Any, y: Any, *, groups: Sequence | None = None) -> Retrieval:
-    """Does each fact's state in y (semantic) find its own in x (rote) as nearest among all n? Centred cosine.
+def retrieval(x: Any, y: Any, *, groups: Groups = None) -> Retrieval:
+    """Does each fact's semantic state in y find its rote state in x as nearest among all n?
 
-    x, y: (n, d) of one site. Top-1, top-5 and mean reciprocal rank, with chances 1/n, 5/n, H_n/n. A tie with
-    another fact counts against the fact. Raises as `linear_cka`, BadInput where the widths differ.
+    >>> x = np.random.default_rng(0).normal(size=(40, 8))
+    >>> found = retrieval(x, x + 5)
+    >>> found.value, found.chance
+    (1.0, 0.025)
+
+    x, y: (n, d) of one site, centred cosine. Top-1, top-5 and mean reciprocal rank; a tie counts
+    against the fact. Raises as `linear_cka`, and BadInput where the widths differ.
     """
     x, y = to_pair(x, y, groups, same_width=True)
-    n, d = x.shape
-    cosine = _unit_rows(centre(y), "y") @ _unit_rows(centre(x), "x").T
+    cosine = _units(centre(y), "y") @ _units(centre(x), "x").T
     rank = np.sum(cosine >= np.diagonal(cosine)[:, None], axis=1)
-    return Retrieval(
-        float(np.mean(rank == 1)),
-        float(np.mean(rank <= 5)),
-        float(np.mean(1 / rank)),
-        1 / n,
-        min(1.0, 5 / n),
-        float(np.sum(1 / np.arange(1, n + 1)) / n),
-        n,
-        d,
-    )
+    found = (float(np.mean(score)) for score in (rank == 1, rank <= 5, 1 / rank))
+    return Retrieval(*found, *chances(len(x)).values())
 
 
-def cosine_alignment(
-    x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None
-) -> CosineAlignment:
-    """Mean cosine of paired states, with the mean over mismatched pairs as its baseline.
+def cosine_alignment(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> Interval:
+    """Mean cosine of paired states, with the mean over mismatched pairs as its baseline `null`.
 
-    x, y: (n, d) of one site. centre: remove each side's mean over rows first; raw cosines are inflated by
-    anisotropy, so never read them without `null`. Raises as `linear_cka`; constant states are refused only if
-    centred.
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 8)) + 9  # nothing shared but the mean
+    >>> raw = cosine_alignment(x, y, centre=False)
+    >>> round(raw.value, 2), round(raw.null, 2), round(cosine_alignment(x, y).value, 2)
+    (0.99, 0.99, 0.0)
+
+    x, y: (n, d) of one site. centre: remove each side's mean over rows; raw cosines are inflated by
+    anisotropy, so read them only beside `null`. Raises as `linear_cka` (constant states: if
+    centred).
     """
     x, y = to_pair(x, y, groups, varied=centre, same_width=True)
     if centre:
         x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    n, d = x.shape
-    x, y = _unit_rows(x, "x"), _unit_rows(y, "y")
+    n = len(x)
+    x, y = _units(x, "x"), _units(y, "y")
     paired = np.sum(x * y, axis=1)
     mismatched = (x.sum(axis=0) @ y.sum(axis=0) - paired.sum()) / (n * (n - 1))
-    interval = mean_interval(paired)
-    return CosineAlignment(
-        float(interval.value), float(interval.low), float(interval.high), float(mismatched), n, d
-    )
+    return replace(mean_interval(paired), null=float(mismatched))
 
 
-def delta_cosine(
-    states: Any, labels: Sequence | Array, subjects: Sequence | None = None
-) -> DeltaCosine:
-    """Mean cosine within relations minus between relations, over all facts; pairs sharing a subject are left
-    out.
+def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None) -> Interval:
+    """Mean cosine within relations minus between relations; pairs sharing a subject are left out.
 
-    states: (n, d) raw; labels: the relation of each row; subjects: the subject of each row (default: all
-    different). The interval leaves out one subject at a time with all its rows; NaN where that leaves no pair
-    of a kind.
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1, 2], 20)
+    >>> states = rng.normal(size=(3, 8))[labels] + rng.normal(size=(60, 8))
+    >>> round(delta_cosine(states, labels, np.tile(np.arange(20), 3)).value, 2)
+    0.47
+
+    states: (n, d) raw; labels: (n,) relations; subjects: (n,), default all different. Jackknife
+    over subjects with all their rows, NaN where one leaves no pair of a kind.
     Raises NotIdentifiable where there is no pair within or between relations.
     """
     states = to_states(states, "states")
-    n, d = states.shape
+    n = len(states)
     relation = to_labels(labels, n)
     subject = np.arange(n) if subjects is None else to_labels(subjects, n, "subjects")
-    unit = _unit_rows(states, "states")
+    unit = _units(states, "states")
     cosine = unit @ unit.T
     other = subject[:, None] != subject
     same = relation[:, None] == relation
     totals, per_subject = [], []
     for pairs in (other & same, other & ~same):
-        # Sums over ordered pairs and their number; a subject's own row sums hold half of the pairs it is in.
+        # Sums over ordered pairs and their number; a subject's rows hold half of its pairs.
         rows = np.stack([(cosine * pairs).sum(axis=1), pairs.sum(axis=1)])
         totals.append(rows.sum(axis=1))
         per_subject.append(np.stack([np.bincount(subject, weights=row) for row in rows]))
-    if totals[0][1] == 0 or totals[1][1] == 0:
-        kind = "within a relation" if totals[0][1] == 0 else "between relations"
-        raise NotIdentifiable(
-            f"no two rows {kind} with different subjects among {n} rows of {relation.max() + 1} "
-            "relations; give at least two relations with two subjects each"
-        )
+    for (_, count), kind in zip(totals, ("within a relation", "between relations"), strict=True):
+        if count == 0:
+            raise NotIdentifiable(
+                f"no two rows {kind} with different subjects among {n} rows of "
+                f"{relation.max() + 1} relations; give two relations of two subjects each, or more"
+            )
     within, between = (total[0] / total[1] for total in totals)
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = [
             (t[0] - 2 * s[0]) / (t[1] - 2 * s[1]) for t, s in zip(totals, per_subject, strict=True)
         ]
-    interval = jackknife_interval(within - between, left_out[0] - left_out[1])
-    return DeltaCosine(
-        float(within - between),
-        float(interval.low),
-        float(interval.high),
-        float(within),
-        float(between),
-        n,
-        d,
-    )
+    return jackknife_interval(within - between, left_out[0] - left_out[1])
 
 
-def rsa(x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None) -> float:
-    """Spearman correlation of the two cosine-distance matrices (Kriegeskorte et al. 2008), upper triangles.
+def rsa(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> float:
+    """Spearman correlation of the two cosine-distance matrices (Kriegeskorte et al. 2008).
 
-    x: (n, d_x), y: (n, d_y). centre: remove each side's mean over rows first. Chance 0. Raises as
+    >>> x = np.random.default_rng(0).normal(size=(40, 8))
+    >>> round(rsa(x, 2 * x[:, ::-1] + 1), 6)
+    1.0
+
+    x: (n, d_x), y: (n, d_y). centre: remove each side's mean over rows. Chance 0. Raises as
     `linear_cka`.
     """
     from scipy.stats import rankdata
@@ -189,7 +223,7 @@ def rsa(x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None) 
     upper = np.triu_indices(len(x), 1)
     ranks = []
     for name, z in (("x", x), ("y", y)):
-        unit = _unit_rows(z - z.mean(axis=0) if centre else z, name)
+        unit = _units(z - z.mean(axis=0) if centre else z, name)
         rank = rankdata(1 - (unit @ unit.T)[upper])
         ranks.append(rank - rank.mean())
         if not np.any(ranks[-1]):
@@ -199,11 +233,20 @@ def rsa(x: Any, y: Any, *, centre: bool = True, groups: Sequence | None = None) 
     return float(ranks[0] @ ranks[1] / np.linalg.norm(ranks[0]) / np.linalg.norm(ranks[1]))
 
 
-def _unit_rows(x: Array, name: str) -> Array:
-    """Rows scaled to length 1. Raises DegenerateStates for a row without length."""
-    lengths = np.linalg.norm(x, axis=1)
-    if not lengths.all():
+def _units(x: Array, name: str = "") -> Array:
+    """x (..., n, d) with rows of length 1; a zero row becomes NaN, or DegenerateStates if named."""
+    lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+    if name and not lengths.all():
         raise DegenerateStates(
-            f"{name}: row {int(np.argmin(lengths))} is zero, its cosine is undefined; leave the fact out"
+            f"{name}: row {int(np.argmin(lengths))} is zero and has no cosine; leave the fact out"
         )
-    return x / lengths[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return x / lengths
+
+
+def _nearest(unit: Array, k: int) -> Array:
+    """(..., n, k) indices of the k other rows of unit (..., n, d) with the largest cosine."""
+    cosine = unit @ np.swapaxes(unit, -1, -2)
+    rows = np.arange(unit.shape[-2])
+    cosine[..., rows, rows] = -np.inf
+    return np.argpartition(-cosine, k, axis=-1)[..., :k]

@@ -1,68 +1,46 @@
-"""One shared route, two separate codes, or no binding: the judgement itself, from states or from summaries of them.
+"""One shared route, two separate codes or no binding? Judged from states or from summaries.
 
-    from analysis.measures.judgement import (judge)
-    found = judge(rote, semantic, objects, relations, subjects)      # (m, d), (P, m, d), (m,), (m,), (m,)
-    found.label, found.why, found.sure
-
-Raw similarity cannot answer this (measures.md, section 8): rote and semantic states are alike because they name one
-subject, and two unrelated codes of one answer are alike too. So the judgement rests on probe transfer between the two
-kinds of states, across subjects, measured against what each kind of state holds itself:
+Raw similarity cannot tell: rote and semantic states are alike because they name one subject, and
+two unrelated codes of one answer are alike too. So the judgement rests on probe transfer between
+the two kinds of states, across subjects, relative to what each kind holds:
 
     share = (rote->semantic - chance) / (min(rote->rote, semantic->semantic) - chance)
 
-one shared route     both kinds hold the answer, the transfer is above chance, the share is at least a half and its
-                     interval begins at a quarter or above
-two separate codes   both kinds hold the answer, and the interval of the share ends below a half with a transfer that
-                     is not above chance, or below a quarter
-no binding           rote states hold the answer; what semantic ones hold is not above chance and its interval ends below
-                     half of that, or it ends below a quarter
-not identifiable     a control is missing, or the numbers leave the question open; `why` says which
-
-The null of the transfer permutes objects, not subjects: two unrelated codes of few objects agree on some of them by
-luck, for all subjects of such an object at once, so that subjects are no independent evidence for a shared code.
+docs/measures.md tabulates the rule that `decide` follows. The null of the transfer permutes
+objects, not subjects: two unrelated codes of few objects agree on some of them by luck, for all
+subjects of such an object at once, so that subjects are not independent evidence for a shared code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from analysis.measures.checks import NotIdentifiable, check_paired, to_float64, to_labels
+from analysis.measures.checks import Array, NotIdentifiable, check_paired, to_float64, to_labels
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.scores import paired_scores, pooled, summaries
 from analysis.measures.statistics import Rng, permutation_p
 from analysis.measures.transfer import FOLDS, Transfer, fit_probes
 from training.base.errors import UserError
+from training.base.words import span, two_places
 
-Array = np.ndarray
-
-
-SHARED, SEPARATE, UNBOUND, OPEN = (
+SHARED, SEPARATE, UNBOUND, OPEN = LABELS = (
     "one shared route",
     "two separate codes",
     "no binding",
     "not identifiable",
 )
-
-
-LABELS = (SHARED, SEPARATE, UNBOUND, OPEN)
-
-
-LEVEL = 0.05
-
-
-HALF, QUARTER = 0.5, 0.25
-
-
 CLEAR, TENTATIVE = "clear", "tentative"
+LEVEL = 0.05
+HALF, QUARTER = 0.5, 0.25
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One measured number with its 95% interval over subjects, its null p and what chance gives.
+    """One measured number with its 95% interval over subjects, its null p and its chance.
 
-    reason: why there is no number (then value is NaN). site: where it was measured.
+    reason: why there is no number (value is NaN). site: where it was measured.
     """
 
     name: str
@@ -90,12 +68,26 @@ class Evidence:
     def gain(self) -> float:
         return self.value - self.chance
 
+    @property
+    def ceiling(self) -> float:
+        """The largest gain that the interval allows."""
+        return self.high - self.chance
+
+    @property
+    def words(self) -> str:
+        """`.42 [.31, .53], chance .06`."""
+        return f"{span(self)}, chance {two_places(self.chance)}"
+
+    @property
+    def absence(self) -> str:
+        return f"no {self.name}: {self.reason or 'it was not measured'}"
+
 
 @dataclass(frozen=True)
 class Judgement:
     """label: one of LABELS; why: in words; sure: "clear" or "tentative" ("" if not identifiable).
 
-    share: of what both kinds of states hold, how much transfers, with its interval (NaN where undefined).
+    share: how much of what both kinds of states hold transfers, with its interval, or NaN.
     """
 
     label: str
@@ -121,13 +113,14 @@ def decide(
     missing: Sequence[str] = (),
     doubts: Sequence[str] = (),
 ) -> Judgement:
-    """The judgement from summaries.
+    """The judgement from summaries measured at one site.
 
-    transfer, rote, semantic: rote->semantic, rote->rote and semantic->semantic accuracy across subjects, at one site.
-    contrast: the answer-partialled contrast; interchange: share of patches that moved the relation, above what it was
-    before; unbound: rote->semantic transfer of relations that phase 2 never touched. They cannot make a label: they
-    take away its sureness, and an unbound relation that transfers as well takes away the label.
-    missing: controls without which nothing is claimed, each in words; doubts: what else makes a label tentative.
+    transfer, rote, semantic: accuracy across subjects rote->semantic, rote->rote and
+    semantic->semantic. contrast: the answer-partialled one; interchange: share of patches that
+    moved the relation, above what it was before; unbound: transfer of relations that phase 2 never
+    touched. These three can only make a label tentative, and unbound relations that transfer too
+    remove it. missing: controls without which nothing is claimed; doubts: what else makes a label
+    tentative.
     """
     extra = [e for e in (contrast, interchange, unbound) if e is not None]
     evidence = (transfer, rote, semantic, *extra)
@@ -139,59 +132,63 @@ def decide(
         return found(OPEN, "; ".join(missing))
     for part in (transfer, rote, semantic):
         if part.missing:
-            return found(OPEN, f"no {part.name}: {part.reason or 'it was not measured'}")
+            return found(OPEN, part.absence)
     if not rote.above:
         return found(
             OPEN,
-            f"rote states do not hold the answer across subjects ({_numbers(rote)}), so there is nothing to be shared",
+            f"rote states do not hold the answer across subjects ({rote.words}), "
+            "so there is nothing to be shared",
         )
-    little = semantic.high - semantic.chance < QUARTER * rote.gain
-    if not semantic.above or little:
+    little = semantic.ceiling < QUARTER * rote.gain
+    if little or not semantic.above:
         if transfer.above and not little:
+            why = f"{transfer.name} {transfer.words} though {semantic.name} is {semantic.words}"
+            return found(OPEN, why)
+        if semantic.ceiling >= HALF * rote.gain:
             return found(
                 OPEN,
-                f"{transfer.name} {_numbers(transfer)} though {semantic.name} is {_numbers(semantic)}",
+                f"semantic states may or may not hold the answer ({semantic.words}, "
+                f"n={semantic.n}): more subjects are needed",
             )
-        if semantic.high - semantic.chance >= HALF * rote.gain:
-            return found(
-                OPEN,
-                f"semantic states may hold the answer or not ({_numbers(semantic)}, n={semantic.n}): more subjects",
-            )
-        return found(
-            UNBOUND,
-            f"rote states hold the answer ({_numbers(rote)}), semantic ones do not ({_numbers(semantic)})",
-            CLEAR if little and not semantic.above else TENTATIVE,
-        )
-    share = tuple((v - transfer.chance) / min(rote.gain, semantic.gain) for v in _span(transfer))
-    words = f"{share[0]:.0%} [{share[1]:.0%}, {share[2]:.0%}] of what both hold transfers ({_numbers(transfer)})"
-    if transfer.above and share[0] >= HALF:
+        why = f"rote states hold the answer ({rote.words}), semantic ones do not ({semantic.words})"
+        return found(UNBOUND, why, CLEAR if little and not semantic.above else TENTATIVE)
+
+    held = min(rote.gain, semantic.gain)
+    ends = (transfer.value, transfer.low, transfer.high)
+    share, low, high = shares = tuple((v - transfer.chance) / held for v in ends)
+    words = f"{share:.0%} [{low:.0%}, {high:.0%}] of what both hold transfers ({transfer.words})"
+    if transfer.above and share >= HALF:
         if unbound is not None and unbound.above and unbound.gain >= HALF * transfer.gain:
-            return found(
-                OPEN,
-                f"{words}, but unbound relations, which were given no meaning, transfer too ({_numbers(unbound)})",
-                share=share,
-            )
-        if share[1] < QUARTER:
-            return found(OPEN, f"too few subjects or objects to tell: {words}", share=share)
-        weak = [_lacking(e) for e in (contrast, interchange) if e is not None and not e.above]
-        weak += [_lacking(unbound)] if unbound is not None and unbound.missing else []
-        if unbound is not None and unbound.high - unbound.chance >= HALF * transfer.gain:
-            weak.append(f"unbound relations may transfer as well ({_numbers(unbound)})")
-        weak += doubts
-        sure = CLEAR if share[1] >= HALF and not weak else TENTATIVE
-        return found(SHARED, words + (f"; but {'; '.join(weak)}" if weak else ""), sure, share)
-    if share[2] < QUARTER or (share[2] < HALF and not transfer.above):
-        sure = CLEAR if share[2] < QUARTER and not transfer.above else TENTATIVE
-        return found(
-            SEPARATE, f"both kinds of states hold the answer, and only {words}", sure, share
-        )
-    if share[2] < HALF:
-        return found(
-            OPEN,
-            f"neither one route nor two: {words}, above chance and less than half",
-            share=share,
-        )
-    return found(OPEN, f"too few subjects or objects to tell: {words}", share=share)
+            why = f"{words}, but unbound relations, which were given no meaning, transfer too"
+            return found(OPEN, f"{why} ({unbound.words})", share=shares)
+        if low < QUARTER:
+            return found(OPEN, f"too few subjects or objects to tell: {words}", share=shares)
+        weak = _weaknesses(transfer, contrast, interchange, unbound) + list(doubts)
+        sure = CLEAR if low >= HALF and not weak else TENTATIVE
+        but = f"; but {'; '.join(weak)}" if weak else ""
+        return found(SHARED, words + but, sure, shares)
+    if high < QUARTER or (high < HALF and not transfer.above):
+        sure = CLEAR if high < QUARTER and not transfer.above else TENTATIVE
+        why = f"both kinds of states hold the answer, and only {words}"
+        return found(SEPARATE, why, sure, shares)
+    if high < HALF:
+        why = f"neither one route nor two: {words}, above chance and less than half"
+        return found(OPEN, why, share=shares)
+    return found(OPEN, f"too few subjects or objects to tell: {words}", share=shares)
+
+
+def _weaknesses(transfer: Evidence, contrast, interchange, unbound) -> list[str]:
+    """In words, what does not confirm a shared route."""
+    weak = [
+        e.absence if e.missing else f"{e.name} is {e.words}"
+        for e in (contrast, interchange)
+        if e is not None and not e.above
+    ]
+    if unbound is not None and unbound.missing:
+        weak.append(unbound.absence)
+    if unbound is not None and unbound.ceiling >= HALF * transfer.gain:
+        weak.append(f"unbound relations may transfer as well ({unbound.words})")
+    return weak
 
 
 def judge(
@@ -205,80 +202,70 @@ def judge(
     n: int = 499,
     rng: Rng = 0,
 ) -> Judgement:
-    """The judgement from the states of one site, with everything it rests on.
+    """The judgement from the states of one site, with the evidence that it rests on.
 
-    rote: (m, d), semantic: (m, d) or (P, m, d); objects, relations, subjects: (m,); row i of all is one fact. n: draws
-    of the nulls.
-    Says "not identifiable" with one relation, with relations about different subjects, or with objects that no two
-    subjects share. Raises BadInput, BadInput, BadInput, DegenerateStates, TooFewRows.
+    >>> rng = np.random.default_rng(0)
+    >>> relations, subjects = np.repeat(["mother", "city"], 40), np.tile(np.arange(40), 2)
+    >>> objects, code = subjects % 5, 3 * rng.normal(size=(5, 16))
+    >>> rote, semantic = (code[objects] + rng.normal(size=(80, 16)) for _ in range(2))
+    >>> judge(rote, semantic, objects, relations, subjects, n=99).label
+    'one shared route'
+
+    rote: (m, d), semantic: (m, d) or (P, m, d); objects, relations, subjects: (m,), row i one fact;
+    n: draws of the nulls. "not identifiable" with one relation, relations about different subjects,
+    or objects that no two subjects share. Raises as `linear_cka`.
     """
-
     rote, semantic = to_float64(rote, "rote"), to_float64(semantic, "semantic")
     semantic = semantic[None] if semantic.ndim == 2 else semantic
     check_paired(len(rote), semantic.shape[1])
     rows, missing = aligned_rows(relations, subjects, len(rote))
-    names = list(rows)
-    objects = np.asarray(objects)
-    answers: dict[str, list[Transfer]] = {
-        "rote->rote": [],
-        "rote->semantic": [],
-        "semantic->semantic": [],
-    }
-    try:
-        for name in names:
-            here = rows[name]
-            x, ys = rote[here][:, None], semantic[:, here][:, :, None]
-            from_rote = fit_probes(x, objects[here], folds=folds)
-            answers["rote->rote"].append(from_rote.score(x))
-            answers["rote->semantic"].append(from_rote.score(ys))
-            answers["semantic->semantic"].append(
-                fit_probes(ys[0], objects[here], folds=folds).score(ys)
-            )
-    except NotIdentifiable as error:
-        lost = [Evidence(direction, np.nan, reason=str(error)) for direction in answers]
-        return decide(lost[1], lost[0], lost[2], missing=missing)
-    who = [np.asarray(subjects)[rows[name]] for name in names]
-    evidence = {
-        direction: _scored(direction, found, who, n, rng) for direction, found in answers.items()
-    }
-    value, p = object_permutation_p(answers["rote->semantic"], n, rng)
-    transfer = evidence["rote->semantic"]
-    evidence["rote->semantic"] = Evidence(**{**transfer.__dict__, "p": p, "value": value})
-    contrast = None
-    if not missing:
-        try:
-            found = crossed_contrast(
-                {name: rote[rows[name]] for name in names},
-                {name: semantic[:, rows[name]] for name in names},
-                partialled=True,
-                given={name: objects[rows[name]] for name in names},
-                n=n,
-                rng=rng,
-            )
-            contrast = Evidence(
-                "answer-partialled contrast",
-                found.value,
-                found.low,
-                found.high,
-                found.p,
-                0.0,
-                found.n,
-            )
-        except (NotIdentifiable, UserError) as error:
-            contrast = Evidence("answer-partialled contrast", np.nan, reason=str(error))
-    judged = decide(
-        evidence["rote->semantic"],
-        evidence["rote->rote"],
-        evidence["semantic->semantic"],
-        missing=missing,
+    objects, directions = (
+        np.asarray(objects),
+        ("rote->semantic", "rote->rote", "semantic->semantic"),
     )
-    if contrast is None:
+    try:
+        answers = [
+            _answers(rote[here][:, None], semantic[:, here][:, :, None], objects[here], folds)
+            for here in rows.values()
+        ]
+    except NotIdentifiable as error:
+        lost = [Evidence(direction, np.nan, reason=str(error)) for direction in directions]
+        return decide(*lost, missing=missing)
+    who = [np.asarray(subjects)[here] for here in rows.values()]
+    evidence = [
+        _scored(direction, found, who, n, rng)
+        for direction, found in zip(directions, zip(*answers, strict=True), strict=True)
+    ]
+    value, p = object_permutation_p([found[0] for found in answers], n, rng)
+    evidence[0] = replace(evidence[0], value=value, p=p)
+    judged = decide(*evidence, missing=missing)
+    if missing:
         return judged
-    return Judgement(**{**judged.__dict__, "evidence": (*judged.evidence, contrast)})
+    name = "answer-partialled contrast"
+    try:
+        found = crossed_contrast(
+            {r: rote[here] for r, here in rows.items()},
+            {r: semantic[:, here] for r, here in rows.items()},
+            partialled=True,
+            given={r: objects[here] for r, here in rows.items()},
+            n=n,
+            rng=rng,
+        )
+        contrast = Evidence(name, found.value, found.low, found.high, found.p, n=found.n)
+    except UserError as error:
+        contrast = Evidence(name, np.nan, reason=str(error))
+    return replace(judged, evidence=(*judged.evidence, contrast))
+
+
+def _answers(x: Array, ys: Array, objects: Array, folds: int) -> tuple[Transfer, ...]:
+    """rote->semantic, rote->rote and semantic->semantic of one relation."""
+    from_rote = fit_probes(x, objects, folds=folds)
+    from_semantic = fit_probes(ys[0], objects, folds=folds)
+    return from_rote.score(ys), from_rote.score(x), from_semantic.score(ys)
 
 
 def aligned_rows(relations: Sequence, subjects: Sequence, m: int) -> tuple[dict, list[str]]:
-    """Rows of each relation, subjects in one order, and the controls that these facts lack, in words."""
+    """Rows of each relation, subjects in one order, and the controls these facts lack, in words."""
     codes = to_labels(relations, m, "relations")
     who = to_labels(subjects, m, "subjects")
     labels = np.asarray(relations)
@@ -299,49 +286,27 @@ def aligned_rows(relations: Sequence, subjects: Sequence, m: int) -> tuple[dict,
 
 
 def object_permutation_p(found: Sequence[Transfer], n: int, rng: Rng = 0) -> tuple[float, float]:
-    """Transfer accuracy pooled over relations at the first site, and its p with whole objects permuted.
+    """Transfer accuracy pooled over relations at the first site, and its p with objects permuted.
 
-    found: per relation what rote probes answered; each relation's objects change places among themselves, the
-    answers stay. Under two unrelated codes every such relabelling is as likely as the true one.
+    found: per relation what rote probes answered; each relation's objects are permuted among
+    themselves, the answers stay. Under two unrelated codes all relabellings are equally likely.
     """
     rng = np.random.default_rng(rng)
     sizes = [len(transfer.labels) for transfer in found]
     value = np.average([transfer.accuracy[0] for transfer in found], weights=sizes)
-    null = np.average(
-        [transfer.object_null(n, rng)[:, 0] for transfer in found], axis=0, weights=sizes
-    )
+    nulls = [transfer.object_null(n, rng)[:, 0] for transfer in found]
+    null = np.average(nulls, axis=0, weights=sizes)
     return float(value), float(permutation_p(value, null))
 
 
 def _scored(
     name: str, found: Sequence[Transfer], who: Sequence[Array], n: int, rng: Rng
 ) -> Evidence:
-    """The accuracy of several relations together, with interval and null over subjects, at the first site."""
+    """The accuracy of several relations together, with interval and null over subjects."""
     scores = [
         paired_scores(t.pair_scores(), subjects, t.reasons, n, rng, chance=t.chance)
         for t, subjects in zip(found, who, strict=True)
     ]
     row = summaries(pooled(scores))[0]
-    return Evidence(
-        name, row["value"], row["low"], row["high"], float(row["null_p"]), row["chance"], row["n"]
-    )
-
-
-def _lacking(evidence: Evidence) -> str:
-    """Why evidence does not confirm, in words."""
-    if evidence.missing:
-        return f"no {evidence.name}: {evidence.reason or 'it was not measured'}"
-    return f"{evidence.name} is {_numbers(evidence)}"
-
-
-def _span(evidence: Evidence) -> tuple[float, float, float]:
-    return evidence.value, evidence.low, evidence.high
-
-
-def _numbers(evidence: Evidence) -> str:
-    """`.42 [.31, .53], chance .06`."""
-    value, low, high, chance = (
-        f"{v:.2f}".replace("0.", ".", 1) for v in (*_span(evidence), evidence.chance)
-    )
-    interval = f" [{low}, {high}]" if np.isfinite(evidence.low) else ""
-    return f"{value}{interval}, chance {chance}"
+    columns = ("value", "low", "high", "null_p", "chance", "n")
+    return Evidence(name, *(row[column] for column in columns))

@@ -1,38 +1,37 @@
 """The mass-mean probe: a class lies in the direction from the mean of all others to its own mean.
 
-    from analysis.measures.mass_mean import (MassMean)
-    make_pipeline(StandardScaler(), MassMean()).fit(states, labels)
-
-A scikit-learn classifier without anything to tune (Marks & Tegmark 2023, arXiv:2310.06824): where it reads what a
-tuned probe reads, the class is a direction of the states and not a find of the optimiser. Imports scikit-learn: import
-it inside the function that fits.
+Nothing to tune (Marks & Tegmark 2023, arXiv:2310.06824): where it reads what a tuned probe reads,
+the class is a direction of the states and not an artefact of the optimiser. This module imports
+scikit-learn, so import it inside the function that fits.
 """
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from analysis.measures.checks import DegenerateStates, NotIdentifiable
-
-Array = np.ndarray
+from analysis.measures.checks import Array, DegenerateStates, NotIdentifiable
 
 
 class MassMean(ClassifierMixin, BaseEstimator):
-    """Two classes: the direction mu+ - mu-, with the threshold halfway between the means. More: one against the rest.
+    """A scikit-learn classifier along mu+ - mu-, threshold halfway; more classes: one against rest.
 
-    midpoint: False puts the threshold at 0, which is right only for states without an offset.
-    Fitted: classes_ (k,); coef_ (k, d), or (1, d) for two classes, scaled so that the two means of a class lie at
-    +1/2 and -1/2 about the threshold (one class is not louder than another); intercept_.
+    >>> x = np.array([[0.0, 5.0], [1.0, 5.0], [4.0, 5.0], [5.0, 5.0]])
+    >>> MassMean().fit(x, ["low", "low", "high", "high"]).predict([[2.4, 0.0], [2.6, 0.0]]).tolist()
+    ['low', 'high']
+
+    midpoint: False puts the threshold at 0, right only for states without an offset.
+    Fitted: classes_ (k,); coef_ (k, d), or (1, d) for two classes, scaled so that the two means lie
+    at +1/2 and -1/2 about the threshold (no class is louder than another); intercept_.
     """
 
     def __init__(self, midpoint: bool = True):
         self.midpoint = midpoint
 
     def fit(self, x: Array, y: Array) -> "MassMean":
-        """x: (n, d), y: (n,). Raises NotIdentifiable for one class, DegenerateStates for classes of equal means."""
+        """x: (n, d), y: (n,). Raises NotIdentifiable (one class), DegenerateStates."""
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise NotIdentifiable(
-                "not identifiable: all rows are of one class; a probe tells at least two apart"
+                "not identifiable: all rows are of one class; a probe needs at least two"
             )
         members = np.eye(len(self.classes_))[codes]
         counts = members.sum(axis=0)[:, None]
@@ -44,9 +43,8 @@ class MassMean(ClassifierMixin, BaseEstimator):
                 "a class has exactly the mean of all others; leave this site out"
             )
         coef = (own - rest) / squared
-        intercept = (
-            -np.sum(coef * (own + rest) / 2, axis=1) if self.midpoint else np.zeros(len(coef))
-        )
+        middle = -np.sum(coef * (own + rest) / 2, axis=1)
+        intercept = middle if self.midpoint else np.zeros(len(coef))
         chosen = slice(1, 2) if len(coef) == 2 else slice(None)
         self.coef_, self.intercept_ = coef[chosen], intercept[chosen]
         return self
@@ -59,6 +57,5 @@ class MassMean(ClassifierMixin, BaseEstimator):
     def predict(self, x: Array) -> Array:
         """(n,) the class on whose side of its threshold a row lies farthest."""
         scores = self.decision_function(x)
-        return self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[chosen]

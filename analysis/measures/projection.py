@@ -1,4 +1,4 @@
-"""analysis.measures.projection"""
+"""States in two dimensions: PCA, UMAP, and aligned UMAPs of successive checkpoints."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,20 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures.checks import DegenerateStates, to_states, why_degenerate
+from analysis.measures.checks import Array, DegenerateStates, to_states, why_degenerate
 from training.base.errors import BadInput
-
-Array = np.ndarray
-
 
 Method = Literal["pca", "umap"]
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Points in two dimensions: xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
+    """Points xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
 
-    trustworthiness: up to 1, where all neighbours in the plane are neighbours in the states too (Venna &
+    trustworthiness: 1 where all neighbours in the plane are neighbours in the states too (Venna &
     Kaski 2001).
     """
 
@@ -34,71 +31,72 @@ def project(
 ) -> Projection:
     """x (n, d) in two dimensions by one fit.
 
-    A PCA axis points where its largest loading is positive. trustworthiness: over n_neighbors.
+    >>> x = np.random.default_rng(0).normal(size=(40, 8)) * [9, 3, 1, 1, 1, 1, 1, 1]
+    >>> found = project(x)
+    >>> found.xy.shape, round(sum(found.explained), 2)
+    ((40, 2), 0.9)
+
+    A PCA axis points where its largest loading is positive; trustworthiness is over n_neighbors.
     Raises BadInput unless 2 <= n_neighbors < n / 2, DegenerateStates for constant states.
     """
     from sklearn.decomposition import PCA
-    from sklearn.manifold import trustworthiness
 
     x = _to_projected(x, n_neighbors)
     if method == "pca":
         pca = PCA(2, svd_solver="full").fit(x)
         sign = np.sign(pca.components_[[0, 1], np.abs(pca.components_).argmax(axis=1)])
-        xy, explained = pca.transform(x) * sign, tuple(map(float, pca.explained_variance_ratio_))
-    else:
-        from umap import UMAP
+        explained = tuple(map(float, pca.explained_variance_ratio_))
+        return _trusted(x, pca.transform(x) * sign, n_neighbors, explained)
+    from umap import UMAP
 
-        # One job: UMAP is reproducible only on one thread, and says so where it is not asked for.
-        xy = (
-            UMAP(n_neighbors=n_neighbors, random_state=random_state, n_jobs=1)
-            .fit_transform(x)
-            .astype(float)
-        )
-        explained = (np.nan, np.nan)
-    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+    # One job: UMAP is reproducible only on one thread, and warns if a seed has to force that.
+    umap = UMAP(n_neighbors=n_neighbors, random_state=random_state, n_jobs=1)
+    return _trusted(x, umap.fit_transform(x).astype(float), n_neighbors)
 
 
 def project_aligned(
     xs: Sequence, *, n_neighbors: int = 15, random_state: int = 0
 ) -> list[Projection]:
-    """Each of several sets of states (n, d) in two dimensions, row i held near itself in the sets beside (AlignedUMAP).
+    """Several sets of states (n, d) in two dimensions, row i held near itself (AlignedUMAP).
 
-    xs: the same rows at successive checkpoints. Distances within a set are comparable between sets, exact places are
-    not: alignment pulls, it does not fix. trustworthiness: of each set by itself. Raises as `project`, BadInput for
-    fewer than two sets or sets of different size.
+    xs: the same rows at successive checkpoints. Distances within a set are comparable between sets,
+    exact places are not: alignment pulls, it does not fix. Raises as `project`, and BadInput for
+    fewer than two sets or sets of different sizes.
     """
-    from sklearn.manifold import trustworthiness
     from umap import AlignedUMAP
 
     xs = [_to_projected(x, n_neighbors) for x in xs]
     if len(xs) < 2 or len({len(x) for x in xs}) > 1:
         raise BadInput(
-            f"--aligned with {len(xs)} checkpoint(s) of {sorted({len(x) for x in xs})} points; expected at least two of "
-            "the same points: one checkpoint has nothing to be aligned with, leave --aligned out"
+            f"--aligned with {len(xs)} checkpoint(s) of {sorted({len(x) for x in xs})} points; "
+            "expected at least two of the same points: one checkpoint has nothing to be aligned "
+            "with, leave --aligned out"
         )
     same = [{i: i for i in range(len(xs[0]))} for _ in xs[1:]]
     with warnings.catch_warnings():
-        # It cannot be asked for one job, and says that a seed gives it one.
+        # AlignedUMAP takes no n_jobs, and warns that a seed sets it to one.
         warnings.filterwarnings("ignore", "n_jobs value")
-        fitted = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state).fit(
-            xs, relations=same
-        )
-    found = [np.asarray(xy, dtype=np.float64) for xy in fitted.embeddings_]
-    none = (np.nan, np.nan)
-    return [
-        Projection(xy, none, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
-        for x, xy in zip(xs, found, strict=True)
-    ]
+        umap = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state)
+        found = umap.fit(xs, relations=same).embeddings_
+    found = [np.asarray(xy, dtype=np.float64) for xy in found]
+    return [_trusted(x, xy, n_neighbors) for x, xy in zip(xs, found, strict=True)]
+
+
+def _trusted(x: Array, xy: Array, n_neighbors: int, explained=(np.nan, np.nan)) -> Projection:
+    from sklearn.manifold import trustworthiness
+
+    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
 
 
 def _to_projected(x: Array, n_neighbors: int) -> Array:
-    """(n, d) float64 states that can be projected. Raises BadInput, DegenerateStates."""
+    """(n, d) float64 states that can be projected."""
     x = to_states(x)
     reason = why_degenerate(x)
     if reason is not None and reason.startswith("the same"):
         raise DegenerateStates(f"{reason}: there is nothing to project; choose another --site")
     if not 2 <= n_neighbors < len(x) / 2:
         raise BadInput(
-            f"n_neighbors={n_neighbors} with {len(x)} points; expected at least 2 and fewer than half of them"
+            f"n_neighbors={n_neighbors} with {len(x)} points; "
+            "expected at least 2 and fewer than half of them"
         )
     return x

@@ -1,11 +1,15 @@
-"""analysis.measures.scores"""
+"""What each subject scored at every site, as values with intervals over subjects and nulls.
+
+Accuracies of probes, cosines and shares of interchanged answers all end as `Scores`; `summaries`
+turns them into the columns of a table and `relation_rows` into its rows.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.measures.checks import first_reasons, to_labels
+from analysis.measures.checks import Array, first_reasons, to_labels
 from analysis.measures.statistics import (
     Rng,
     jackknife_interval,
@@ -14,16 +18,14 @@ from analysis.measures.statistics import (
     permutations,
 )
 
-Array = np.ndarray
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """A measure of every fact at every site, and the null of its mean.
 
-    values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 without one; subjects: (n,) whom
-    the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean; object_null: (N, S) of the
-    mean with objects permuted instead of subjects (Transfer.object_null), None without one.
+    values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 for none; subjects: (n,)
+    whom the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean;
+    object_null: (N, S) with objects permuted instead of subjects (Transfer.object_null), or None.
     """
 
     values: Array
@@ -43,45 +45,39 @@ def paired_scores(
     *,
     chance: float = np.nan,
 ) -> Scores:
-    """Scores of the true pairs among pairs (S, n, n): entry s, i, j sets subject i against subject j.
+    """Scores of the true pairs among (S, n, n): entry s, i, j sets subject i against subject j.
 
-    Null: the mean under `draws` permutations of the pairing, the same at all sites, at all prompts (average
-    the pairs over them before) and, from the same seed, for every relation with n subjects.
+    Null: the mean under `draws` permutations of the pairing, the same at all sites, at all prompts
+    (average the pairs over them first) and, with the same seed, for every relation of n subjects.
     """
-    n = pairs.shape[1]
-    orders = permutations(n, draws, rng)
-    null = np.array([pairs[:, np.arange(n), p].mean(axis=1) for p in orders]).reshape(
-        draws, len(pairs)
-    )
-    return Scores(
-        np.diagonal(pairs, axis1=1, axis2=2), null, tuple(subjects), tuple(reasons), chance
-    )
+    rows, orders = np.arange(pairs.shape[1]), permutations(pairs.shape[1], draws, rng)
+    null = np.array([pairs[:, rows, p].mean(axis=1) for p in orders]).reshape(draws, len(pairs))
+    own = np.diagonal(pairs, axis1=1, axis2=2)
+    return Scores(own, null, tuple(subjects), tuple(reasons), chance)
 
 
 def pooled(scores: Sequence[Scores]) -> Scores:
-    """The facts of several relations together; where a subject recurs, all its facts stay its own."""
+    """The facts of several relations together; a subject of several keeps all its facts."""
     sizes = np.array([s.values.shape[1] for s in scores])
     share = sizes / sizes.sum()
     object_nulls = [s.object_null for s in scores]
+    missing = any(null is None for null in object_nulls)
     return Scores(
         np.concatenate([s.values for s in scores], axis=1),
         np.tensordot(share, [s.null for s in scores], axes=1),
         tuple(subject for s in scores for subject in s.subjects),
         first_reasons(*(s.reasons for s in scores)),
         float(share @ [s.chance for s in scores]),
-        None
-        if any(null is None for null in object_nulls)
-        else np.tensordot(share, object_nulls, axes=1),
+        None if missing else np.tensordot(share, object_nulls, axes=1),
     )
 
 
 def summaries(scores: Scores) -> list[dict]:
     """Per site: value, low, high, null_p, null_high, null_p_max, chance, n and reason.
 
-    low, high: 95% jackknife interval that leaves out one subject with all its facts; with one fact a subject
-    it is the t interval of the mean. null_high: the null's 95% quantile; null_p_max: corrected for the best
-    of all sites; n: number of subjects. null_p_objects, null_p_objects_max: the same two with objects permuted, where
-    the scores have that null.
+    low, high: 95% jackknife interval leaving out one subject with all its facts (with one fact per
+    subject, the t interval of the mean); null_high: 95% quantile of the null; null_p_max: corrected
+    for the best of all sites; n: subjects. With an object_null also null_p_objects(_max).
     """
     who = to_labels(scores.subjects, len(scores.subjects), "subjects")
     counts = np.bincount(who)
@@ -111,11 +107,8 @@ def summaries(scores: Scores) -> list[dict]:
         columns["null_p_objects"] = permutation_p(value, scores.object_null)
         columns["null_p_objects_max"] = max_statistic_test(value, scores.object_null).p
     return [
-        {
-            **{name: column[s] for name, column in columns.items()},
-            "n": len(counts),
-            "reason": scores.reasons[s] or "",
-        }
+        {name: column[s] for name, column in columns.items()}
+        | {"n": len(counts), "reason": scores.reasons[s] or ""}
         for s in range(len(value))
     ]
 
@@ -123,11 +116,11 @@ def summaries(scores: Scores) -> list[dict]:
 def relation_rows(
     found: Mapping[str, Scores | str], sites: Sequence[str], **groups: Sequence[str]
 ) -> Iterator[dict]:
-    """Table rows at every site of every relation, and of groups of relations under the group's name.
+    """Table rows at every site of every relation, and of groups of relations by their name.
 
-    found: a relation's scores, or the reason why there are none. groups: e.g. bound=["mother", "aunt"]; a
-    relation without scores is left out of its group, and the group's reason says so; names that are not in
-    `found` are passed over.
+    found: a relation's scores, or why there are none. groups: e.g. bound=["mother", "aunt"]; a
+    relation without scores is left out of its group and named in the group's reason; relations that
+    `found` lacks are ignored.
     """
     wanted = {relation: [relation] for relation in found}
     wanted |= {group: [r for r in members if r in found] for group, members in groups.items()}
@@ -141,10 +134,5 @@ def relation_rows(
         else:
             values = [{"value": np.nan, "reason": ""}] * (len(sites) if members else 0)
         for layer, value in enumerate(values):
-            yield {
-                "relation": label,
-                "site": sites[layer],
-                "layer": layer,
-                **value,
-                "reason": value["reason"] or missing,
-            }
+            place = {"relation": label, "site": sites[layer], "layer": layer}
+            yield {**place, **value, "reason": value["reason"] or missing}

@@ -1,22 +1,19 @@
-"""Does an object probe fitted on some subjects read other subjects' states? And scores, nulls, intervals.
+"""Does an object probe fitted on some subjects read the answer off other subjects' states?
 
-    from analysis.measures.transfer import (transfer)
-    result = transfer(rote, semantic, objects)       # (n, S, d), (P, n, S, d), (n,)
-    result.accuracy                                  # (S,)
-
-Independent codes of one answer give chance, shared codes do not (measures.md, sections 4 and 8): the fitted
-and the scored subjects are never the same, so a probe cannot answer by the name. The second half turns what
-each subject scored into values with intervals over subjects and nulls over pairings; analysis.alignment uses
-it too.
+Fitted on rote states and scored on semantic ones, independent codes of one answer give chance and
+shared codes do not (measures.md, sections 4 and 8). The fitted and the scored subjects are never
+the same, so a probe cannot answer by the name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analysis.measures.checks import (
+    Array,
+    Groups,
     NotIdentifiable,
     TooFewRows,
     check_paired,
@@ -26,18 +23,11 @@ from analysis.measures.checks import (
     to_float64,
     to_labels,
 )
-from analysis.measures.statistics import Rng
+from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
 
-Array = np.ndarray
-
-
 ALPHAS = np.logspace(-1, 5, 7)
-
-
 FOLDS = 5
-
-
 NO_PREDICTION = -1
 
 
@@ -45,9 +35,9 @@ NO_PREDICTION = -1
 class Transfer:
     """What probes answered about subjects that they were not fitted on.
 
-    predictions: (P, n, S) class codes, NO_PREDICTION where a site bears no probe; labels: (n,) the right
-    codes. majority: (n,) the commonest class among the rows that the probe of the row's fold was fitted on.
-    reasons: (S,) why a site was left out, or None; d: width of the states.
+    predictions: (P, n, S) class codes, NO_PREDICTION at sites left out; labels: (n,) the right
+    codes; majority: (n,) the commonest class among the rows that the probe of the row's fold was
+    fitted on; reasons: (S,) why a site was left out, or None; d: width of the states.
     """
 
     predictions: Array
@@ -68,18 +58,16 @@ class Transfer:
 
     @property
     def chance(self) -> float:
-        """What answers that know nothing score: always the fitting rows' commonest class, or guesses in proportion to
-        the classes, whichever is more. With balanced classes the first is below 1/K: a class that is rarer among the
-        scored rows of a fold is commoner among the fitting ones.
+        """The better of two blind guesses: the fitting rows' commonest class, or by frequency.
+
+        With balanced classes the first is below 1/K, because a class that is rarer among the scored
+        rows of a fold is commoner among the fitting ones.
         """
         shares = np.bincount(self.labels) / len(self.labels)
         return float(max(np.mean(self.majority == self.labels), (shares**2).sum()))
 
     def of(self, rows: Array) -> "Transfer":
-        """The same for some of the scored rows.
-
-        Raises NotIdentifiable unless each object occurs at least twice in them.
-        """
+        """The same for some of the scored rows. Raises NotIdentifiable as `check_objects`."""
         check_objects(self.labels[rows])
         return Transfer(
             self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d
@@ -92,10 +80,10 @@ class Transfer:
         return scores
 
     def object_null(self, draws: int, rng: Rng = 0) -> Array:
-        """(draws, S) accuracies with whole objects permuted: the answers stay, the objects change their names.
+        """(draws, S) accuracies with whole objects permuted, answers kept; NaN where left out.
 
-        Two unrelated codes of few objects agree on some objects by luck, for all subjects of such an object at once;
-        permuting subjects takes that for evidence, this does not. NaN at sites left out.
+        Two unrelated codes of few objects agree on some objects by luck, for all subjects of such
+        an object at once. A null over subjects takes that for evidence; this one does not.
         """
         size = int(max(self.labels.max(), self.predictions.max())) + 1
         tables = np.zeros((len(self.reasons), size, size))
@@ -105,17 +93,16 @@ class Transfer:
                     np.add.at(tables[s], (self.labels, answers), 1 / self.predictions[:, :, s].size)
             else:
                 tables[s] = np.nan
-        orders = np.random.default_rng(rng).permuted(np.tile(np.arange(size), (draws, 1)), axis=1)
-        return np.array(
-            [tables[:, np.arange(size), order].sum(axis=1) for order in orders]
-        ).reshape(draws, len(tables))
+        orders = permutations(size, draws, rng)
+        null = [tables[:, np.arange(size), order].sum(axis=1) for order in orders]
+        return np.array(null).reshape(draws, len(tables))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedProbes:
-    """Object probes of every site and fold, fitted on one kind of states; `score` them on any other kind.
+    """Object probes of every site and fold, fitted on one kind of states, to score on any other.
 
-    estimators: per site the probes by fold, none at sites left out; fold, labels, majority: (n,).
+    estimators: per site the probes by fold, none at sites left out; fold, labels, majority: (n,);
     reasons: (S,) why a site was left out, or None.
     """
 
@@ -126,10 +113,10 @@ class FittedProbes:
     reasons: tuple[str | None, ...]
 
     def score(self, y: Any, *, allow_degenerate: bool = False) -> Transfer:
-        """Predict each subject's object from its states y (n, S, d) or (P, n, S, d), by its fold's probe.
+        """Predict each subject's object from its states y, (n, S, d) or (P, n, S, d).
 
-        y is standardised by the fitting subjects of the fold on its own side, prompt by prompt and without
-        labels: a constant offset or scale between two prompts does not decide.
+        y is standardised by the fitting subjects of the fold, prompt by prompt and without labels,
+        so that a constant offset or scale between two prompts does not decide.
         """
         from sklearn.preprocessing import StandardScaler
 
@@ -151,24 +138,20 @@ class FittedProbes:
 
 
 def transfer(
-    x: Any,
-    y: Any,
-    labels: Any,
-    subjects: Sequence | None = None,
-    *,
-    folds: int = FOLDS,
-    seed: int = 0,
+    x: Any, y: Any, labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> Transfer:
-    """Fit object probes on states x of some subjects, score them on states y of the others, fold by fold.
+    """Fit object probes on states x of some subjects, score them on states y of the others.
 
-    x: (n, d), or sites (n, S, d), of one prompt; y: the same shape, or with prompts first, (P, n, d) or
-    (P, n, S, d); row i of both is the same subject. labels: (n,) its object; subjects: (n,) who it is,
-    default all different.
-    Each side is standardised by the fitting subjects of the fold on its own side, without labels: a constant
-    offset or scale between the two prompts changes nothing. Objects unseen among a fold's fitting rows count
-    as wrong.
-    Raises NotIdentifiable (an object that occurs once, or one object only), DegenerateStates, DuplicateRows,
-    TooFewRows, BadInput, BadInput, BadInput.
+    >>> rng = np.random.default_rng(0)
+    >>> objects, code = np.arange(60) % 5, 3 * rng.normal(size=(2, 5, 16))
+    >>> x, same, other = (code[c, objects] + rng.normal(size=(60, 16)) for c in (0, 0, 1))
+    >>> [round(float(transfer(x, y, objects).accuracy[0]), 2) for y in (same, other)]
+    [1.0, 0.03]
+
+    x: (n, d), or sites (n, S, d), of one prompt; y: the same, or prompts first, (P, n, d) or
+    (P, n, S, d); labels: (n,) objects; subjects: (n,), default all different. Each side is
+    standardised by the fitting subjects of the fold. Objects unseen in the fitting rows count as
+    wrong. Raises NotIdentifiable (one object, or one that occurs once), and as `linear_cka`.
     """
     x, y = to_float64(x, "x"), to_float64(y, "y")
     if x.ndim == 2:
@@ -179,7 +162,7 @@ def transfer(
 def fit_probes(
     x: Any,
     labels: Any,
-    subjects: Sequence | None = None,
+    subjects: Groups = None,
     *,
     folds: int = FOLDS,
     seed: int = 0,
@@ -188,10 +171,16 @@ def fit_probes(
 ) -> FittedProbes:
     """Fit a linear classifier of the object on x (n, S, d), at every site, for every fold left out.
 
-    Features are standardised within the fold. The default classifier is ridge: objects weigh equally; the penalty is
-    chosen among ALPHAS by the closed-form leave-one-out error of the fitting rows (scikit-learn's RidgeClassifierCV).
-    estimator: () -> another scikit-learn classifier, e.g. analysis.measures.mass_mean.MassMean.
-    allow_degenerate: leave sites without variance out, with their reason, instead of DegenerateStates.
+    >>> rng = np.random.default_rng(0)
+    >>> objects = np.arange(60) % 5
+    >>> x = 3 * rng.normal(size=(5, 2, 16))[objects] + rng.normal(size=(60, 2, 16))  # 2 sites
+    >>> fit_probes(x, objects).score(x).accuracy.tolist()
+    [1.0, 1.0]
+
+    Standardised within the fold. Default: ridge with objects weighted equally, its penalty among
+    ALPHAS by the closed-form leave-one-out error (RidgeClassifierCV). estimator: () -> another
+    scikit-learn classifier, e.g. analysis.measures.mass_mean.MassMean. allow_degenerate: leave out
+    sites without variance, with the reason. Otherwise as `transfer`.
     """
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.pipeline import make_pipeline
@@ -204,41 +193,36 @@ def fit_probes(
     majority = np.empty_like(codes)
     for k in range(folds):
         counts = np.bincount(codes[fold != k])
-        if np.count_nonzero(counts) < 2:
-            raise NotIdentifiable(
-                f"not identifiable: outside fold {k} all subjects have one object, and a probe tells at "
-                "least two apart; give more subjects of the rarer objects"
-            )
+        check_two_classes(counts, k)
         majority[fold == k] = counts.argmax()
+    make = estimator or (lambda: RidgeClassifierCV(ALPHAS, class_weight="balanced"))
+
+    def fitted(s: int, k: int) -> Any:
+        fit = fold != k
+        return make_pipeline(StandardScaler(), make()).fit(x[fit, s], codes[fit])[-1]
+
     reasons = _site_reasons(x, "x", allow_degenerate)
-    estimators = []
-    for s, reason in enumerate(reasons):
-        probes = []
-        for k in range(folds if reason is None else 0):
-            fit = fold != k
-            classifier = (
-                estimator() if estimator else RidgeClassifierCV(ALPHAS, class_weight="balanced")
-            )
-            pipeline = make_pipeline(StandardScaler(), classifier)
-            probes.append(pipeline.fit(x[fit, s], codes[fit])[-1])
-        estimators.append(tuple(probes))
-    return FittedProbes(tuple(estimators), fold, codes, majority, tuple(reasons))
+    estimators = tuple(
+        tuple(fitted(s, k) for k in range(folds if reason is None else 0))
+        for s, reason in enumerate(reasons)
+    )
+    return FittedProbes(estimators, fold, codes, majority, tuple(reasons))
 
 
 def subject_folds(
-    labels: Any, subjects: Sequence | None = None, *, folds: int = FOLDS, seed: int = 0
+    labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> Array:
-    """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as can be.
+    """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as possible.
 
-    The same labels, subjects and seed give the same folds. Raises TooFewRows with fewer subjects than folds.
+    The same arguments give the same folds. Raises TooFewRows with fewer subjects than folds.
     """
     codes = to_labels(labels, len(labels))
     who = np.arange(len(codes)) if subjects is None else to_labels(subjects, len(codes), "subjects")
     _, first = np.unique(who, return_index=True)
     if not 2 <= folds <= len(first):
         raise TooFewRows(
-            f"folds={folds} with {len(first)} subjects; expected from 2 folds to one a subject: "
-            "give more subjects or fewer folds"
+            f"folds={folds} with {len(first)} subjects; expected 2 to one per subject: give more "
+            "subjects or fewer folds"
         )
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = np.lexsort((shuffled, codes[first]))
@@ -248,7 +232,7 @@ def subject_folds(
 
 
 def check_objects(labels: Any) -> None:
-    """Raises NotIdentifiable unless there are two objects and each occurs at least twice among the rows."""
+    """Raises NotIdentifiable unless there are two objects and each occurs at least twice."""
     objects, counts = np.unique(labels, return_counts=True)
     once = int((counts == 1).sum())
     if len(objects) >= 2 and not once:
@@ -260,9 +244,18 @@ def check_objects(labels: Any) -> None:
     else:
         what = f"{once} objects occur once, so they cannot be known from other subjects"
     raise NotIdentifiable(
-        f"not identifiable: of {len(labels)} scored subjects {what}; an object probe needs two objects or "
-        "more, each of at least two subjects"
+        f"not identifiable: of {len(labels)} scored subjects {what}; an object probe needs two "
+        "objects or more, each of at least two subjects"
     )
+
+
+def check_two_classes(counts: Array, fold: int) -> None:
+    """Raises NotIdentifiable where the rows outside a fold have fewer than two classes."""
+    if np.count_nonzero(counts) < 2:
+        raise NotIdentifiable(
+            f"not identifiable: outside fold {fold} all rows are of one class, and a probe needs "
+            "at least two; give more entities of the rarer classes"
+        )
 
 
 def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
@@ -271,18 +264,18 @@ def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
     states = states[None] if states.ndim == 3 else states
     if states.ndim != 4 or len(states) == 0:
         raise BadInput(
-            f"{name} has shape {states.shape}; expected (n, n_sites, d) or (n_prompts, n, n_sites, d)"
+            f"{name} has shape {states.shape}; expected (n, sites, d) or (prompts, n, sites, d)"
         )
     check_paired(n, states.shape[1])
     if sites not in (None, states.shape[2]):
         raise BadInput(
-            f"{name} has {states.shape[2]} sites and the probes were fitted at {sites}; give the same sites"
+            f"{name} has {states.shape[2]} sites, the probes were fitted at {sites}: give the same"
         )
     return states
 
 
 def _site_reasons(states: Array, name: str, allow_degenerate: bool) -> list[str | None]:
-    """Per site of (n, S, d) why it bears no probe, or None."""
+    """Per site of (n, S, d) why it allows no probe, or None."""
     sites = states.transpose(1, 0, 2)
     if not allow_degenerate:
         for s, site in enumerate(sites):

@@ -9,16 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from analysis.measures.checks import DegenerateStates, DuplicateRows, NotIdentifiable
-from analysis.measures.contrast import crossed_contrast, interaction
+from analysis.measures.contrast import crossed_contrast, interaction, label_kernel
 from analysis.measures.hsic import leave_one_out_factor, linear_gram, nan_where_degenerate, u_centre
-from analysis.measures.partial import label_kernel
+from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.similarity import linear_cka_grid, without_components, zscored
-from analysis.measures.statistics import (
-    leave_one_out_cka,
-    max_statistic_test,
-    permutation_null_cka,
-    permutations,
-)
+from analysis.measures.statistics import max_statistic_test, permutations
 from analysis.tables import stack
 from analysis.tables.driver import scored_tables
 from analysis.tables.stack import Array, Stack, prompt_states, relations_with, summary_rows
