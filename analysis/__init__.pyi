@@ -9,8 +9,8 @@ from .measures.cosine import mutual_knn as mutual_knn
 from .measures.cosine import retrieval as retrieval
 from .measures.cosine import rsa as rsa
 from .measures.judgement import judge as judge
-from .measures.partial import object_kernel as object_kernel
-from .measures.partial import partial_cka as partial_cka
+from .measures.contrast import object_kernel as object_kernel
+from .measures.contrast import partial_cka as partial_cka
 from .measures.projection import project as project
 from .measures.similarity import MEASURES as MEASURES
 from .measures.similarity import Measure as Measure
