@@ -1,5 +1,7 @@
 from .measures.contrast import crossed_contrast as crossed_contrast
 from .measures.contrast import interaction as interaction
+from .measures.contrast import object_kernel as object_kernel
+from .measures.contrast import partial_cka as partial_cka
 from .measures.controls import online_code as online_code
 from .measures.controls import probe as probe
 from .measures.controls import selectivity as selectivity
@@ -9,8 +11,6 @@ from .measures.cosine import mutual_knn as mutual_knn
 from .measures.cosine import retrieval as retrieval
 from .measures.cosine import rsa as rsa
 from .measures.judgement import judge as judge
-from .measures.contrast import object_kernel as object_kernel
-from .measures.contrast import partial_cka as partial_cka
 from .measures.projection import project as project
 from .measures.similarity import MEASURES as MEASURES
 from .measures.similarity import Measure as Measure

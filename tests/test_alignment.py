@@ -5,9 +5,18 @@ import pytest
 
 from analysis import alignment as command
 from analysis.measures.checks import NotIdentifiable
-from analysis.measures.cosine import cosine_alignment, delta_cosine, mutual_knn, retrieval
+from analysis.measures.cosine import (
+    chances,
+    cosine_alignment,
+    delta_cosine,
+    mutual_knn,
+    neighbour_scores,
+    pair_measures,
+    retrieval,
+)
 from analysis.measures.scores import paired_scores, summaries
 from analysis.tables import alignment
+from analysis.tables.alignment import NEIGHBOURS
 
 N, WIDTH = 30, 12
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
@@ -24,9 +33,7 @@ def sides():
 
 def test_the_paired_values_are_those_of_the_library(sides):
     x, y = sides
-    found = {
-        name: np.trace(m, axis1=1, axis2=2) / N for name, m in alignment.pair_measures(x, y).items()
-    }
+    found = {name: np.trace(m, axis1=1, axis2=2) / N for name, m in pair_measures(x, y).items()}
     for s in range(2):
         nearest = retrieval(x[s], y[s])
         assert found["retrieval_top1"][s] == pytest.approx(nearest.value)
@@ -41,22 +48,22 @@ def test_the_paired_values_are_those_of_the_library(sides):
 def test_the_shared_neighbours_are_those_of_the_library_averaged_over_prompts(sides):
     x, y = sides
     z = np.roll(y, 1, axis=2)
-    scores = alignment.neighbour_scores(x, [y, z], range(N), [None, None], 0, 0)
+    scores = neighbour_scores(x, [y, z], range(N), [None, None], 0, 0, k=NEIGHBOURS)
     for s in range(2):
-        expected = np.mean([mutual_knn(x[s], other[s], alignment.NEIGHBOURS) for other in (y, z)])
+        expected = np.mean([mutual_knn(x[s], other[s], NEIGHBOURS) for other in (y, z)])
         assert scores.values[s].mean() == pytest.approx(expected)
 
 
 def test_chances_are_those_of_the_library(sides):
     x, y = sides
-    nearest, chance = retrieval(x[0], y[0]), alignment.chances(N)
+    nearest, chance = retrieval(x[0], y[0]), chances(N)
     assert [
         chance["retrieval_top1"],
         chance["retrieval_top5"],
         chance["retrieval_mrr"],
     ] == pytest.approx([nearest.chance, nearest.chance_top5, nearest.chance_mrr])
-    shared = alignment.neighbour_scores(x, [y], range(N), [None, None], 0, 0)
-    assert shared.chance == pytest.approx(alignment.NEIGHBOURS / (N - 1))
+    shared = neighbour_scores(x, [y], range(N), [None, None], 0, 0, k=NEIGHBOURS)
+    assert shared.chance == pytest.approx(NEIGHBOURS / (N - 1))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_chances_are_those_of_the_library(sides):
 )
 def test_related_states_stand_out_from_shuffled_pairs_and_unrelated_ones_do_not(sides, measure):
     related, unrelated = summaries(
-        paired_scores(alignment.pair_measures(*sides)[measure], range(N), [None, None], 199)
+        paired_scores(pair_measures(*sides)[measure], range(N), [None, None], 199)
     )
     assert related["null_p"] == related["null_p_max"] == pytest.approx(1 / 200)
     assert unrelated["null_p"] > 0.05
@@ -73,7 +80,7 @@ def test_related_states_stand_out_from_shuffled_pairs_and_unrelated_ones_do_not(
 def test_neighbours_have_a_null_of_their_own(sides):
     x, y = sides
     related, unrelated = summaries(
-        alignment.neighbour_scores(x, [y], range(N), [None, None], 99, 0)
+        neighbour_scores(x, [y], range(N), [None, None], 99, 0, k=NEIGHBOURS)
     )
     assert related["null_p"] == pytest.approx(1 / 100)
     assert unrelated["null_p"] > 0.05
@@ -83,8 +90,8 @@ def test_the_neighbour_null_is_the_measure_of_permuted_rows(sides):
     from analysis.measures.statistics import permutations
 
     x, y = sides
-    null = alignment.neighbour_scores(x, [y], range(N), [None, None], 3, 7).null
-    k = alignment.NEIGHBOURS
+    null = neighbour_scores(x, [y], range(N), [None, None], 3, 7, k=NEIGHBOURS).null
+    k = NEIGHBOURS
     expected = [[mutual_knn(x[s], y[s][p], k) for s in range(2)] for p in permutations(N, 3, 7)]
     assert np.allclose(null, expected)
 
@@ -92,7 +99,7 @@ def test_the_neighbour_null_is_the_measure_of_permuted_rows(sides):
 def test_too_few_subjects_for_neighbours_are_not_identifiable(sides):
     x, y = (z[:, :6] for z in sides)
     with pytest.raises(NotIdentifiable, match="at least 7"):
-        alignment.neighbour_scores(x, [y], range(6), [None, None], 0, 0)
+        neighbour_scores(x, [y], range(6), [None, None], 0, 0, k=NEIGHBOURS)
 
 
 # --- on a run -------------------------------------------------------------------------------------

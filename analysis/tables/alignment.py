@@ -4,15 +4,13 @@ Two states about one subject are alike because they share the subject, so each v
 mismatched pairs, unrelated prompts and its chance level. Definitions: measures.md, section 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from analysis.measures.checks import LEAST_ROWS, NotIdentifiable, first_reasons, site_reasons
-from analysis.measures.cosine import delta_cosine
-from analysis.measures.hsic import centre
+from analysis.measures.cosine import chances, delta_cosine, neighbour_scores, pair_measures
 from analysis.measures.scores import Scores, paired_scores, relation_rows
-from analysis.measures.statistics import permutations
 from analysis.tables.driver import scored_tables
 from analysis.tables.stack import Array, prompt_states, relations_with
 from probing.states import Design, States
@@ -134,73 +132,10 @@ def _relation_scores(
             no_null = np.zeros((0, len(x)))
             found[f"{measure}_mismatched"] = Scores(others, no_null, subjects, reasons)
     try:
-        found["mutual_knn"] = neighbour_scores(x, ys, subjects, reasons, draws, seed)
+        found["mutual_knn"] = neighbour_scores(x, ys, subjects, reasons, draws, seed, k=NEIGHBOURS)
     except NotIdentifiable as error:
         found["mutual_knn"] = str(error)
     return found
-
-
-def pair_measures(x: Array, y: Array) -> dict[str, Array]:
-    """Every measure of every pairing, (S, n, n): entry s, i, j is subject i in y against j in x.
-
-    x (rote), y (semantic): (S, n, d) of one prompt, row i the same subject. The means of the
-    diagonals are `cosine_alignment` and `retrieval`; a tie counts against the fact.
-    """
-    from scipy.stats import rankdata
-
-    centred = _cosines(centre(y), centre(x))
-    rank = rankdata(-centred, method="max", axis=-1)
-    return {
-        "cosine_raw": _cosines(y, x),
-        "cosine_centred": centred,
-        "retrieval_top1": (rank == 1).astype(float),
-        "retrieval_top5": (rank <= 5).astype(float),
-        "retrieval_mrr": 1 / rank,
-    }
-
-
-def chances(n: int) -> dict[str, float]:
-    """What a measure is worth among n subjects whose states find their partner by luck."""
-    mrr = float(np.mean(1 / np.arange(1, n + 1)))
-    return {"retrieval_top1": 1 / n, "retrieval_top5": min(1.0, 5 / n), "retrieval_mrr": mrr}
-
-
-def neighbour_scores(
-    x: Array, ys: Sequence[Array], subjects: Sequence, reasons: Sequence, draws: int, seed: int
-) -> Scores:
-    """Share of the nearest neighbours in x (S, n, d) that are neighbours in ys[p], mean over p.
-
-    Null: the rows of all ys permuted alike. Raises NotIdentifiable if everyone is a neighbour.
-    """
-    s, n, _ = x.shape
-    if n <= NEIGHBOURS + 1:
-        raise NotIdentifiable(
-            f"{n} subjects; {NEIGHBOURS} nearest neighbours need at least {NEIGHBOURS + 2}"
-        )
-    sites, rows = np.arange(s)[:, None, None], np.arange(n)[:, None]
-    near_x, near_y = _neighbours(x), np.zeros((s, n, n))
-    for y in ys:
-        near_y[sites, rows, _neighbours(y)] += 1 / len(ys)
-    values = near_y[sites, rows, near_x].mean(axis=-1)
-    values[[reason is not None for reason in reasons]] = np.nan
-    orders = permutations(n, draws, seed)
-    null = [near_y[sites, o[rows], o[near_x]].reshape(s, -1).mean(axis=-1) for o in orders]
-    null = np.array(null).reshape(draws, s)
-    return Scores(values, null, tuple(subjects), tuple(reasons), NEIGHBOURS / (n - 1))
-
-
-def _neighbours(x: Array) -> Array:
-    """(S, n, NEIGHBOURS) indices of the nearest other rows of x (S, n, d) by centred cosine."""
-    cosine, rows = _cosines(centre(x), centre(x)), np.arange(x.shape[1])
-    cosine[:, rows, rows] = -np.inf
-    return np.argpartition(-cosine, NEIGHBOURS, axis=-1)[..., :NEIGHBOURS]
-
-
-def _cosines(y: Array, x: Array) -> Array:
-    """(S, n, n) cosines of every row of y with every row of x (S, n, d); NaN for a zero row."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (x, y))
-    return y @ x.transpose(0, 2, 1)
 
 
 def alignment_lines(table) -> list[str]:
