@@ -26,7 +26,8 @@ from analysis.across.conditions import (
 )
 from figures.ablations import draw
 from training.base.console import run_command
-from training.base.files import commit, seal, write_text
+from training.base.files import seal, write_text
+from training.base.provenance import commit
 
 
 @dataclass

@@ -18,7 +18,8 @@ from analysis.across.curves import LEAST_POINTS, _curves, _endpoints, curve_line
 from figures.curves import draw
 from training.base.console import run_command
 from training.base.errors import NotFound
-from training.base.files import commit, seal, write_text
+from training.base.files import seal, write_text
+from training.base.provenance import commit
 
 
 @dataclass

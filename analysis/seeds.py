@@ -26,7 +26,8 @@ from analysis.across.seeds import (
 )
 from training.base.console import run_command
 from training.base.errors import BadInput
-from training.base.files import commit, seal, write_json, write_text
+from training.base.files import seal, write_json, write_text
+from training.base.provenance import commit
 from training.runs.table_files import optional_table
 
 

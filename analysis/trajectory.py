@@ -19,7 +19,8 @@ from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mea
 from figures.trajectory import draw
 from training.base.console import run_command
 from training.base.errors import NotFound
-from training.base.files import commit, seal, write_json, write_text
+from training.base.files import seal, write_json, write_text
+from training.base.provenance import commit
 from training.runs.directory import Run
 from training.runs.table_files import write_table
 

@@ -537,7 +537,8 @@ def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
 
 
 def test_a_key_row_that_training_left_alone_is_said(tiny_base, tmp_path, pair):
-    from training.runs.directory import Run, key_row_note
+    from training.runs.directory import Run
+    from training.runs.pairs import key_row_note
 
     lora(tiny_base, tmp_path / "adapter")
     run = Run.pair(

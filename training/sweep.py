@@ -19,7 +19,7 @@ import tyro
 
 from training.base.console import Interrupted, megabytes, run_command
 from training.base.errors import DiskFull, UserError
-from training.base.files import locked
+from training.base.locks import locked
 from training.grid.driver import (
     Driver,
     RunsFailed,

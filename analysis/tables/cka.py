@@ -48,7 +48,7 @@ from analysis.tables.stack import (
     why_no_contrast,
 )
 from probing.states import Design, States
-from training.base.words import _p, _span
+from training.base.words import p_words, span
 
 ROBUST = ("cka_zscored", "cka_without_1_pc", "cka_without_5_pcs")
 
@@ -393,9 +393,9 @@ def contrast_lines(table, states: Design) -> list[str]:
             .set_index("object_relation")
             .value
         )
-        line = f"  {checkpoint.name:<27} {best.site:<15} {_span(best)} {_p(best.null_p_max)}"
+        line = f"  {checkpoint.name:<27} {best.site:<15} {span(best, sign=True)} {p_words(best.null_p_max)}"
         if len(partial) and np.isfinite(partial.value.iloc[0]):
-            line += f"   answer partialled out {_span(partial.iloc[0])}"
+            line += f"   answer partialled out {span(partial.iloc[0], sign=True)}"
         if "same" in kernels:
             line += f"   object kernel {kernels['same']:+.2f}, of other relations {kernels.get('other', np.nan):+.2f}"
         lines.append(line)

@@ -20,7 +20,7 @@ from analysis.tables.stack import Stack, sites_first, summary_rows
 from probing.states import Design, States
 from training.base.console import progress
 from training.base.errors import BadInput
-from training.base.words import _p
+from training.base.words import p_words
 
 
 def measures_table_for(states: Design, measures: Sequence[Measure], *, permutations: int = 199):
@@ -47,7 +47,7 @@ def measure_lines(table, states: Design) -> list[str]:
             chance = "" if np.isnan(best.chance) else f", chance {best.chance:.2f}"
             lines.append(
                 f"{measure} at {checkpoint.name}: {family} {best.value:.2f} [{best.low:.2f}, {best.high:.2f}]{control}"
-                f"{chance}, {_p(best.null_p_max)} at {best.site} (n={int(best.n)})"
+                f"{chance}, {p_words(best.null_p_max)} at {best.site} (n={int(best.n)})"
             )
     return lines
 

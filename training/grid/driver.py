@@ -16,7 +16,8 @@ from pathlib import Path
 
 from training.base.console import minutes
 from training.base.errors import UserError
-from training.base.files import commit, read_json, sha256_file, versions, write_json
+from training.base.files import read_json, sha256_file, write_json
+from training.base.provenance import commit, versions
 from training.grid.rows import add_run
 from training.grid.workers import Lost, Processes, Ray, ThisProcess
 from training.runs.checkpoints import drop_weights, lacks_weights

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from training.base.console import Interrupted
 from training.base.errors import BadInput, NotFound, UserError
-from training.base.files import device_name, read_json, sha256_text, write_text
+from training.base.files import read_json, sha256_text, write_text
+from training.base.provenance import device_name
 from training.grid.file import Call
 from training.grid.plan import Job
 from training.grid.rows import headline_rows, training_rows
