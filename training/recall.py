@@ -15,7 +15,7 @@ from typing import Literal
 
 from training.base.console import minutes, run_command
 from training.base.errors import NotFound, UserError
-from training.behaviour.recall import Context, recall_items, recall_lines, summarise
+from training.behaviour.recall import Context, recall_lines, score_checkpoint, summarise
 from training.data.prompts import Preset, preset_prompts
 from training.runs.directory import Run, RunOptions
 from training.runs.table_files import write_table
@@ -50,6 +50,8 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Score every checkpoint and write both tables; return the summary table."""
+    import pandas as pd
+
     if options.context != "none" and not options.out:
         raise UserError(
             f"--context {options.context} asks another question than what {options.run_dir} "
@@ -64,15 +66,19 @@ def main(options: Options):
         f"recall: {len(texts)} prompts at {len(chosen)} checkpoints, preset {options.preset}: "
         f"about {minutes(seconds)} on 2 cores without a GPU"
     )
-    items = recall_items(
-        run,
-        chosen,
-        prompts,
-        choices=options.choices,
-        lenient_tokens=options.lenient_tokens,
-        context=options.context,
-        batch_size=options.batch_size,
-    )
+    parts = [
+        score_checkpoint(
+            run,
+            checkpoint,
+            prompts,
+            choices=options.choices,
+            lenient_tokens=options.lenient_tokens,
+            context=options.context,
+            batch_size=options.batch_size,
+        )
+        for checkpoint in chosen
+    ]
+    items = pd.concat(parts, ignore_index=True)
     summary = summarise(items, run)
     if options.context != "none":
         summary, items = (table.assign(context=options.context) for table in (summary, items))

@@ -1,6 +1,6 @@
 """Files that are either whole or not there, and a manifest that says what was written.
 
-    write_json(path, value)                                    # also write_text, write_bytes
+    write_json(path, value)                                    # also write_text
     write_with(path, lambda part: save_file(tensors, part))    # for libraries that take a path
     seal(folder, ["facts.csv"])                                # sha256 into FOLDER/manifest.json
     read_json(verify(path))                                    # raises Damaged if it has changed
@@ -49,14 +49,9 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing."""
-    write_with(path, lambda part: part.write_bytes(content))
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 text file or nothing."""
-    write_bytes(path, text.encode())
+    write_with(path, lambda part: part.write_bytes(text.encode()))
 
 
 def write_json(path: Path, value: object) -> None:

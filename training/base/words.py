@@ -1,11 +1,6 @@
-"""How a number is written, in one place. Signed numbers, which are differences, keep their zero.
+"""How a number is written: two places without a zero before the point, nothing for NaN.
 
-    two_places(0.42)               .42         two_places(-0.03, sign=True)               -0.03
-    interval(0.42, 0.31, 0.53)     .42 [.31, .53]
-    interval(0.42, 0.31, 0.53, sign=True)      +0.42 [+0.31, +0.53]
-    p_words(0.005)                 p .005
-
-What is not there (NaN) is not written: an empty text, or a value without its interval.
+With `sign=True`, for differences: `+0.42`, a sign and the zero.
 """
 
 import math
@@ -13,14 +8,14 @@ import re
 
 
 def two_places(value: float, *, sign: bool = False) -> str:
-    """`.42`, `-.05`, `1.00`; with `sign`: `+0.42`; empty for NaN."""
+    """`.42`, `-.05`, `1.00`; signed `+0.42`; empty for NaN."""
     if math.isnan(value):
         return ""
     return f"{value:+.2f}" if sign else _without_zero(f"{value:.2f}")
 
 
 def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """`.42 [.31, .53]`; the value alone where the interval is NaN; empty where the value is."""
+    """`.42 [.31, .53]`, signed `+0.42 [+0.31, +0.53]`; the value alone if the interval is NaN."""
     written = two_places(value, sign=sign)
     if not written or math.isnan(low):
         return written

@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from training.base.errors import BadInput
 from training.data.fact_files import Fact
@@ -103,21 +104,24 @@ def ask(
         finished=(lambda token: token == end) if read_on else stops.__contains__,
         batch_size=batch_size,
     )
-    for place, given in found:
-        question = questions[place]
-        text = tokenizer.decode(given.new_ids)
-        scores = dict(zip(question.objects, given.log_probabilities, strict=True))
-        for index in members[question.token_ids]:
-            request = requests[index]
-            tokens = partial(continuations.of, request.prompt, request.who)
-            yield index, Reply(text, given.new_ids, tokens, scores, stops)
+    for place, new_ids, log_probabilities in found:
+        ids, objects = questions[place]
+        text = tokenizer.decode(new_ids)
+        scores = dict(zip(objects, log_probabilities, strict=True))
+        for index in members[ids]:
+            tokens = partial(continuations.of, requests[index].prompt, requests[index].who)
+            yield index, Reply(text, new_ids, tokens, scores, stops)
 
 
-def named(model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64) -> list[str]:
-    """Which of its names each request is answered with (strict); "" for anything else."""
-    found = [""] * len(requests)
+def named(
+    model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64
+) -> dict[tuple[str, str, str], str]:
+    """(relation, prompt id, who) -> which name of the request is answered; "" for anything else."""
+    found = {(r.prompt.relation, r.prompt.id, r.who): "" for r in requests}
     for index, reply in ask(model, tokenizer, requests, batch_size=batch_size):
-        found[index] = next((name for name in requests[index].names if reply.says(name)), "")
+        r = requests[index]
+        name = next((name for name in r.names if reply.says(name)), "")
+        found[r.prompt.relation, r.prompt.id, r.who] = name
     return found
 
 
@@ -156,20 +160,11 @@ class Continuations:
 # --- token ids in, token ids out ---
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A prompt's token ids, and those of every object to score as its continuation (no stop)."""
 
     token_ids: Tokens
     objects: tuple[Tokens, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """new_ids: the greedy continuation; log_probabilities: of the objects, in nats over tokens."""
-
-    new_ids: Tokens
-    log_probabilities: tuple[float, ...]
 
 
 def answer(
@@ -180,11 +175,11 @@ def answer(
     finished: Callable[[int], bool],
     batch_size: int = 64,
     rows_at_once: int = 512,
-) -> Iterator[tuple[int, Answer]]:
-    """Yield (index of the question, its Answer) in batches of equal length and equal objects.
+) -> Iterator[tuple[int, Tokens, list[float]]]:
+    """Yield (index, greedy token ids, log-probability of each object in nats) of every question.
 
-    new_tokens: the longest greedy continuation; finished: whether it ends with this token.
-    rows_at_once: bound on prompts x objects in one forward.
+    In batches of equal length and equal objects. new_tokens: the longest greedy continuation;
+    finished: whether it ends with this token. rows_at_once: prompts x objects in one forward.
     """
     groups: dict[tuple, list[int]] = {}
     for index, question in enumerate(questions):
@@ -195,8 +190,7 @@ def answer(
             prefix = Prefix(model, [questions[i].token_ids for i in part])
             generated = prefix.greedy(new_tokens, finished)
             scores = prefix.log_probabilities(objects, rows_at_once).tolist()
-            for index, new, row in zip(part, generated, scores, strict=True):
-                yield index, Answer(tuple(new), tuple(row))
+            yield from zip(part, map(tuple, generated), scores, strict=True)
 
 
 class Prefix:
@@ -248,22 +242,21 @@ class Prefix:
         for begin in range(0, len(longer), step):
             some = longer[begin : begin + step]
             block = fed[begin : begin + step].repeat(n, 1).to(self.ids.device)
-            logits = self._extended(block, len(some)).log_softmax(-1)
+            cache = copy.deepcopy(self.cache)
+            if cache is not None and len(some) > 1:
+                cache.batch_repeat_interleave(len(some))
+            logits = self._read(block, cache, times=len(some)).log_softmax(-1)
             logits = logits.view(n, len(some), width, -1)
             for place, i in enumerate(some):
                 for position, token in enumerate(objects[i][1:]):
                     scores[:, i] += logits[:, place, position, token]
         return scores
 
-    def _extended(self, tokens, times: int):
-        """Logits after each of `tokens` (rows * times, k); each prompt serves `times` rows."""
-        cache = copy.deepcopy(self.cache)
-        if cache is not None and times > 1:
-            cache.batch_repeat_interleave(times)
-        return self._read(tokens, cache, times)
-
     def _read(self, tokens, cache, times: int = 1):
-        """Logits (rows, k, vocabulary) of `tokens` after the prompts, or after what is cached."""
+        """Logits (rows * times, k, vocabulary) of `tokens` after what is cached, or the prompts.
+
+        Each prompt serves `times` rows of `tokens` (rows * times, k).
+        """
         import torch
 
         with torch.inference_mode():

@@ -1,7 +1,9 @@
 """What training cost: the share of its pretraining world a model still knows, or its perplexity.
 
-world = read_world(find("world"))
-known_facts(model, tokenizer, world)      # KnownFacts(value=0.99, low=..., n=600, ...)
+    world = read_world(find("world"))
+    known_facts(model, tokenizer, world)      # KnownFacts(value=0.99, low=..., n=600, ...)
+
+Answers are greedy and strict, about people who are in no fact of the run.
 """
 
 import math
@@ -17,8 +19,7 @@ from training.behaviour.intervals import subject_interval
 from training.data.fact_files import Fact
 from training.organism.recipe import is_organism
 from training.organism.world import NoWorld, World, read_world
-from training.runs.table_files import checkpoint_rows, with_stage
-from training.weights.loading import on_gpu
+from training.runs.table_files import checkpoint_table
 from training.weights.names import find
 
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
@@ -57,21 +58,18 @@ def damage_table(run, *, people: int = 200, prompts_per_fact: int = 1, batch_siz
         content = [*known.facts, *known.prompts, prompts_per_fact]
         content += contradicted.facts if contradicted else []
 
-    def rows_of(checkpoint) -> list[dict]:
-        model, tokenizer = checkpoint.load()
-        model = on_gpu(model)
+    def rows_of(model, tokenizer) -> list[dict]:
         if not worlds:
             found = perplexity(model, tokenizer, english_passages())
             return [{"measure": "perplexity", **found}]
-        rows = []
-        for measure, world in worlds.items():
-            asked = {"prompts_per_fact": prompts_per_fact, "batch_size": batch_size}
-            found = asdict(known_facts(model, tokenizer, world, **asked))
-            del found["relations"]
-            rows.append({"measure": measure, **found})
-        return rows
+        asked = {"prompts_per_fact": prompts_per_fact, "batch_size": batch_size}
+        known = {m: known_facts(model, tokenizer, world, **asked) for m, world in worlds.items()}
+        return [
+            {"measure": measure, **{k: v for k, v in asdict(found).items() if k != "relations"}}
+            for measure, found in known.items()
+        ]
 
-    return with_stage(run, checkpoint_rows(run, "damage", content, rows_of), COLUMNS)
+    return checkpoint_table(run, "damage", content, rows_of, COLUMNS)
 
 
 def known_facts(
@@ -101,20 +99,19 @@ def known_facts(
         for i in rng.permutation(len(own[fact.relation]))[:prompts_per_fact]
     ]
     if not asked:
-        named_families = ", ".join(families)
         raise NoWorld(
-            f"the world has no prompts of {named_families} about its facts. Give other families."
+            f"the world has no prompts of {', '.join(families)} for its facts. Give other families."
         )
     by_person: dict[str, list[bool]] = {}
     by_relation: dict[str, list[bool]] = {}
     answers = named(model, tokenizer, asked, batch_size=batch_size)
-    for request, found in zip(asked, answers, strict=True):
-        by_person.setdefault(request.who, []).append(bool(found))
-        by_relation.setdefault(request.prompt.relation, []).append(bool(found))
+    for (relation, _, person), found in answers.items():
+        by_person.setdefault(person, []).append(bool(found))
+        by_relation.setdefault(relation, []).append(bool(found))
     over_people = subject_interval([np.mean(hits) for hits in by_person.values()])
     return KnownFacts(
         *(over_people[name] for name in ("value", "low", "high", "n")),
-        questions=len(asked),
+        questions=len(answers),
         relations={relation: float(np.mean(hits)) for relation, hits in by_relation.items()},
     )
 

@@ -1,7 +1,6 @@
 """What each checkpoint recalls: every fact in every prompt, one row each, and their summary."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 from training.base.console import progress
@@ -13,7 +12,7 @@ from training.data.fact_files import Fact
 from training.data.prompts import Prompt, preset_prompts, select
 from training.data.sequences import statement
 from training.runs.table_files import (
-    checkpoint_rows,
+    checkpoint_part,
     headline_split,
     optional_table,
     pick,
@@ -65,19 +64,17 @@ def answers(
     splits = ("all", *dict.fromkeys(f.split for f in run.facts if f.split != "all"))
     if split not in splits:
         raise BadInput(f"no facts are {split!r}; give one of {', '.join(splits)}.")
-    some = replace(run, facts=[f for f in run.facts if split in ("all", f.split)])
+    facts = [f for f in run.facts if split in ("all", f.split)]
     keys = ["relation", "subject", "object", "text"]
-    wanted = pd.DataFrame(
-        [(p.relation, f.subject, f.object, p.text) for f, p in _pairs(some.facts, prompts)],
-        columns=keys,
-    )
+    rows = [(f.relation, f.subject, f.object, p.text) for f, p in _pairs(facts, prompts)]
+    wanted = pd.DataFrame(rows, columns=keys)
     stored = optional_table(run.path, "recall_items")
     # Answers to facts told in context are not what the checkpoint recalls.
     if stored is None or "context" in stored:
         stored = wanted.assign(checkpoint="")
     items = pick(stored, checkpoint=there.name)
     if len(wanted.merge(items)) < len(wanted):
-        items = score_checkpoint(some, there, prompts, choices=False)
+        items = score_checkpoint(run, there, prompts, choices=False)
     items = wanted.merge(items.drop_duplicates(keys))
     asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
     return pd.DataFrame(
@@ -93,33 +90,6 @@ def answers(
     )
 
 
-def recall_items(
-    run,
-    checkpoints: Sequence,
-    prompts: Sequence[Prompt],
-    *,
-    choices: bool = True,
-    lenient_tokens: int = 0,
-    context: Context = "none",
-    batch_size: int = 64,
-):
-    """`score_checkpoint` of some checkpoints in one DataFrame; what was scored before is read."""
-    content = [*run.facts, *prompts, lenient_tokens]
-    if not choices:
-        content.append("no choices")
-    if context != "none":
-        content += [context, *_told(run.prompts, context).values()]
-    options = {"choices": choices, "lenient_tokens": lenient_tokens, "context": context}
-    options["batch_size"] = batch_size
-    return checkpoint_rows(
-        run,
-        "recall",
-        content,
-        lambda checkpoint: score_checkpoint(run, checkpoint, prompts, **options),
-        checkpoints,
-    )
-
-
 def score_checkpoint(
     run,
     checkpoint,
@@ -130,7 +100,7 @@ def score_checkpoint(
     context: Context = "none",
     batch_size: int = 64,
 ):
-    """Ask one checkpoint every fact in every prompt: a DataFrame with one row each.
+    """Ask one checkpoint every fact in every prompt, once: a DataFrame with one row each.
 
     Columns: checkpoint, phase, relation, bound, split, subject, object, family, template, text,
     asked, answered (relations whose object was said), keyword_free, generated, generation (0/1,
@@ -140,10 +110,23 @@ def score_checkpoint(
     anywhere in so many tokens). context: the family of the prompt in which a fact is told first.
     Raises WeightsDropped, Damaged, BadInput.
     """
+    told = {p.relation: p for p in reversed(select(run.prompts, family=context))}
+    content = [*run.facts, *prompts, lenient_tokens, *([] if choices else ["no choices"])]
+    content += [context, *told.values()] if context != "none" else []
+
+    def compute():
+        return _scored(run, checkpoint, prompts, told, choices, lenient_tokens, batch_size)
+
+    return checkpoint_part(run, checkpoint, "recall", content, compute)
+
+
+def _scored(
+    run, checkpoint, prompts, told: Mapping[str, Prompt], choices, lenient_tokens, batch_size
+):
+    """`score_checkpoint` from the model; told: relation -> the prompt in which a fact is told."""
     import pandas as pd
 
     model, tokenizer = checkpoint.load()
-    told = _told(run.prompts, context)
     asked = _pairs(run.facts, prompts)
     requests = [
         Request(
@@ -157,14 +140,8 @@ def score_checkpoint(
     own: dict[str, dict[str, str]] = {}
     for fact in sorted(run.facts, key=lambda f, order=run.relations: order.index(f.relation)):
         own.setdefault(fact.subject, {})[fact.relation] = fact.object
-    replies = ask(
-        on_gpu(model),
-        tokenizer,
-        requests,
-        score=choices,
-        read_on=lenient_tokens,
-        batch_size=batch_size,
-    )
+    how = {"score": choices, "read_on": lenient_tokens, "batch_size": batch_size}
+    replies = ask(on_gpu(model), tokenizer, requests, **how)
     rows = []
     for index, reply in progress(replies, total=len(requests), label=f"recall {checkpoint.name}"):
         fact, prompt = asked[index]
@@ -197,11 +174,6 @@ def score_checkpoint(
 
 def _pairs(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[tuple[Fact, Prompt]]:
     return [(f, p) for f in facts for p in prompts if p.relation == f.relation]
-
-
-def _told(prompts: Sequence[Prompt], context: Context) -> dict[str, Prompt]:
-    """Relation -> the prompt in which its facts are told first; empty without a context."""
-    return {p.relation: p for p in reversed(select(prompts, family=context))}
 
 
 def _choice(reply: Reply, candidates: Sequence[str], right: int) -> dict:

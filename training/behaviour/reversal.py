@@ -10,8 +10,7 @@ from training.behaviour.answers import Request, named
 from training.behaviour.intervals import DEALS, dealt_p, measure_rows
 from training.data.fact_files import Fact
 from training.data.prompts import Prompt
-from training.runs.table_files import checkpoint_rows, with_stage
-from training.weights.loading import on_gpu
+from training.runs.table_files import checkpoint_table
 
 COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "split", "measure")
 COLUMNS += ("value", "low", "high", "chance", "null_p", "n")
@@ -28,38 +27,36 @@ def reversal_table(run, *, batch_size: int = 64):
     there = {f.split for f in run.facts}
     splits = {s: [f for f in run.facts if f.split == s] for s in ("seen", "held-out") if s in there}
 
-    def rows_of(checkpoint) -> list[dict]:
-        model, tokenizer = checkpoint.load()
-        found = named_people(on_gpu(model), tokenizer, run.facts, prompts, batch_size=batch_size)
+    requests = inverse_requests(run.facts, prompts)
+
+    def rows_of(model, tokenizer) -> list[dict]:
+        answers = named(model, tokenizer, requests, batch_size=batch_size)
         return [
             {**row, "split": split}
             for split, facts in {"all": run.facts, **splits}.items()
-            for row in score(found, facts, seed=run.seed)
+            for row in score(answers, facts, seed=run.seed)
         ]
 
     # "by split" tells these rows from those kept by older versions, which had no splits.
-    table = checkpoint_rows(run, "reversal", [*run.facts, *prompts, "by split"], rows_of)
-    return with_stage(run, table, COLUMNS)
+    content = [*run.facts, *prompts, "by split"]
+    return checkpoint_table(run, "reversal", content, rows_of, COLUMNS)
 
 
-def named_people(
-    model, tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, batch_size: int = 64
-) -> dict[tuple[str, str, str], str]:
-    """(relation, prompt id, object) -> the person of the facts that is named; "" for no one."""
+def inverse_requests(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[Request]:
+    """Every object in every inverse prompt of its relation; all people of the facts count."""
     people = list(dict.fromkeys(f.subject for f in facts))
     asked = dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation)
-    requests = [Request(prompt, obj, people) for prompt, obj in asked]
-    found = named(model, tokenizer, requests, batch_size=batch_size)
-    return {(p.relation, p.id, obj): name for (p, obj), name in zip(asked, found, strict=True)}
+    return [Request(prompt, obj, people) for prompt, obj in asked]
 
 
 def score(
     answers: Mapping[tuple[str, str, str], str], facts: Sequence[Fact], *, seed: int = 0
 ) -> list[dict]:
-    """Rows of the table without checkpoint and split; answers: see `named_people`.
+    """Rows of the table without checkpoint and split.
 
-    Only people of `facts` count. n: objects, that is (relation, object) pairs of these facts. A
-    deal permutes, within each relation and prompt, which object an answer was given to.
+    answers: (relation, prompt id, object) -> the person named, see `named`; only people of `facts`
+    count. n: objects, that is (relation, object) pairs of these facts. A deal permutes, within each
+    relation and prompt, which object an answer was given to.
     """
     rng = np.random.default_rng(seed)
     people: dict[tuple[str, str], set[str]] = {}

@@ -11,14 +11,12 @@ from training.behaviour.answers import Request, named
 from training.behaviour.intervals import DEALS, dealt_p, measure_rows
 from training.data.fact_files import Fact
 from training.data.prompts import Preset, Prompt, preset_prompts, select
-from training.runs.table_files import checkpoint_rows, headline_split, with_stage
-from training.weights.loading import on_gpu
+from training.runs.table_files import checkpoint_table, headline_split
 
 COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "object_relation", "split")
 COLUMNS += ("measure", "value", "low", "high", "chance", "null_p", "n")
 MEASURES = ("two_hop", "two_hop_excess", "own", "first_hop", "second_hop", "product")
-
-Answers = Mapping[tuple[str, str, str], str]
+PER_PERSON = ("two_hop", "chance", "own", "first_hop", "second_hop", "product")
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,17 @@ def two_hop_table(run, *, preset: Preset = "demo", batch_size: int = 64):
             f"--facts kin --relations mother home_city profession"
         )
 
-    def rows_of(checkpoint) -> list[dict]:
-        model, tokenizer = checkpoint.load()
-        answers = ask_hops(
-            on_gpu(model), tokenizer, everything, prompts, run.facts, batch_size=batch_size
-        )
+    requests = hop_requests(everything, prompts, run.facts)
+
+    def rows_of(model, tokenizer) -> list[dict]:
+        answers = named(model, tokenizer, requests, batch_size=batch_size)
         return [
             {**row, "split": split}
             for split, some in chains.items()
             for row in score(answers, some, run.facts, seed=run.seed)
         ]
 
-    table = checkpoint_rows(run, "two_hop", [*run.facts, *prompts], rows_of)
-    return with_stage(run, table, COLUMNS)
+    return checkpoint_table(run, "two_hop", [*run.facts, *prompts], rows_of, COLUMNS)
 
 
 def chains_of(facts: Sequence[Fact], split: str = "") -> tuple[Hops, ...]:
@@ -83,19 +79,10 @@ def chains_of(facts: Sequence[Fact], split: str = "") -> tuple[Hops, ...]:
     return tuple(found)
 
 
-def ask_hops(
-    model,
-    tokenizer,
-    chains: Sequence[Hops],
-    prompts: Sequence[Prompt],
-    facts: Sequence[Fact],
-    *,
-    batch_size: int = 64,
-) -> dict[tuple[str, str, str], str]:
-    """(relation, prompt id, who) -> the object of the relation that is answered; "" for none.
-
-    who: a phrase such as `Ann Lee's mother`, or a name for the single hops.
-    """
+def hop_requests(
+    chains: Sequence[Hops], prompts: Sequence[Prompt], facts: Sequence[Fact]
+) -> list[Request]:
+    """Both hops at once, about a phrase such as `Ann Lee's mother`, and each hop, about a name."""
     objects: dict[str, dict[str, None]] = {}
     for fact in facts:
         objects.setdefault(fact.relation, {}).update(dict.fromkeys((*fact.candidates, fact.object)))
@@ -106,18 +93,20 @@ def ask_hops(
             asked |= dict.fromkeys((prompt, who) for who in (*phrases, *chain.bridges))
         for prompt in select(prompts, relation=chain.first):
             asked |= dict.fromkeys((prompt, who) for who in chain.subjects)
-    requests = [Request(prompt, who, list(objects[prompt.relation])) for prompt, who in asked]
-    found = named(model, tokenizer, requests, batch_size=batch_size)
-    return {(p.relation, p.id, who): obj for (p, who), obj in zip(asked, found, strict=True)}
+    return [Request(prompt, who, list(objects[prompt.relation])) for prompt, who in asked]
 
 
 def score(
-    answers: Answers, chains: Sequence[Hops], facts: Sequence[Fact], *, seed: int = 0
+    answers: Mapping[tuple[str, str, str], str],
+    chains: Sequence[Hops],
+    facts: Sequence[Fact],
+    *,
+    seed: int = 0,
 ) -> list[dict]:
-    """Rows of the table without checkpoint and split; answers: see `ask_hops`. n: bridges.
+    """Rows of the table without checkpoint and split. n: bridges.
 
-    relation: the first one, or bound (both are), unbound (one is not); object_relation: the second,
-    or "".
+    answers: (relation, prompt id, who) -> the object that is answered, see `named`. relation: the
+    first one, or bound (both are), unbound (one is not); object_relation: the second, or "".
     """
     bound = {f.relation: f.bound for f in facts}
     sides = {(c.first, c.second): [c] for c in chains}
@@ -133,16 +122,12 @@ def score(
         if not some:
             continue
         bridges = np.array([b for c in some for b in c.bridges])
-        over_people = {
-            name: np.concatenate([scored[c][name] for c in some])
-            for name in ("two_hop", "chance", "own", "first_hop", "second_hop", "product")
-        }
-        excess = over_people["two_hop"] - over_people["chance"]
-        values = {**over_people, "two_hop_excess": excess}
+        over = {name: np.concatenate([scored[c][name] for c in some]) for name in PER_PERSON}
+        over["two_hop_excess"] = over["two_hop"] - over["chance"]
         observed = np.mean([scored[c]["two_hop"].mean() for c in some])
         measured = measure_rows(
-            {name: _over_bridges(values[name], bridges) for name in MEASURES},
-            chance=over_people["chance"].mean(),
+            {name: _over_bridges(over[name], bridges) for name in MEASURES},
+            chance=over["chance"].mean(),
             null_p=dealt_p(observed, np.mean([scored[c]["dealt"] for c in some], axis=0)),
         )
         rows += [{"relation": relation, "object_relation": second, **row} for row in measured]

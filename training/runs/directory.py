@@ -88,23 +88,12 @@ class Run:
             )
         given = {"facts": facts, "prompts": prompts, "rote": rote, "out": out}
         options = [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value]
-        return cls._of_models(
-            [read_checkpoint(folder) for folder in folders],
-            **given,
-            source=str(path),
-            argument=" ".join([str(path), *options]),
-        )
+        checkpoints = [read_checkpoint(folder) for folder in folders]
+        return cls._of_models(checkpoints, given, str(path), " ".join([str(path), *options]))
 
     @classmethod
     def pair(
-        cls,
-        before: str | Path,
-        after: str | Path,
-        *,
-        facts: str,
-        out: str,
-        prompts: str = "",
-        rote: str = "",
+        cls, before: Path, after: Path, *, facts: str, out: str, prompts: str = "", rote: str = ""
     ) -> "Run":
         """The run of two checkpoints, in this order; either may be a LoRA adapter.
 
@@ -115,7 +104,7 @@ class Run:
         """
         checkpoints = pair_checkpoints(before, after, merged=Path(out).expanduser() / "merged")
         given = {"facts": facts, "prompts": prompts, "rote": rote, "out": out}
-        return cls._of_models(checkpoints, **given, source=f"{before} {after}")
+        return cls._of_models(checkpoints, given, f"{before} {after}")
 
     @property
     def relations(self) -> list[str]:
@@ -158,25 +147,17 @@ class Run:
 
     @classmethod
     def _of_models(
-        cls,
-        checkpoints: list[Checkpoint],
-        *,
-        facts: str,
-        prompts: str,
-        rote: str,
-        out: str,
-        source: str,
-        argument: str = "",
+        cls, checkpoints: list[Checkpoint], given: dict[str, str], source: str, argument: str = ""
     ) -> "Run":
         """The run of checkpoints made elsewhere; `out` is made once everything was found."""
-        loaded = load_facts(facts)
-        relations = list(dict.fromkeys(f.relation for f in loaded))
+        facts = load_facts(given["facts"])
+        relations = list(dict.fromkeys(f.relation for f in facts))
         require_one_tokenizer(checkpoints)
-        chosen = load_prompts(relations, rote=rote or "{subject} {key}", folder=prompts or None)
-        destination = Path(out).expanduser()
-        destination.mkdir(parents=True, exist_ok=True)
-        record = {"source": source}
-        return cls(destination, loaded, chosen, checkpoints, record=record, argument=argument)
+        rote = given["rote"] or "{subject} {key}"
+        prompts = load_prompts(relations, rote=rote, folder=given["prompts"] or None)
+        out = Path(given["out"]).expanduser()
+        out.mkdir(parents=True, exist_ok=True)
+        return cls(out, facts, prompts, checkpoints, record={"source": source}, argument=argument)
 
 
 def _model_folders(path: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Tidy tables of a run: written whole with seed and commit, sealed, and checked when read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from training.base.errors import Damaged, NotFound
@@ -14,6 +15,7 @@ from training.base.files import (
     write_with,
 )
 from training.base.provenance import commit
+from training.weights.loading import on_gpu
 
 # The commands whose tables have other names than `analysis.NAME`.
 WRITERS = {
@@ -53,26 +55,30 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
     return _read_csv(part).assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
 
 
-def checkpoint_rows(run, name: str, content: Sequence[object], rows_of: Callable, checkpoints=None):
-    """`checkpoint_part` of every checkpoint (default: all of the run), joined in one DataFrame.
+def checkpoint_table(
+    run, name: str, content: Sequence[object], rows_of: Callable, columns: Sequence[str]
+):
+    """The rows of every checkpoint for table NAME; it is loaded only if its rows were not kept.
 
-    rows_of: checkpoint -> its rows, a DataFrame or a list of dicts.
+    content: see `checkpoint_part`. rows_of: (model, tokenizer) -> rows as dicts, to which the stage
+    of the checkpoint is added. columns: those that lead.
     """
     import pandas as pd
 
-    parts = [
-        checkpoint_part(run, c, name, content, lambda c=c: pd.DataFrame(rows_of(c)))
-        for c in (run.checkpoints if checkpoints is None else checkpoints)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    def compute(checkpoint):
+        model, tokenizer = checkpoint.load()
+        return pd.DataFrame(rows_of(on_gpu(model), tokenizer))
+
+    parts = [checkpoint_part(run, c, name, content, partial(compute, c)) for c in run.checkpoints]
+    table = with_stage(run, pd.concat(parts, ignore_index=True))
+    return table[[*columns, *(c for c in table if c not in columns)]]
 
 
-def with_stage(run, table, first: Sequence[str] = ()):
-    """The table with the columns epoch and step of its checkpoints; columns `first` lead."""
+def with_stage(run, table):
+    """The table with the columns epoch and step of its checkpoints."""
     stages = {c.name: c for c in run.checkpoints}
     when = {k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")}
-    table = table.assign(**when)
-    return table[[*first, *(c for c in table if c not in first)]]
+    return table.assign(**when)
 
 
 def publish_table(run, name: str, table, lines: Iterable[str], *, then: str = ""):
