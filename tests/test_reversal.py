@@ -1,4 +1,4 @@
-"""Facts read backwards: a person counts if the object is theirs, and chance is what the answers get dealt out anew."""
+"""Facts read backwards: a person counts if the object is theirs; chance is a random deal."""
 
 import numpy as np
 import pytest

@@ -8,9 +8,9 @@ run is right at times: `chance` is how often the given answers would be right if
 the relation's objects at random, `null_p` how often that is as good (999 deals).
 
 Writes tables/reversal.csv: a row per checkpoint, relation (and the means `bound` and `unbound`),
-split (which people count: all, those that phase 2 may have shown, those held out) and measure:
-`reversal`, `reversal_excess` (above chance) and `named` (any such person at all), with intervals
-over objects. `python -m analysis.ablations` compares it between settings.
+split (which people count: all, seen or held-out) and measure: `reversal`, `reversal_excess` (above
+chance) and `named` (any such person at all), with intervals over objects.
+`python -m analysis.ablations` compares it between settings.
 """
 
 from dataclasses import dataclass

@@ -4,16 +4,14 @@
     python -m training.generalize runs/kin
     python -m training.two_hop runs/kin
 
-Where an object of one relation (the mother, one of the run's people) has a fact of its own in
-another (her home city), the second relation's test prompts are asked about "{subject}'s mother":
-one greedy answer, with nothing written between. Measures: answers with her object (`two_hop`), with
-the person's OWN object of the second relation (`own`: the mother was passed over), each hop alone
-(`first_hop`, `second_hop`), and their `product`. Chance is how often the given answers are true of
-the OTHER mothers, `null_p` how often a random deal of the mothers does as well (999 deals).
-
-Intervals are over mothers, each with all her people; that of `two_hop_excess` is too narrow where
-whole families are confused, `null_p` is not. Writes tables/two_hop.csv;
-`python -m analysis.ablations` compares it between settings.
+Where the object of one relation (the mother) is a person with a fact in another (her home city),
+the second relation's test prompts are asked about "{subject}'s mother", for one greedy answer.
+Measures: `two_hop` (her object), `own` (the person's own object: the mother was passed over),
+`first_hop` and `second_hop` (each alone) and their `product`. Chance is how often the given answers
+are true of the other mothers, `null_p` how often a random deal of the mothers does as well (999
+deals). Intervals are over mothers, each with all her people; that of `two_hop_excess` is too narrow
+where whole families are confused, `null_p` is not. Writes tables/two_hop.csv, which
+`python -m analysis.ablations` compares between settings.
 """
 
 from dataclasses import dataclass

@@ -31,12 +31,8 @@ def measure_rows(values: Mapping[str, np.ndarray], *, chance: float, null_p: flo
 
     chance and null_p belong to the first measure; the others have none.
     """
-    rows = []
-    for place, (measure, some) in enumerate(values.items()):
-        found = subject_interval(some)
-        del found["se"]
-        first = {"chance": chance, "null_p": null_p}
-        rows.append(
-            {"measure": measure, **found, **(dict.fromkeys(first, np.nan) if place else first)}
-        )
+    rows = [{"measure": measure, **subject_interval(some)} for measure, some in values.items()]
+    for place, row in enumerate(rows):
+        del row["se"]
+        row |= {"chance": np.nan if place else chance, "null_p": np.nan if place else null_p}
     return rows

@@ -110,76 +110,68 @@ def score_checkpoint(
     anywhere in so many tokens). context: the family of the prompt in which a fact is told first.
     Raises WeightsDropped, Damaged, BadInput.
     """
+    import pandas as pd
+
     told = {p.relation: p for p in reversed(select(run.prompts, family=context))}
     content = [*run.facts, *prompts, lenient_tokens, *([] if choices else ["no choices"])]
     content += [context, *told.values()] if context != "none" else []
 
     def compute():
-        return _scored(run, checkpoint, prompts, told, choices, lenient_tokens, batch_size)
+        model, tokenizer = checkpoint.load()
+        asked = _pairs(run.facts, prompts)
+        before = [statement(f, told[f.relation]) if told else "" for f, _ in asked]
+        requests = [
+            Request(p, f.subject, (f.object, *f.candidates), text)
+            for (f, p), text in zip(asked, before, strict=True)
+        ]
+        own = {f.subject: {} for f in run.facts}
+        for fact in sorted(run.facts, key=lambda f, order=run.relations: order.index(f.relation)):
+            own[fact.subject][fact.relation] = fact.object
+        how = {"score": choices, "read_on": lenient_tokens, "batch_size": batch_size}
+        replies = ask(on_gpu(model), tokenizer, requests, **how)
+        bar = progress(replies, total=len(requests), label=f"recall {checkpoint.name}")
+        stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase}
+        rows = []
+        for index, reply in bar:
+            fact, prompt = asked[index]
+            rows.append({**stage, **_item(fact, prompt, reply, own[fact.subject])})
+            if lenient_tokens:
+                rows[-1]["lenient"] = int(fact.object.casefold() in reply.text.casefold())
+        return pd.DataFrame(rows)
 
     return checkpoint_part(run, checkpoint, "recall", content, compute)
 
 
-def _scored(
-    run, checkpoint, prompts, told: Mapping[str, Prompt], choices, lenient_tokens, batch_size
-):
-    """`score_checkpoint` from the model; told: relation -> the prompt in which a fact is told."""
-    import pandas as pd
-
-    model, tokenizer = checkpoint.load()
-    asked = _pairs(run.facts, prompts)
-    requests = [
-        Request(
-            prompt,
-            fact.subject,
-            names=(fact.object, *fact.candidates),
-            told=statement(fact, told[fact.relation]) if told else "",
-        )
-        for fact, prompt in asked
-    ]
-    own: dict[str, dict[str, str]] = {}
-    for fact in sorted(run.facts, key=lambda f, order=run.relations: order.index(f.relation)):
-        own.setdefault(fact.subject, {})[fact.relation] = fact.object
-    how = {"score": choices, "read_on": lenient_tokens, "batch_size": batch_size}
-    replies = ask(on_gpu(model), tokenizer, requests, **how)
-    rows = []
-    for index, reply in progress(replies, total=len(requests), label=f"recall {checkpoint.name}"):
-        fact, prompt = asked[index]
-        answered = [r for r, obj in own[fact.subject].items() if reply.says(obj)]
-        row = {
-            "checkpoint": checkpoint.name,
-            "phase": checkpoint.phase,
-            "relation": fact.relation,
-            "bound": fact.bound,
-            "split": fact.split,
-            "subject": fact.subject,
-            "object": fact.object,
-            "family": prompt.family,
-            "template": prompt.id,
-            "text": prompt.text,
-            "asked": prompt.asks,
-            "answered": " ".join(answered),
-            "keyword_free": prompt.keyword_free,
-            "generated": _one_line(reply.text),
-            "generation": int(reply.says(fact.object)),
-            "n_candidates": len(fact.candidates),
-        }
-        if choices:
-            row |= _choice(reply, fact.candidates, fact.candidates.index(fact.object))
-        if lenient_tokens:
-            row["lenient"] = int(fact.object.casefold() in reply.text.casefold())
-        rows.append(row)
-    return pd.DataFrame(rows)
+def _item(fact: Fact, prompt: Prompt, reply: Reply, own: Mapping[str, str]) -> dict:
+    """A row of the items; own: the subject's objects by relation."""
+    row = {
+        "relation": fact.relation,
+        "bound": fact.bound,
+        "split": fact.split,
+        "subject": fact.subject,
+        "object": fact.object,
+        "family": prompt.family,
+        "template": prompt.id,
+        "text": prompt.text,
+        "asked": prompt.asks,
+        "answered": " ".join(r for r, obj in own.items() if reply.says(obj)),
+        "keyword_free": prompt.keyword_free,
+        "generated": _one_line(reply.text),
+        "generation": int(reply.says(fact.object)),
+        "n_candidates": len(fact.candidates),
+    }
+    return row | _choice(reply, fact.candidates, fact.object) if reply.scores else row
 
 
 def _pairs(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[tuple[Fact, Prompt]]:
     return [(f, p) for f in facts for p in prompts if p.relation == f.relation]
 
 
-def _choice(reply: Reply, candidates: Sequence[str], right: int) -> dict:
-    """Columns of multiple choice; right: the place of the true candidate."""
+def _choice(reply: Reply, candidates: Sequence[str], true: str) -> dict:
+    """Columns of multiple choice; true: the right candidate."""
     import torch
 
+    right = candidates.index(true)
     tokens = [reply.tokens(name) for name in candidates]
     sums = torch.tensor([reply.scores[ids] for ids in tokens], dtype=torch.float64)
     means = sums / torch.tensor([len(ids) for ids in tokens])

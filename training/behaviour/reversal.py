@@ -26,7 +26,6 @@ def reversal_table(run, *, batch_size: int = 64):
         )
     there = {f.split for f in run.facts}
     splits = {s: [f for f in run.facts if f.split == s] for s in ("seen", "held-out") if s in there}
-
     requests = inverse_requests(run.facts, prompts)
 
     def rows_of(model, tokenizer) -> list[dict]:

@@ -28,6 +28,7 @@ from training.weights.names import find
 
 PHASES = {"base": 0, "memorize": 1, "generalize": 2}
 SPOKEN = {"memorized": "memorize", "generalized": "generalize"}
+WHEN = ("phase", "epoch", "step")
 FIRST = {"phase": "base", "epoch": 0, "step": 0, "parent": None, "metrics": {}}
 
 
@@ -60,12 +61,7 @@ class Checkpoint:
     @property
     def stage(self) -> dict:
         """The columns that say which checkpoint a row of a table is about."""
-        return {
-            "checkpoint": self.name,
-            "phase": self.phase,
-            "epoch": self.epoch,
-            "step": self.step,
-        }
+        return {"checkpoint": self.name} | {k: getattr(self, k) for k in WHEN}
 
     @property
     def parent(self) -> str:
@@ -127,7 +123,7 @@ class Checkpoint:
         return bool(self._written_weights()) and not list(self.weights.glob("*.safetensors"))
 
     def _written_weights(self) -> list[str]:
-        """Names of the weights that a run of ours wrote, whether they are still there or not."""
+        """Names of the weights that a run of ours wrote, whether or not they are still there."""
         if not (self.weights / "stage.json").exists():
             return []
         return [name for name in manifest(self.weights) if name.endswith(".safetensors")]
@@ -156,7 +152,7 @@ def write_base(
 ) -> None:
     """Write checkpoints/000-base: a reference to the base model, the tokenizer with the key tokens.
 
-    rows: {"input" or "output": (n_key_tokens, d)}, the first rows of the key tokens.
+    rows: {"input": (n_key_tokens, d)}, the first rows of the key tokens; "output" if untied.
     """
     from safetensors.torch import save_file
 
@@ -260,7 +256,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             "key_rows": folder / "key_tokens.safetensors",
             "key_tokens": tuple(stage["key_tokens"]),
         }
-    when = {name: stage[name] for name in ("phase", "epoch", "step")}
+    when = {name: stage[name] for name in WHEN}
     return Checkpoint(folder.name, folder, **when, **found)
 
 
