@@ -23,10 +23,9 @@ class Options(RunOptions):
     """Options of the measure of damage."""
 
     people: int = 200
-    """Of a model organism: how many people of its world are asked about, drawn once for all; -1:
-    all of them."""
+    """People of a model organism's world to ask about, drawn once for all; -1: all of them."""
     prompts_per_fact: int = 1
-    """Likewise: prompts in which each of their facts is asked."""
+    """Prompts in which each of their facts is asked."""
     batch_size: int = 64
     """Prompts in one forward."""
 

@@ -26,8 +26,7 @@ class Options(RunOptions):
     """Options of the behavioural measures."""
 
     preset: Preset = "demo"
-    """demo: 3 fixed test prompts and 1 of each other family; full: every prompt in every
-    language."""
+    """demo: 3 fixed test prompts and 1 of each other family; full: every prompt, all languages."""
     families: tuple[str, ...] = ()
     """Only these prompt families; default: all of the preset."""
     checkpoints: tuple[str, ...] = ()
@@ -35,11 +34,9 @@ class Options(RunOptions):
     phases: tuple[Literal["base", "memorize", "generalize"], ...] = ()
     """Only checkpoints of these phases; default: all."""
     lenient_tokens: int = 0
-    """Also score the paper's lenient rule over so many new tokens (50 in the paper; slow); 0: do
-    not."""
+    """New tokens over which to score the paper's lenient rule too (its 50 are slow); 0: none."""
     choices: bool = True
-    """Score every candidate object too (multiple choice, probabilities); without, greedy answers
-    alone, several times faster."""
+    """Score every candidate object too (multiple choice, probabilities); several times slower."""
     context: Context = "none"
     """Tell each fact right before it is asked, as its rote sentence or in its first train prompt:
     what a model answers that only has to read (into --out: it is not what the run recalls).
