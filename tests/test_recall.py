@@ -344,6 +344,8 @@ def test_what_has_no_answers_says_what_there_is(tiny_run):
         answers(run, "tests")
     with pytest.raises(NotFound, match="000-base, 100-memorize"):
         answers(run, checkpoint="extended")
+    with pytest.raises(BadInput, match="mother"):
+        answers(run, prompts=[])
 
 
 @pytest.mark.parametrize(

@@ -67,15 +67,16 @@ def answers(
     facts = [f for f in run.facts if split in ("all", f.split)]
     keys = ["relation", "subject", "object", "text"]
     rows = [(f.relation, f.subject, f.object, p.text) for f, p in _pairs(facts, prompts)]
+    if not rows:
+        raise BadInput(f"no prompt asks a relation of the run ({', '.join(run.relations)}).")
     wanted = pd.DataFrame(rows, columns=keys)
-    stored = optional_table(run.path, "recall_items")
-    # Answers to facts told in context are not what the checkpoint recalls.
-    if stored is None or "context" in stored:
-        stored = wanted.assign(checkpoint="")
-    items = pick(stored, checkpoint=there.name)
-    if len(wanted.merge(items)) < len(wanted):
-        items = score_checkpoint(run, there, prompts, choices=False)
-    items = wanted.merge(items.drop_duplicates(keys))
+    stored, items = optional_table(run.path, "recall_items"), wanted[:0]
+    # Answers to facts that were told in context are not what the checkpoint recalls.
+    if stored is not None and "context" not in stored:
+        items = wanted.merge(pick(stored, checkpoint=there.name).drop_duplicates(keys))
+    if len(items) < len(wanted):
+        scored = score_checkpoint(run, there, prompts, choices=False)
+        items = wanted.merge(scored.drop_duplicates(keys))
     asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
     return pd.DataFrame(
         {
