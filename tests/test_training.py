@@ -604,7 +604,7 @@ def test_other_key_rows_are_other_weights(own_run):
 
     rows = load_file(base.key_rows)
     save_file({side: value + 1 for side, value in rows.items()}, base.key_rows)
-    assert base.fingerprint != before
+    assert list_checkpoints(own_run)[0].fingerprint != before
 
 
 # --- phase 1 once more -------------------------------------------------------------------------------------
