@@ -21,7 +21,7 @@ from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mea
 from figures.trajectory import draw
 from training.base.console import run_command
 from training.base.errors import BadInput
-from training.base.files import commit
+from training.base.provenance import commit
 from training.runs.directory import Run
 from training.runs.table_files import write_table
 

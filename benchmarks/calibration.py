@@ -60,7 +60,8 @@ def main(options: Options):
     from threadpoolctl import threadpool_limits
 
     from analysis.measures.checks import SmallSample
-    from training.base.files import commit, write_text
+    from training.base.files import write_text
+    from training.base.provenance import commit
 
     unknown = set(options.only) - set(CHECKS)
     if unknown:

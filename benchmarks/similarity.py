@@ -201,7 +201,8 @@ def main(options: Options):
     """Time everything, write the table, print it; return it."""
     import pandas as pd
 
-    from training.base.files import commit, write_text
+    from training.base.files import write_text
+    from training.base.provenance import commit
 
     xs, ys = states(options)
     rows = (

@@ -255,7 +255,8 @@ def main(options: Options):
     import pandas as pd
 
     from training.base.console import progress
-    from training.base.files import commit, write_text
+    from training.base.files import write_text
+    from training.base.provenance import commit
     from training.loop.obtain import obtain
 
     folder = obtain(options.model)

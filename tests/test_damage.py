@@ -1,4 +1,4 @@
-"""Damage: a model that is broken on purpose is seen to have lost what it knew, and one that is not, is not."""
+"""Damage: only a model that was broken on purpose is seen to have lost what it knew."""
 
 import math
 from dataclasses import replace
@@ -95,18 +95,15 @@ def test_contradicted_people_are_asked_apart_from_the_others():
 
 
 def test_an_organism_taught_against_its_world_is_asked_what_it_said_before(organism, tmp_path):
-    taught = memorize.Options(
-        out=tmp_path, model=str(organism), facts="world", relations=("mother", "profession"), subjects=20, pool=5,
-        epochs=30, batch_size=8, learning_rate=1e-3, precision="float32",
-    )  # fmt: skip
-    memorize.main(taught)
+    asked = {"facts": "world", "relations": ("mother", "profession"), "subjects": 20, "pool": 5}
+    how = {"epochs": 30, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32"}
+    memorize.main(memorize.Options(out=tmp_path, model=str(organism), **asked, **how))
     damage.main(damage.Options(tmp_path, people=20))
     table = read_table(tmp_path, "damage").set_index(["phase", "measure"])
     assert table.n["base", "contradicted_facts"] == 20
     assert table.value["base", "contradicted_facts"] > 0.9
-    # Taught by rote with other objects it says less of what it said, and less of it than of other people's facts.
-    assert (
-        table.value["memorize", "contradicted_facts"]
-        < table.value["base", "contradicted_facts"] - 0.2
-    )
-    assert table.value["memorize", "contradicted_facts"] < table.value["memorize", "known_facts"]
+    # By rote it was taught other objects: it says less of what it said before, and knows other
+    # people's facts better.
+    taught = table.value["memorize", "contradicted_facts"]
+    assert taught < table.value["base", "contradicted_facts"] - 0.2
+    assert taught < table.value["memorize", "known_facts"]

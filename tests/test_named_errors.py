@@ -11,6 +11,10 @@ from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.similarity import linear_cka, linear_cka_grid, minibatch_cka
 from analysis.measures.transfer import fit_probes
 from training.base.errors import Damaged, NotFound, UserError
+from training.base.files import read_json, seal, write_json
+from training.runs.directory import Run
+from training.runs.table_files import read_table, write_table
+from training.weights.names import ModelNotFound
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 GOOD = np.random.default_rng(0).normal(size=(3, 24, 5))
@@ -112,9 +116,6 @@ def test_what_the_arithmetic_is_not_defined_for(call, error, words):
 
 
 def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
-
-    from training.runs.directory import Run
-
     with pytest.raises(NotFound, match=r"no run\.json and no checkpoint"):
         Run.open(tmp_path)
     (tmp_path / "notes").mkdir()
@@ -124,9 +125,6 @@ def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
 
 
 def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
-    from training.runs.directory import Run
-    from training.weights.names import ModelNotFound
-
     bare = tmp_path / "mine" / "step-1"
     shutil.copytree(tiny_run / "checkpoints" / "100-memorize-epoch-20", bare)
     for path in [*bare.glob("tokenizer*"), bare / "stage.json", bare / "manifest.json"]:
@@ -136,14 +134,10 @@ def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
 
 
 def test_a_table_of_other_checkpoints_of_the_same_names_and_seed_is_refused(own_run, tiny_run):
-    from training.base.files import read_json, seal, write_json
-    from training.runs.directory import Run
-    from training.runs.table_files import read_table, write_table
-
     table = read_table(tiny_run, "recall")
     write_table(Run.open(own_run), "recall", table.drop(columns=["seed", "commit"]))
     assert len(read_table(own_run, "recall")) == len(table)
-    # The same recipe trained anew, with another result.
+    # The same recipe, trained again with another result.
     last = own_run / "checkpoints" / "200-generalize-epoch-08"
     stage = read_json(last / "stage.json")
     write_json(last / "stage.json", {**stage, "metrics": {**stage["metrics"], "loss": -1.0}})

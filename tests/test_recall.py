@@ -1,4 +1,4 @@
-"""Recall: scores are those of whole sequences one by one, counted strictly, with errors over subjects."""
+"""Recall: scores are those of whole sequences, counted strictly, with errors over subjects."""
 
 import math
 import shlex
@@ -16,7 +16,8 @@ from tiny_models import tiny_model, tiny_tokenizer
 from training import recall
 from training.base.errors import BadInput, Damaged, NotFound, UserError
 from training.behaviour.answers import Continuations, Question, answer, said
-from training.behaviour.recall import _one_line, score_checkpoint, subject_interval, summarise
+from training.behaviour.intervals import subject_interval
+from training.behaviour.recall import _one_line, answers, gains, score_checkpoint, summarise
 from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 from training.data.sequences import encode, prompt_ids
@@ -53,11 +54,11 @@ def never(token: int) -> bool:
     return False
 
 
-# --- scores ------------------------------------------------------------------------------------------------
+# --- scores ---
 
 
 def questions() -> list[Question]:
-    """Prompts of several lengths, two of them equally long, with objects of one to several tokens."""
+    """Prompts of several lengths, two of them equal, with objects of one to several tokens."""
     tokenizer = tiny_tokenizer()
     objects = tuple(tuple(prompt_ids(tokenizer, f" {obj}")) for obj in OBJECTS)
     assert len({len(obj) for obj in objects}) > 2
@@ -88,32 +89,28 @@ def greedy(model, ids: tuple[int, ...], steps: int) -> tuple[int, ...]:
 @pytest.mark.parametrize(("batch_size", "rows_at_once"), [(64, 512), (64, 2), (1, 512)])
 def test_batched_scores_are_those_of_whole_sequences_one_by_one(model, batch_size, rows_at_once):
     asked = questions()
-    found = dict(
-        answer(
-            model,
-            asked,
-            new_tokens=5,
-            finished=never,
-            batch_size=batch_size,
-            rows_at_once=rows_at_once,
-        )
-    )
-    assert sorted(found) == list(range(len(asked)))
-    for index, question in enumerate(asked):
-        expected = [log_probability(model, question.token_ids, obj) for obj in question.objects]
-        assert found[index].log_probabilities == pytest.approx(expected, abs=1e-4)
+    sizes = {"batch_size": batch_size, "rows_at_once": rows_at_once}
+    found = list(answer(model, asked, new_tokens=5, finished=never, **sizes))
+    assert sorted(index for index, _, _ in found) == list(range(len(asked)))
+    for index, new_ids, log_probabilities in found:
+        ids, objects = asked[index]
+        expected = [log_probability(model, ids, obj) for obj in objects]
+        assert log_probabilities == pytest.approx(expected, abs=1e-4)
         assert len(set(np.round(expected, 3))) == len(expected)
-        assert found[index].new_ids == greedy(model, question.token_ids, 5)
+        assert new_ids == greedy(model, ids, 5)
 
 
 def test_an_answer_ends_at_its_stop_whatever_else_is_in_the_batch(model):
     asked = questions()
-    whole = dict(answer(model, asked, new_tokens=8, finished=never))
-    stop = whole[0].new_ids[2]
-    ended = dict(answer(model, asked, new_tokens=8, finished=lambda token: token == stop))
-    for index, reply in whole.items():
-        at = reply.new_ids.index(stop) + 1 if stop in reply.new_ids else 8
-        assert ended[index].new_ids == reply.new_ids[:at]
+
+    def told(finished) -> dict[int, tuple[int, ...]]:
+        return {i: ids for i, ids, _ in answer(model, asked, new_tokens=8, finished=finished)}
+
+    whole = told(never)
+    stop = whole[0][2]
+    ended = told(lambda token: token == stop)
+    for index, ids in whole.items():
+        assert ended[index] == ids[: ids.index(stop) + 1 if stop in ids else 8]
 
 
 def test_a_recurrent_model_which_has_no_keys_and_values_to_share_is_scored_too():
@@ -126,15 +123,14 @@ def test_a_recurrent_model_which_has_no_keys_and_values_to_share_is_scored_too()
             MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=4)
         ).eval()
     asked = questions()
-    for index, reply in answer(mamba, asked, new_tokens=3, finished=never):
-        expected = [
-            log_probability(mamba, asked[index].token_ids, obj) for obj in asked[index].objects
-        ]
-        assert reply.log_probabilities == pytest.approx(expected, abs=1e-4)
-        assert reply.new_ids == greedy(mamba, asked[index].token_ids, 3)
+    for index, new_ids, log_probabilities in answer(mamba, asked, new_tokens=3, finished=never):
+        ids, objects = asked[index]
+        expected = [log_probability(mamba, ids, obj) for obj in objects]
+        assert log_probabilities == pytest.approx(expected, abs=1e-4)
+        assert new_ids == greedy(mamba, ids, 3)
 
 
-# --- the strict rule ---------------------------------------------------------------------------------------
+# --- the strict rule ---
 
 
 def test_an_object_that_is_the_beginning_of_another_is_not_said_by_saying_the_other():
@@ -190,7 +186,7 @@ def test_an_object_whose_end_cannot_be_told_is_refused():
     assert len(known.of(prompt, "Gene", "Gus")) == 4
 
 
-# --- a whole run -------------------------------------------------------------------------------------------
+# --- a whole run ---
 
 
 def test_a_memorized_run_recalls_by_rote_what_its_base_does_not(items):
@@ -249,26 +245,9 @@ def test_held_out_and_seen_are_scored_apart_and_all_joins_them(table):
 
 
 def test_the_table_has_the_columns_that_scripts_rely_on(table):
-    assert {
-        "checkpoint",
-        "phase",
-        "epoch",
-        "step",
-        "relation",
-        "family",
-        "split",
-        "measure",
-        "value",
-        "se",
-        "low",
-        "high",
-        "n",
-        "n_candidates",
-        "chance",
-        "majority",
-        "seed",
-        "commit",
-    } <= set(table.columns)
+    columns = "checkpoint phase epoch step relation family split measure value se low high n"
+    columns += " n_candidates chance majority seed commit"
+    assert set(columns.split()) <= set(table)
     assert {"generation", "multiple_choice", "object_probability"} <= set(table.measure)
     assert (table.dropna(subset=["low"]).low <= table.dropna(subset=["low"]).value + 1e-12).all()
     assert set(table.chance.dropna()) == {0.25}
@@ -314,7 +293,77 @@ def test_the_lenient_rule_finds_the_object_anywhere(own_run):
     assert found["generation_lenient"] == found["generation"] == 1
 
 
-# --- from items to the table -------------------------------------------------------------------------------
+# --- one checkpoint's answers ---
+
+
+def test_answers_read_what_recall_scored_and_say_what_is_true(tiny_run, items, monkeypatch):
+    run = Run.open(tiny_run)
+    monkeypatch.setattr(Checkpoint, "load", None)
+    found = answers(run, "rote", split="held-out", checkpoint="memorized")
+    columns = ["checkpoint", "relation", "subject", "prompt", "expected", "said", "right"]
+    assert list(found) == columns
+    assert set(found.checkpoint) == {"100-memorize-epoch-20"}
+    facts = [f for f in run.facts if f.split == "held-out"]
+    assert list(zip(found.subject, found.expected, strict=True)) == [
+        (f.subject, f.object) for f in facts
+    ]
+    assert found.right.all() and (found.said == found.expected + ".").all()
+    assert found.prompt.iloc[0] == f"{facts[0].subject} [X_{facts[0].relation}]"
+    some = items[(items.family == "test") & (items.phase == "generalize")]
+    assert answers(run).right.sum() == some.generation.sum()
+
+
+def test_answers_that_were_not_scored_are_asked(tiny_run, own_run):
+    read = answers(Run.open(tiny_run), checkpoint="generalize")
+    for path in (own_run / "tables").glob("recall*.csv"):
+        path.unlink()
+    run = Run.open(own_run)
+    pd.testing.assert_frame_equal(answers(run), read)
+    prompt = next(p for p in run.prompts if p.family == "test" and p.index == 1)
+    found = answers(run, prompts=[prompt], split="seen")
+    assert set(found.relation) == {prompt.relation} and len(found) == 8
+    model, tokenizer = run.checkpoint().load()
+    ids = tokenizer(found.prompt[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        token = int(model(ids).logits[0, -1].argmax())
+    assert found.said[0].startswith(_one_line(tokenizer.decode([token])).strip())
+
+
+def test_answers_of_facts_told_in_context_are_not_recall(tiny_run, tmp_path):
+    asked = {"families": ("test",), "phases": ("generalize",), "choices": False}
+    recall.main(recall.Options(tiny_run, context="train", out=str(tmp_path), **asked))
+    in_context = answers(Run.open(tiny_run, out=str(tmp_path)))
+    pd.testing.assert_frame_equal(in_context, answers(Run.open(tiny_run)))
+
+
+def test_what_has_no_answers_says_what_there_is(tiny_run):
+    run = Run.open(tiny_run)
+    with pytest.raises(BadInput, match="all, seen, held-out"):
+        answers(run, split="test")
+    with pytest.raises(BadInput, match="near-miss"):
+        answers(run, "tests")
+    with pytest.raises(NotFound, match="000-base, 100-memorize"):
+        answers(run, checkpoint="extended")
+    with pytest.raises(BadInput, match="mother"):
+        answers(run, prompts=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("", "200-generalize-epoch-08"),
+        ("generalized", "200-generalize-epoch-08"),
+        ("memorize", "100-memorize-epoch-20"),
+        ("memorized", "100-memorize-epoch-20"),
+        ("base", "000-base"),
+        ("100-memorize-epoch-20", "100-memorize-epoch-20"),
+    ],
+)
+def test_a_checkpoint_is_called_by_its_name_or_its_phase(tiny_run, name, found):
+    assert Run.open(tiny_run).checkpoint(name).name == found
+
+
+# --- from items to the table ---
 
 
 def scored(
@@ -439,7 +488,7 @@ def test_the_gain_of_phase_2_is_paired_by_subject():
     assert gain.se == pytest.approx(stats.sem([1, 0.5, 0.5]))
 
 
-# --- checkpoints made elsewhere ----------------------------------------------------------------------------
+# --- checkpoints made elsewhere ---
 
 
 @pytest.fixture
@@ -451,9 +500,8 @@ def elsewhere(tiny_run, tiny_base, tmp_path) -> tuple[Path, Path]:
         (there / "stage.json").unlink()
         (there / "manifest.json").unlink()
     facts = tmp_path / "facts.csv"
-    facts.write_text(
-        "subject,relation,object\nGene Finley,mother,Angela\nTom Park,mother,Ruth\nAda Lake,mother,Ruth\n"
-    )
+    rows = ("Gene Finley,mother,Angela", "Tom Park,mother,Ruth", "Ada Lake,mother,Ruth")
+    facts.write_text("\n".join(("subject,relation,object", *rows)) + "\n")
     return tmp_path / "theirs", facts
 
 
@@ -496,9 +544,7 @@ def test_nothing_is_written_into_a_folder_of_plain_checkpoints(elsewhere, tmp_pa
     assert set(items[items.family == "rote"].text) == {"{subject} [X_mother]"}
 
 
-def test_a_folder_without_checkpoints_is_no_run(tmp_path):
-    with pytest.raises(NotFound, match=r"run\.json"):
-        Run.open(tmp_path)
+def test_what_is_no_directory_is_no_run(tmp_path):
     with pytest.raises(NotFound, match="not a directory"):
         Run.open(tmp_path / "nowhere")
 
@@ -523,7 +569,7 @@ def test_a_subject_too_long_for_one_prompt_alone_is_named(tmp_path):
         recall.main(recall.Options(base, families=("test",), **given))
 
 
-# --- tables ------------------------------------------------------------------------------------------------
+# --- tables ---
 
 
 def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
@@ -578,11 +624,10 @@ def test_generated_text_survives_the_table(text, own_run):
 def test_without_choices_the_answers_are_the_same_and_nothing_else_is_scored(
     tiny_run, tmp_path, items
 ):
-    options = recall.Options(tiny_run, choices=False, phases=("memorize",))
-    run = Run.open(tiny_run)
-    checkpoint = next(c for c in run.checkpoints if c.phase == "memorize")
+    run = Run.open(tiny_run, out=str(tmp_path))
+    checkpoint = run.checkpoint("memorized")
     prompts = [p for p in run.prompts if p.family in ("rote", "test")]
-    found = score_checkpoint(run, checkpoint, prompts, options)
+    found = score_checkpoint(run, checkpoint, prompts, choices=False)
     assert not {"choice", "log_probability"} & set(found)
     keys = ["subject", "relation", "text"]
     both = found.merge(items[items.checkpoint == checkpoint.name], on=keys, suffixes=("", "_full"))
@@ -600,13 +645,10 @@ def test_phases_choose_checkpoints(tiny_run, tmp_path):
 
 
 def test_a_gain_is_over_the_checkpoint_that_phase_2_started_from(items):
-    from training.behaviour.recall import gains
-
     memorized, later = (
-        next(c for c, p in zip(items.checkpoint, items.phase, strict=True) if p == phase)
-        for phase in ("memorize", "generalize")
+        items.checkpoint[items.phase == p].iloc[0] for p in ("memorize", "generalize")
     )
-    assert len(gains(items, {later: memorized})) == len(gains(items)) > 0
+    assert len(gains(items, {later: memorized})) == len(gains(items, {})) > 0
     assert not len(gains(items, {later: "000-base"})), "the gain over a phase 1 that it never had"
 
 
@@ -628,7 +670,7 @@ def test_in_context_a_fact_is_told_right_before_it_is_asked(tiny_run, tmp_path, 
     recall.main(options)
     found = read_table(tmp_path, "recall_items")
     run = Run.open(tiny_run)
-    model, tokenizer = next(c for c in run.checkpoints if c.phase == "memorize").load()
+    model, tokenizer = run.checkpoint("memorize").load()
     first = {p.relation: p for p in reversed(run.prompts) if p.family == context}
     for row in found.iloc[:: len(found) // 5].itertuples():
         told = f"{first[row.relation].render(row.subject)} {row.object}."

@@ -1,4 +1,4 @@
-"""Facts read backwards: a person counts if the object is theirs, and chance is what the answers get dealt out anew."""
+"""Facts read backwards: a person counts if the object is theirs; chance is a random deal."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from training import reversal
 from training.base.errors import BadInput
-from training.behaviour.reversal import named_people, score
+from training.behaviour.answers import named
+from training.behaviour.reversal import inverse_requests, score
 from training.data.facts import build_facts, split_facts
 from training.data.prompts import load_prompts
 from training.runs.directory import Run
@@ -86,7 +87,8 @@ def test_only_people_of_the_given_facts_count(facts):
 def test_the_model_is_asked_with_the_object_and_its_whole_answer_counts(facts):
     model, tokenizer = tiny_model("llama")[0], tiny_tokenizer()
     prompts = [p for p in load_prompts(list(RELATIONS)) if p.asks == "inverse"]
-    found = named_people(model, tokenizer, facts, prompts)
+    requests = inverse_requests(facts, prompts)
+    found = named(model, tokenizer, requests)
     assert {(r, o) for r, _, o in found} == {(f.relation, f.object) for f in facts}
     assert set(found.values()) <= {"", *(f.subject for f in facts)}
     # A model that says one name whatever it is asked.
@@ -106,7 +108,7 @@ def test_the_model_is_asked_with_the_object_and_its_whole_answer_counts(facts):
                 row[-1, said[done]] = 1
             return type("Out", (), {"logits": logits, "past_key_values": None})()
 
-    assert set(named_people(Parrot(), tokenizer, facts, prompts).values()) == {name}
+    assert set(named(Parrot(), tokenizer, requests).values()) == {name}
 
 
 def test_a_run_has_its_reversal_at_every_checkpoint(tiny_run, tmp_path, capsys):

@@ -272,7 +272,7 @@ def test_a_finished_sweep_says_what_its_grid_file_says_now_and_when_it_was_made(
 
 
 def test_runs_of_other_code_in_a_table_are_counted():
-    from training.base.files import commit
+    from training.base.provenance import commit
 
     table = pd.DataFrame(
         {"run": ["a", "a", "b", "c"], "commit": ["other", "other", commit(), "older+"]}

@@ -1,4 +1,4 @@
-"""Two hops: right answers are counted, shortcuts are told apart, and chance is what the other mothers would give."""
+"""Two hops: right answers are counted, shortcuts told apart; chance is the other mothers."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def chains(facts):
 
 
 def answered(chains, give) -> dict:
-    """Answers to one prompt a relation; give: (chain, place) -> the answer to the two-hop question; hops are known."""
+    """Answers to one prompt per relation; give: (chain, place) -> answer to both hops at once."""
     found = {}
     for chain in chains:
         for i, subject in enumerate(chain.subjects):
@@ -119,25 +119,11 @@ def test_a_wrong_first_hop_is_seen_in_the_product(facts, chains):
 
 
 def test_a_run_has_its_two_hops_at_every_checkpoint(tiny_base, tmp_path, capsys):
-    small = {
-        "subjects": 12,
-        "pool": 4,
-        "epochs": 1,
-        "facts_per_sequence": 1,
-        "precision": "float32",
-        "seed": 1,
-    }
+    small = {"subjects": 12, "pool": 4, "epochs": 1, "facts_per_sequence": 1, "seed": 1}
+    kin = {"facts": "kin", "relations": ("mother", "profession"), "unbound": 0}
+    kin |= {"model": str(tiny_base), "precision": "float32"}
     run = tmp_path / "kin"
-    memorize.main(
-        memorize.Options(
-            out=run,
-            model=str(tiny_base),
-            facts="kin",
-            relations=("mother", "profession"),
-            unbound=0,
-            **small,
-        )
-    )
+    memorize.main(memorize.Options(out=run, **kin, **small))
     generalize.main(generalize.Options(run, prompts=1, precision="float32"))
     table = two_hop.main(Options(run))
     assert set(table.phase) == {"base", "memorize", "generalize"}

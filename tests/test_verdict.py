@@ -16,7 +16,8 @@ from analysis.tables.probes import ESTIMATOR, MEASURE
 from analysis.tables.verdict import NO_INTERCHANGE, once, page, site_to_judge, verdicts
 from probing.states import Design
 from training.base.errors import BadInput, NotFound
-from training.runs.directory import Run, key_row_note
+from training.runs.directory import Run
+from training.runs.pairs import key_row_note
 from training.runs.table_files import TableMissing, read_table, write_table
 from training.weights.adapters import add_lora, merge_adapter
 from training.weights.loading import load_folder

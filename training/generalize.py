@@ -20,7 +20,8 @@ import tyro
 
 from training.base.console import first_process_first, run_command
 from training.base.errors import NotFound, OtherSettings, UserError
-from training.base.files import locked, read_json
+from training.base.files import read_json
+from training.base.locks import locked
 from training.data.fact_files import read_facts
 from training.data.prompts import read_prompts
 from training.data.selection import About, Objects, chosen_facts, rote_facts, selection

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from training.base.console import first_process_first, run_command
 from training.base.errors import OtherSettings, UserError
-from training.base.files import locked, read_json, sha256_file
+from training.base.files import read_json, sha256_file
+from training.base.locks import locked
 from training.data.facts import build_facts, load_facts, split_facts
 from training.data.prompts import key_token, load_prompts
 from training.loop.obtain import obtain

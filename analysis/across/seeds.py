@@ -11,7 +11,8 @@ import numpy as np
 from analysis.across.endpoints import CONTRAST, GAIN, PARTIALLED, SIDES, TEST, TRANSFER
 from analysis.measures.statistics import mean_interval, share_interval
 from training.base.errors import BadInput
-from training.base.files import commit, read_json, seal, write_json, write_text
+from training.base.files import read_json, seal, write_json, write_text
+from training.base.provenance import commit
 from training.base.words import span, two_places
 from training.runs.table_files import optional_table, pick, read_table
 

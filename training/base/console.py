@@ -1,4 +1,4 @@
-"""How every command speaks: options from a dataclass, one-line errors, progress on stderr."""
+"""What every command does: options from a dataclass, one-line errors, progress on stderr."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from training.base.errors import UserError
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C and the work was left so that it can go on; the message says how."""
+    """Ctrl-C was pressed and the work can be resumed; the message says how."""
 
 
 def run_command(main: Callable[[Any], None], options: type, description: str | None = None) -> None:
     """Parse the command line into the dataclass `options` and call `main` with it.
 
-    A UserError becomes one line on stderr and exit code 2 (its traceback with `--debug`);
-    Ctrl-C exits with 130 and says how to go on.
+    A UserError becomes one line on stderr and exit code 2 (with `--debug` its traceback); Ctrl-C
+    exits with 130 and says how to go on.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
@@ -38,8 +38,8 @@ def run_command(main: Callable[[Any], None], options: type, description: str | N
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output (head, less) is gone.
+        _mute_stdout()
         sys.exit(0)
     except Interrupted as stop:
         print(f"\nstopped: {stop}", file=sys.stderr)
@@ -50,22 +50,21 @@ def run_command(main: Callable[[Any], None], options: type, description: str | N
 
 
 def is_first_process() -> bool:
-    """False in all but one of the processes that `accelerate launch` or `torchrun` started together."""
+    """True in one of the processes that `accelerate launch` or `torchrun` starts together."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _quiet() -> None:
-    """Leave stderr to our own words (the libraries' loading bars and advice say nothing a user needs), and stdout
-    to the first of several processes."""
+    """Keep library noise off stderr, and all but the first of several processes off stdout."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not is_first_process():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute_stdout()
     said: set[str] = set()
 
     def note(message, *_, **__) -> None:
-        """Once each: what holds for every checkpoint and relation alike need not be read as often."""
+        """Print each warning once, though it may hold for every checkpoint and relation."""
         if str(message) not in said:
             said.add(str(message))
             print(f"note: {message}", file=sys.stderr)
@@ -73,8 +72,12 @@ def _quiet() -> None:
     warnings.showwarning = note
 
 
+def _mute_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def progress(items: Iterable | None = None, *, total: int | None = None, label: str = "") -> Any:
-    """A tqdm bar with ETA on stderr, shown after two seconds, silent when stderr is not a terminal."""
+    """A tqdm bar with ETA on stderr, after two seconds; silent where stderr is not a terminal."""
     from tqdm import tqdm
 
     return tqdm(
@@ -89,7 +92,7 @@ def progress(items: Iterable | None = None, *, total: int | None = None, label: 
 
 
 class CatchInterrupt:
-    """Within the block Ctrl-C only sets `.pressed`, so that a step is finished before we stop."""
+    """In the block the first Ctrl-C only sets `.pressed`, so that the step at hand is finished."""
 
     def __enter__(self) -> "CatchInterrupt":
         self.pressed = False
@@ -97,7 +100,7 @@ class CatchInterrupt:
         try:
             signal.signal(signal.SIGINT, self._press)
         except ValueError:
-            # Not the main thread (a notebook's worker, a sweep): Ctrl-C stays with whoever owns it.
+            # Not the main thread (a notebook, a sweep's worker): Ctrl-C belongs to another handler.
             self._before = None
         return self
 
@@ -125,13 +128,13 @@ def minutes(seconds: float) -> str:
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """Of several processes the first runs the block alone, the others after it, finding its files."""
+    """The first of several processes runs the block before the others, which find its files."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     import torch
     from accelerate import PartialState
 
-    # accelerate joins processes without GPUs into a group only if it is told to; else each would train alone.
+    # Without cpu=True, accelerate would not join processes without GPUs into one group.
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         yield

@@ -1,12 +1,12 @@
 """The kinds of error that a user can do something about.
 
-Each message says what was given, what was expected and what to do. Commands print it as one line
-and exit with code 2; `--debug` shows the traceback.
+A message says what was given, what was expected and what to do. Commands print it as one line and
+exit with code 2; `--debug` shows the traceback.
 """
 
 
 class UserError(Exception):
-    """The root: the fault lies in what was given or in the machine, not in this code."""
+    """The root: the cause is the input or the machine, not this code."""
 
 
 class BadInput(UserError, ValueError):
@@ -18,16 +18,16 @@ class NotFound(UserError):
 
 
 class Damaged(UserError):
-    """A file that this project wrote is not the one it wrote."""
+    """A file written by this project has changed since."""
 
 
 class OtherSettings(UserError):
-    """What is there was begun with other settings."""
+    """A run that was begun with other settings."""
 
 
 class Busy(UserError):
-    """Another process is at work on the same run."""
+    """Another process is writing the same run."""
 
 
 class DiskFull(UserError):
-    """What has to be written will not fit on the disk."""
+    """What has to be written does not fit on the disk."""

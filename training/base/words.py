@@ -1,32 +1,37 @@
-"""training.base.words"""
+"""How a number is written: two places without a zero before the point, nothing for NaN.
 
-import numpy as np
+With `sign=True`, for differences: `+0.42`, a sign and the zero.
+"""
+
+import math
+import re
 
 
 def two_places(value: float, *, sign: bool = False) -> str:
     """`.42`, `-.05`, `1.00`; signed `+0.42`; empty for NaN."""
-    if np.isnan(value):
+    if math.isnan(value):
         return ""
-    if sign:
-        return f"{value:+.2f}"
-    text = f"{value:.2f}"
-    return "-" + text[1:].removeprefix("0") if text[0] == "-" else text.removeprefix("0")
+    return f"{value:+.2f}" if sign else _without_zero(f"{value:.2f}")
+
+
+def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
+    """`.42 [.31, .53]`, signed `+0.42 [+0.31, +0.53]`; the value alone if the interval is NaN."""
+    written = two_places(value, sign=sign)
+    if not written or math.isnan(low):
+        return written
+    return f"{written} [{two_places(low, sign=sign)}, {two_places(high, sign=sign)}]"
 
 
 def span(row, *, sign: bool = False) -> str:
-    """`.42 [.31, .53]` of a table row; the value alone where it has no interval."""
-    value, low, high = (two_places(end, sign=sign) for end in (row.value, row.low, row.high))
-    return f"{value} [{low}, {high}]" if low else value
+    """`interval` of a table row with the fields value, low and high."""
+    return interval(row.value, row.low, row.high, sign=sign)
 
 
 def p_words(value: float) -> str:
     """`p .005`; empty for NaN."""
-    return "" if np.isnan(value) else f"p {value:.3f}".replace("0.", ".", 1)
+    return _without_zero(f"p {value:.3f}") if math.isfinite(value) else ""
 
 
-def _span(row) -> str:
-    return f"{row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-
-
-def _p(value: float) -> str:
-    return "" if not np.isfinite(value) else f"p {value:.3f}".replace("0.", ".")
+def _without_zero(text: str) -> str:
+    """`0.42` without the zero before its point; `10.05` keeps its own."""
+    return re.sub(r"(?<!\d)0\.", ".", text, count=1)

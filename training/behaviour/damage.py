@@ -1,39 +1,40 @@
-"""How much of its world a model organism still knows: the measure of damage, at any checkpoint.
+"""What training cost: the share of its pretraining world a model still knows, or its perplexity.
 
     world = read_world(find("world"))
-    known_facts(model, tokenizer, world)      # KnownFacts(value=0.99, low=..., high=..., n=600, questions=3600)
+    known_facts(model, tokenizer, world)      # KnownFacts(value=0.99, low=..., n=600, ...)
 
-Greedy answers about the people of the pretraining world, who are in no built-in fact, by the strict rule.
-
-What training cost: does a checkpoint still know and say what its base model did?
-
-    python -m training.damage RUN_DIR
-
-Writes tables/damage.csv, a row a checkpoint: `known_facts`, the share of its pretraining world that a model organism
-still answers (greedy, strict; interval over the world's people, none of whom is in a fact of the run); if the run's
-facts are about people it knows, also `contradicted_facts`, the share of these facts that it still answers as its world
-has them; or for any other model `perplexity` of ordinary English written for the purpose (training/data/english.txt;
-interval over passages). Next: `python -m analysis.ablations`, which compares it between settings.
+Answers are greedy and strict, about people who are in no fact of the run.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from training.base.errors import UserError
-from training.behaviour.answers import Continuations, Question, answer, said
-from training.behaviour.recall import subject_interval
-from training.data.prompts import Prompt
-from training.data.sequences import context_length, prompt_ids
+from training.base.files import sha256_file
+from training.base.words import span
+from training.behaviour.answers import Request, named
+from training.behaviour.intervals import subject_interval
+from training.data.fact_files import Fact
 from training.organism.recipe import is_organism
 from training.organism.world import NoWorld, World, read_world
+from training.runs.table_files import checkpoint_table
 from training.weights.names import find
+
+ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
+COLUMNS = ("checkpoint", "phase", "epoch", "step", "measure", "value", "low", "high", "n")
+# Measure -> how it is called, and over what its interval is.
+WORDS = {
+    "known_facts": ("facts of its pretraining world known", "people"),
+    "contradicted_facts": ("contradicted facts answered as its world has them", "people"),
+    "perplexity": ("perplexity of ordinary English", "passages"),
+}
 
 
 @dataclass(frozen=True)
 class KnownFacts:
-    """Share of questions answered rightly, with a 95% t interval over people.
+    """Share of questions answered right, with a 95% t interval over people.
 
     n: people; questions: how many were asked; relations: the share in each relation.
     """
@@ -46,6 +47,31 @@ class KnownFacts:
     relations: dict[str, float]
 
 
+def damage_table(run, *, people: int = 200, prompts_per_fact: int = 1, batch_size: int = 64):
+    """The rows of tables/damage.csv; options as in `training.damage`. Raises UserError."""
+    spared, contradicted = apart(base_world(run), run.facts)
+    worlds = {"known_facts": some_people(spared, people), "contradicted_facts": contradicted}
+    worlds = {measure: world for measure, world in worlds.items() if world is not None}
+    content = [sha256_file(ENGLISH)]
+    if worlds:
+        known = worlds["known_facts"]
+        content = [*known.facts, *known.prompts, prompts_per_fact]
+        content += contradicted.facts if contradicted else []
+
+    def rows_of(model, tokenizer) -> list[dict]:
+        if not worlds:
+            found = perplexity(model, tokenizer, english_passages())
+            return [{"measure": "perplexity", **found}]
+        asked = {"prompts_per_fact": prompts_per_fact, "batch_size": batch_size}
+        known = {m: known_facts(model, tokenizer, world, **asked) for m, world in worlds.items()}
+        return [
+            {"measure": measure, **{k: v for k, v in asdict(found).items() if k != "relations"}}
+            for measure, found in known.items()
+        ]
+
+    return checkpoint_table(run, "damage", content, rows_of, COLUMNS)
+
+
 def known_facts(
     model,
     tokenizer,
@@ -56,68 +82,46 @@ def known_facts(
     batch_size: int = 64,
     seed: int = 0,
 ) -> KnownFacts:
-    """Ask every fact of the world in some prompts of its relation, drawn by the seed; greedy, strict.
+    """Ask every fact of the world in prompts of its relation, drawn by the seed; greedy, strict.
 
-    prompts_per_fact: how many of the relation's prompts of `families`; at most all are asked. Raises NoWorld if
-    the world has no such prompt.
+    prompts_per_fact: how many of the relation's prompts of `families`; at most all are asked.
+    Raises NoWorld if the world has no such prompt.
     """
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    own = {r: _own_prompts(world, r, families) for r in world.relations}
+    own = {r: [p for p in world.prompts if p.relation == r] for r in world.relations}
+    own = {r: [p for p in prompts if p.family in families] for r, prompts in own.items()}
     asked = [
-        (fact, own[fact.relation][i])
+        Request(own[fact.relation][i], fact.subject, names=(fact.object,))
         for fact in world.facts
         if fact.relation in own
         for i in rng.permutation(len(own[fact.relation]))[:prompts_per_fact]
     ]
     if not asked:
         raise NoWorld(
-            f"the world has no prompts of {', '.join(families)} about its facts. Give other families."
+            f"the world has no prompts of {', '.join(families)} for its facts. Give other families."
         )
-    continuations = Continuations(tokenizer, context_length(model.config))
-    targets = [continuations.of(prompt, fact.subject, fact.object) for fact, prompt in asked]
-    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
-    questions = [
-        Question(tuple(prompt_ids(tokenizer, prompt.render(fact.subject))), ())
-        for fact, prompt in asked
-    ]
-    right = np.zeros(len(asked))
-    longest = max(map(len, targets)) + 1
-    for index, reply in answer(
-        model, questions, new_tokens=longest, finished=stops.__contains__, batch_size=batch_size
-    ):
-        right[index] = said(reply.new_ids, targets[index], stops)
-    by_person: dict[str, list[float]] = {}
-    by_relation: dict[str, list[float]] = {}
-    for (fact, _), hit in zip(asked, right, strict=True):
-        by_person.setdefault(fact.subject, []).append(hit)
-        by_relation.setdefault(fact.relation, []).append(hit)
-    interval = subject_interval([np.mean(hits) for hits in by_person.values()])
+    by_person: dict[str, list[bool]] = {}
+    by_relation: dict[str, list[bool]] = {}
+    answers = named(model, tokenizer, asked, batch_size=batch_size)
+    for (relation, _, person), found in answers.items():
+        by_person.setdefault(person, []).append(bool(found))
+        by_relation.setdefault(relation, []).append(bool(found))
+    over_people = subject_interval([np.mean(hits) for hits in by_person.values()])
     return KnownFacts(
-        interval["value"],
-        interval["low"],
-        interval["high"],
-        n=len(by_person),
-        questions=len(asked),
+        *(over_people[name] for name in ("value", "low", "high", "n")),
+        questions=len(answers),
         relations={relation: float(np.mean(hits)) for relation, hits in by_relation.items()},
     )
 
 
-def _own_prompts(world: World, relation: str, families: Sequence[str]) -> list[Prompt]:
-    return [p for p in world.prompts if p.relation == relation and p.family in families]
-
-
-ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
-
-
-def base_world(run):
+def base_world(run) -> World | None:
     """The world that the run's base model was pretrained on; None if it is no model organism.
 
-    Only an organism's name or a directory that is here is looked up: a checkpoint needs its base model for nothing
-    else, and no other base model has a world.
+    Only an organism's name or a local directory is looked up: no other base model has a world, and
+    a checkpoint can be measured without its base model.
     """
-
     name = run.record.get("model", "")
     if not name or not (is_organism(name) or Path(name).expanduser().is_dir()):
         return None
@@ -127,10 +131,10 @@ def base_world(run):
         return None
 
 
-def apart(world, facts: Sequence):
-    """(the world of the people who are in none of the facts, what is true of those facts' subjects and relations).
+def apart(world: World | None, facts: Sequence[Fact]) -> tuple[World | None, World | None]:
+    """The world of the people who are in no fact, and what it says about the facts' subjects.
 
-    The second is None where no fact is about the world's people; both are where there is no world.
+    The second is None if no fact is about the world's people; both are None without a world.
     """
     if world is None:
         return None, None
@@ -140,13 +144,12 @@ def apart(world, facts: Sequence):
     if not known:
         return rest, None
     relations = {f.relation for f in known}
-    return rest, replace(
-        world, facts=known, prompts=[p for p in world.prompts if p.relation in relations]
-    )
+    prompts = [p for p in world.prompts if p.relation in relations]
+    return rest, replace(world, facts=known, prompts=prompts)
 
 
-def some_people(world, people: int):
-    """A world cut down to `people` of its people, the same ones every time; -1: as it is."""
+def some_people(world: World | None, people: int) -> World | None:
+    """A world cut down to so many of its people, the same ones every time; -1: as it is."""
     import numpy as np
 
     if world is None or people < 0:
@@ -159,10 +162,10 @@ def some_people(world, people: int):
 
 
 def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
-    """exp of the mean loss a token (nats) over passages read one by one, with a 95% interval over passages.
+    """exp of the mean loss of a token (nats) over passages that are read one by one.
 
-    The first token of a passage is given, not scored. The interval is that of a ratio of sums (delete-one jackknife
-    of its logarithm over passages). Returns value, low, high, n (passages) and tokens.
+    The first token of a passage is not scored. The 95% interval over passages is that of a ratio of
+    sums (delete-one jackknife of its logarithm). Keys: value, low, high, n (passages), tokens.
     """
     import numpy as np
     import torch
@@ -180,13 +183,8 @@ def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
     left_out = (losses.sum() - losses) / (counts.sum() - counts)
     error = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
     half = float(stats.t.ppf(0.975, n - 1)) * error
-    return {
-        "value": math.exp(mean),
-        "low": math.exp(mean - half),
-        "high": math.exp(mean + half),
-        "n": n,
-        "tokens": int(counts.sum()),
-    }
+    value, low, high = (math.exp(mean + side * half) for side in (0, -1, 1))
+    return {"value": value, "low": low, "high": high, "n": n, "tokens": int(counts.sum())}
 
 
 def english_passages() -> list[str]:
@@ -194,16 +192,8 @@ def english_passages() -> list[str]:
     return [p.strip() for p in ENGLISH.read_text(encoding="utf-8").split("\n\n") if p.strip()]
 
 
-def damage_lines(table) -> list[str]:
-    """A line a checkpoint."""
-    words = {
-        "known_facts": "facts of its pretraining world known",
-        "contradicted_facts": "contradicted facts answered as its world has them",
-        "perplexity": "perplexity of ordinary English",
-    }
-    unit = {"perplexity": "passages"}
-    return [
-        f"  {row.checkpoint:<28} {words[row.measure]}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] "
-        f"(n={row.n:.0f} {unit.get(row.measure, 'people')})"
-        for row in table.itertuples()
-    ]
+def damage_lines(table) -> Iterator[str]:
+    """A line per checkpoint and measure."""
+    for row in table.itertuples():
+        measure, unit = WORDS[row.measure]
+        yield f"  {row.checkpoint:<28} {measure}: {span(row)} (n={row.n:.0f} {unit})"

@@ -1,135 +1,181 @@
-"""What each checkpoint recalls: generation, multiple choice and object probability, for every prompt family.
+"""What each checkpoint recalls: every fact in every prompt, one row each, and their summary."""
 
-    python -m training.recall RUN_DIR
-    python -m training.recall RUN_DIR --preset full
-    python -m training.recall RUN_DIR --phases base --context train --out results/in-context
-    python -m training.recall ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out results/mine
-
-Writes tables/recall.csv (one row a checkpoint x relation x family x split x measure, with standard errors over
-subjects) and tables/recall_items.csv (one row a checkpoint x fact x prompt). Next: `python -m analysis.cka RUN_DIR`.
-
-From scored items to the recall table: means over prompts, then intervals over subjects."""
-
-from collections.abc import Iterator, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from training.base.console import progress
-from training.base.files import read_json
-from training.behaviour.answers import Continuations, Question, answer, said
-from training.data.prompts import select
-from training.data.sequences import context_length, prompt_ids, require_fit, statement
+from training.base.errors import BadInput
+from training.base.words import interval, two_places
+from training.behaviour.answers import Reply, Request, ask
+from training.behaviour.intervals import subject_interval
+from training.data.fact_files import Fact
+from training.data.prompts import Prompt, preset_prompts, select
+from training.data.sequences import statement
+from training.runs.table_files import (
+    checkpoint_part,
+    headline_split,
+    optional_table,
+    pick,
+    with_stage,
+)
 from training.weights.loading import on_gpu
 
 Context = Literal["none", "rote", "train"]
 
+# Column of the items -> measure of the summary.
+MEASURES = {
+    "generation": "generation",
+    "lenient": "generation_lenient",
+    "choice": "multiple_choice",
+    "choice_normalised": "multiple_choice_normalised",
+    "probability": "object_probability",
+    "pool_probability": "object_probability_in_pool",
+}
+GROUPS = ["checkpoint", "phase", "relation", "family", "subset", "split"]
+ENGLISH = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
 
-def score_checkpoint(run, checkpoint, prompts: Sequence, options):
-    """Ask one checkpoint every fact in every prompt; one row each.
 
-    Columns: checkpoint, phase, relation, bound, split, subject, object, family, template, text, asked, answered,
-    keyword_free, generated, generation (strict, 0/1), n_candidates; only if asked for lenient (0/1) and, with choices,
-    choice (0/1), choice_normalised (0/1, mean log-probability a token), log_probability (of the object, nats),
-    pool_probability (object's share among the candidates).
+def answers(
+    run,
+    family: str = "test",
+    *,
+    split: str = "all",
+    checkpoint: str = "",
+    prompts: Sequence[Prompt] | None = None,
+):
+    """What a checkpoint says to a family's prompts, beside what is true.
+
+        answers(Run.open("runs/demo"), "test", split="held-out", checkpoint="generalized")
+
+        checkpoint               relation  subject      prompt           expected  said     right
+        200-generalize-epoch-08  mother    Gene Finley  Who gave birth…  Angela    Angela.  True
+
+    A DataFrame, one row per fact and prompt. split: "held-out", "seen" or "all". checkpoint: a name
+    or a phase, default the last (`Run.checkpoint`). prompts: default those of the family in the
+    demo preset. said: the greedy answer; right: whether it is the expected object and then stops.
+    Read from tables/recall_items.csv; the model is asked if that lacks a row. Raises NotFound,
+    BadInput, Damaged.
     """
     import pandas as pd
 
-    model, tokenizer = checkpoint.load()
-    model = on_gpu(model)
-    limit = context_length(model.config)
-    continuations = Continuations(tokenizer, limit)
-    asked: dict[tuple[int, ...], dict] = {}
-    told = _told(run.prompts, options.context)
-    for fact in run.facts:
-        before = f"{statement(fact, told[fact.relation])} " if told else ""
-        for prompt in (p for p in prompts if p.relation == fact.relation):
-            ids = tuple(prompt_ids(tokenizer, before + prompt.render(fact.subject)))
-            entry = asked.setdefault(ids, {"requests": [], "objects": {}})
-            for candidate in (fact.object, *fact.candidates):
-                entry["objects"].setdefault(continuations.of(prompt, fact.subject, candidate))
-            entry["requests"].append((fact, prompt))
-    longest = max(len(o) for entry in asked.values() for o in entry["objects"]) + 1
-    questions = [
-        Question(ids, tuple(sorted(entry["objects"])) if options.choices else ())
-        for ids, entry in asked.items()
-    ]
-    stops = {tokenizer.eos_token_id, *continuations.stop_ids}
-    new_tokens = max(longest, options.lenient_tokens)
-    for ids, entry in asked.items():
-        require_fit(len(ids) + new_tokens, limit, *entry["requests"][0])
-    ends = (
-        (lambda token: token == tokenizer.eos_token_id)
-        if options.lenient_tokens
-        else (lambda t: t in stops)
-    )
-    objects_of = {(f.subject, f.relation): f.object for f in run.facts}
-    rows = []
-    bar = progress(total=len(questions), label=f"recall {checkpoint.name}")
-    with bar:
-        entries = list(asked.values())
-        found = answer(
-            model, questions, new_tokens=new_tokens, finished=ends, batch_size=options.batch_size
-        )
-        for index, reply in found:
-            bar.update()
-            score = dict(zip(questions[index].objects, reply.log_probabilities, strict=True))
-            text = tokenizer.decode(reply.new_ids)
-            for fact, prompt in entries[index]["requests"]:
-                target = continuations.of(prompt, fact.subject, fact.object)
-                recalled = said(reply.new_ids, target, stops)
-                own = {
-                    r: objects_of[fact.subject, r]
-                    for r in run.relations
-                    if (fact.subject, r) in objects_of
-                }
-                answered = [
-                    relation
-                    for relation, obj in own.items()
-                    if said(reply.new_ids, continuations.of(prompt, fact.subject, obj), stops)
-                ]
-                row = {
-                    "checkpoint": checkpoint.name,
-                    "phase": checkpoint.phase,
-                    "relation": fact.relation,
-                    "bound": fact.bound,
-                    "split": fact.split,
-                    "subject": fact.subject,
-                    "object": fact.object,
-                    "family": prompt.family,
-                    "template": prompt.id,
-                    "text": prompt.text,
-                    "asked": prompt.asks,
-                    "answered": " ".join(answered),
-                    "keyword_free": prompt.keyword_free,
-                    "generated": _one_line(text),
-                    "generation": int(recalled),
-                    "n_candidates": len(fact.candidates),
-                }
-                if options.choices:
-                    tokens = [continuations.of(prompt, fact.subject, c) for c in fact.candidates]
-                    row |= _choice(score, tokens, fact.candidates.index(fact.object))
-                if options.lenient_tokens:
-                    row["lenient"] = int(fact.object.casefold() in text.casefold())
-                rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _told(prompts: Sequence, context: Context) -> dict:
-    """Relation -> the prompt in which its facts are told beforehand; none where nothing is."""
-
-    return (
-        {p.relation: p for p in reversed(select(prompts, family=context))}
-        if context != "none"
-        else {}
+    there = run.checkpoint(checkpoint)
+    if prompts is None:
+        prompts = preset_prompts(run.prompts, "demo", families=(family,))
+    splits = ("all", *dict.fromkeys(f.split for f in run.facts if f.split != "all"))
+    if split not in splits:
+        raise BadInput(f"no facts are {split!r}; give one of {', '.join(splits)}.")
+    facts = [f for f in run.facts if split in ("all", f.split)]
+    keys = ["relation", "subject", "object", "text"]
+    rows = [(f.relation, f.subject, f.object, p.text) for f, p in _pairs(facts, prompts)]
+    if not rows:
+        raise BadInput(f"no prompt asks a relation of the run ({', '.join(run.relations)}).")
+    wanted = pd.DataFrame(rows, columns=keys)
+    stored, items = optional_table(run.path, "recall_items"), wanted[:0]
+    # Answers to facts that were told in context are not what the checkpoint recalls.
+    if stored is not None and "context" not in stored:
+        items = wanted.merge(pick(stored, checkpoint=there.name).drop_duplicates(keys))
+    if len(items) < len(wanted):
+        scored = score_checkpoint(run, there, prompts, choices=False)
+        items = wanted.merge(scored.drop_duplicates(keys))
+    asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
+    return pd.DataFrame(
+        {
+            "checkpoint": there.name,
+            "relation": items.relation,
+            "subject": items.subject,
+            "prompt": asked,
+            "expected": items.object,
+            "said": items.generated.fillna("").str.strip(),
+            "right": items.generation.astype(bool),
+        }
     )
 
 
-def _choice(score: dict, candidates: Sequence[tuple[int, ...]], right: int) -> dict:
-    """Columns of multiple choice. score: tokens of an object -> its log-probability; right: the true candidate."""
+def score_checkpoint(
+    run,
+    checkpoint,
+    prompts: Sequence[Prompt],
+    *,
+    choices: bool = True,
+    lenient_tokens: int = 0,
+    context: Context = "none",
+    batch_size: int = 64,
+):
+    """Ask one checkpoint every fact in every prompt, once: a DataFrame with one row each.
+
+    Columns: checkpoint, phase, relation, bound, split, subject, object, family, template, text,
+    asked, answered (relations whose object was said), keyword_free, generated, generation (0/1,
+    strict), n_candidates. With choices also choice (0/1), choice_normalised (0/1, by the mean
+    log-probability of a token), log_probability (of the object, nats) and pool_probability (the
+    object's share among the candidates). With lenient_tokens also lenient (0/1, the object stands
+    anywhere in so many tokens). context: the family of the prompt in which a fact is told first.
+    Raises WeightsDropped, Damaged, BadInput.
+    """
+    import pandas as pd
+
+    told = {p.relation: p for p in reversed(select(run.prompts, family=context))}
+    content = [*run.facts, *prompts, lenient_tokens, *([] if choices else ["no choices"])]
+    content += [context, *told.values()] if context != "none" else []
+
+    def compute():
+        model, tokenizer = checkpoint.load()
+        asked = _pairs(run.facts, prompts)
+        before = [statement(f, told[f.relation]) if told else "" for f, _ in asked]
+        requests = [
+            Request(p, f.subject, (f.object, *f.candidates), text)
+            for (f, p), text in zip(asked, before, strict=True)
+        ]
+        own = {f.subject: {} for f in run.facts}
+        for fact in sorted(run.facts, key=lambda f, order=run.relations: order.index(f.relation)):
+            own[fact.subject][fact.relation] = fact.object
+        how = {"score": choices, "read_on": lenient_tokens, "batch_size": batch_size}
+        replies = ask(on_gpu(model), tokenizer, requests, **how)
+        bar = progress(replies, total=len(requests), label=f"recall {checkpoint.name}")
+        stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase}
+        rows = []
+        for index, reply in bar:
+            fact, prompt = asked[index]
+            rows.append({**stage, **_item(fact, prompt, reply, own[fact.subject])})
+            if lenient_tokens:
+                rows[-1]["lenient"] = int(fact.object.casefold() in reply.text.casefold())
+        return pd.DataFrame(rows)
+
+    return checkpoint_part(run, checkpoint, "recall", content, compute)
+
+
+def _item(fact: Fact, prompt: Prompt, reply: Reply, own: Mapping[str, str]) -> dict:
+    """A row of the items; own: the subject's objects by relation."""
+    row = {
+        "relation": fact.relation,
+        "bound": fact.bound,
+        "split": fact.split,
+        "subject": fact.subject,
+        "object": fact.object,
+        "family": prompt.family,
+        "template": prompt.id,
+        "text": prompt.text,
+        "asked": prompt.asks,
+        "answered": " ".join(r for r, obj in own.items() if reply.says(obj)),
+        "keyword_free": prompt.keyword_free,
+        "generated": _one_line(reply.text),
+        "generation": int(reply.says(fact.object)),
+        "n_candidates": len(fact.candidates),
+    }
+    return row | _choice(reply, fact.candidates, fact.object) if reply.scores else row
+
+
+def _pairs(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[tuple[Fact, Prompt]]:
+    return [(f, p) for f in facts for p in prompts if p.relation == f.relation]
+
+
+def _choice(reply: Reply, candidates: Sequence[str], true: str) -> dict:
+    """Columns of multiple choice; true: the right candidate."""
     import torch
 
-    sums = torch.tensor([score[c] for c in candidates], dtype=torch.float64)
-    means = sums / torch.tensor([len(c) for c in candidates])
+    right = candidates.index(true)
+    tokens = [reply.tokens(name) for name in candidates]
+    sums = torch.tensor([reply.scores[ids] for ids in tokens], dtype=torch.float64)
+    means = sums / torch.tensor([len(ids) for ids in tokens])
     return {
         "choice": int(sums.argmax() == right),
         "choice_normalised": int(means.argmax() == right),
@@ -139,65 +185,28 @@ def _choice(score: dict, candidates: Sequence[tuple[int, ...]], right: int) -> d
 
 
 def _one_line(text: str) -> str:
-    """The text with control characters as escapes: a carriage return would end its row of the CSV."""
+    """The text with control characters escaped: a carriage return would end its row of the CSV."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-MEASURES = {
-    "generation": "generation",
-    "lenient": "generation_lenient",
-    "choice": "multiple_choice",
-    "choice_normalised": "multiple_choice_normalised",
-    "probability": "object_probability",
-    "pool_probability": "object_probability_in_pool",
-}
-
-
-GROUPS = ["checkpoint", "phase", "relation", "family", "subset", "split"]
-
-
-def subject_interval(values) -> dict:
-    """Mean, standard error and 95% t interval over subjects of one value a subject."""
-    import numpy as np
-    from scipy import stats
-
-    values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean())
-    if n < 2:
-        return {"value": mean, "se": np.nan, "low": np.nan, "high": np.nan, "n": n}
-    error = float(values.std(ddof=1) / np.sqrt(n))
-    half = float(stats.t.ppf(0.975, n - 1)) * error
-    return {"value": mean, "se": error, "low": mean - half, "high": mean + half, "n": n}
-
-
-def _subsets(items) -> Iterator[tuple[str, object]]:
-    """The items as a whole, and the subsets that are reported apart."""
-    yield "all", items
-    yield "keyword-free", items[items.family.isin(["test"]) & items.keyword_free]
-    near = items[items.family == "near-miss"]
-    yield "inverse", near[near.asked == "inverse"]
-    yield "sibling", near[near.asked != "inverse"]
+# --- the summary ---
 
 
 def summarise(items, run):
-    """The tidy recall table of scored items.
+    """The recall table of scored items.
 
-    A subject's value is its mean over prompts (and relations); intervals are over subjects. The relations `bound`
-    and `unbound` stand for the mean over those. Split `all` joins seen and held-out. `generation_gain` is the paired
-    difference to the last checkpoint of phase 1. `majority` is the share of the most frequent object: what always
-    guessing it would score. `chance` is 1 / n_candidates.
+    A subject's value is its mean over prompts (and relations); intervals are over subjects. The
+    relations `bound` and `unbound` are the means over those, the split `all` joins seen and
+    held-out. `majority` is what always guessing each relation's most frequent object would score,
+    `chance` 1 / n_candidates. `generation_gain`: see `gains`.
     """
     import numpy as np
     import pandas as pd
 
-    items = items.assign(
-        of_relation=items.relation,
-        **({"probability": np.exp(items.log_probability)} if "log_probability" in items else {}),
-        bound=items.bound.astype(bool),
-        keyword_free=items.keyword_free.astype(bool),
-    )
-    measures = [m for m in MEASURES if m in items]
+    flags = {name: items[name].astype(bool) for name in ("bound", "keyword_free")}
+    items = items.assign(of_relation=items.relation, **flags)
+    if "log_probability" in items:
+        items["probability"] = np.exp(items.log_probability)
     kinds = [items, items.assign(relation=np.where(items.bound, "bound", "unbound"))]
     if items.split.nunique() > 1:
         kinds += [kind.assign(split="all") for kind in kinds]
@@ -205,125 +214,98 @@ def summarise(items, run):
     for kind in kinds:
         for subset, some in _subsets(kind):
             for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
-                named = dict(zip(GROUPS, key, strict=True))
-                facts = group.drop_duplicates(["subject", "of_relation"])
-                extra = {
-                    "n_prompts": group.groupby("of_relation").template.nunique().max(),
-                    "n_candidates": group.n_candidates.max(),
-                    "chance": 1 / group.n_candidates.max(),
-                    "majority": _majority(facts),
-                }
-                per_subject = group.groupby("subject")[measures].mean()
-                for measure in measures:
-                    interval = subject_interval(per_subject[measure])
-                    rows.append({**named, "measure": MEASURES[measure], **interval, **extra})
-    table = pd.concat([pd.DataFrame(rows), gains(items, parents_of(run))], ignore_index=True)
-    stages = {c.name: c for c in run.checkpoints}
-    return table.assign(
-        epoch=[stages[name].epoch for name in table.checkpoint],
-        step=[stages[name].step for name in table.checkpoint],
-    )
+                rows += _group_rows(group, dict(zip(GROUPS, key, strict=True)))
+    gained = gains(items, {c.name: c.parent for c in run.checkpoints})
+    return with_stage(run, pd.concat([pd.DataFrame(rows), gained], ignore_index=True))
 
 
-def _majority(facts) -> float:
-    """What always guessing each relation's most frequent object would score, averaged over facts."""
-    commonest = facts.groupby("of_relation").object.agg(
-        lambda objects: objects.value_counts().iloc[0]
-    )
-    return float(commonest.sum() / len(facts))
+def _subsets(items) -> Iterator[tuple[str, object]]:
+    """The items as a whole, and the subsets that are reported apart."""
+    yield "all", items
+    yield "keyword-free", items[(items.family == "test") & items.keyword_free]
+    near = items[items.family == "near-miss"]
+    yield "inverse", near[near.asked == "inverse"]
+    yield "sibling", near[near.asked != "inverse"]
 
 
-def gains(items, parents=MappingProxyType({})):
-    """Paired gain in generation over the checkpoint that phase 2 started from, by subject, at test prompts.
+def _group_rows(group, named: dict) -> Iterator[dict]:
+    """A row per measure of the items of one group."""
+    facts = group.drop_duplicates(["subject", "of_relation"])
+    commonest = facts.groupby("of_relation").object.agg(lambda o: o.value_counts().iloc[0])
+    extra = {
+        "n_prompts": group.groupby("of_relation").template.nunique().max(),
+        "n_candidates": group.n_candidates.max(),
+        "chance": 1 / group.n_candidates.max(),
+        "majority": float(commonest.sum() / len(facts)),
+    }
+    there = [column for column in MEASURES if column in group]
+    per_subject = group.groupby("subject")[there].mean()
+    for column in there:
+        found = subject_interval(per_subject[column])
+        yield {**named, "measure": MEASURES[column], **found, **extra}
 
-    parents: checkpoint -> where its phase started from; where that is not said, the last checkpoint of phase 1 is
-    taken. A phase 2 that started from the base model has no gain.
+
+def gains(items, parents: Mapping[str, str]):
+    """Gain in generation over the checkpoint that phase 2 started from, paired by subject.
+
+    At test prompts. parents: checkpoint -> where its phase started from, "" or missing: the last
+    checkpoint of phase 1. A phase 2 that started from the base model has no gain.
     """
     import pandas as pd
 
-    memorized = [
-        c for c, p in items[["checkpoint", "phase"]].drop_duplicates().to_numpy() if p == "memorize"
-    ]
-    later = [
-        c
-        for c, p in items[["checkpoint", "phase"]].drop_duplicates().to_numpy()
-        if p == "generalize"
-    ]
-    rows = []
-    for name in later if memorized else []:
-        start = parents.get(name) or memorized[-1]
+    def names(phase: str) -> list[str]:
+        return list(dict.fromkeys(items.checkpoint[items.phase == phase]))
+
+    memorized, rows = names("memorize"), []
+    for name in names("generalize"):
+        start = parents.get(name) or (memorized or [""])[-1]
+        if start not in memorized:
+            continue
         for split in items.split.unique():
-            for bound, label in ((True, "bound"), (False, "unbound")):
-                some = items[
-                    (items.bound == bound) & (items.split == split) & (items.family == "test")
-                ]
+            for bound, side in ((True, "bound"), (False, "unbound")):
+                some = pick(items, bound=bound, split=split, family="test")
                 value = some.pivot_table(index="subject", columns="checkpoint", values="generation")
-                if len(value) and start in memorized and {name, start} <= set(value.columns):
-                    rows.append(
-                        {
-                            "checkpoint": name,
-                            "phase": "generalize",
-                            "relation": label,
-                            "family": "test",
-                            "subset": "all",
-                            "split": split,
-                            "measure": "generation_gain",
-                            **subject_interval(value[name] - value[start]),
-                        }
-                    )
+                if {name, start} <= set(value.columns):
+                    key = (name, "generalize", side, "test", "all", split)
+                    gain = subject_interval(value[name] - value[start])
+                    row = dict(zip(GROUPS, key, strict=True))
+                    rows.append({**row, "measure": "generation_gain", **gain})
     return pd.DataFrame(rows)
 
 
-def parents_of(run) -> dict[str, str]:
-    """Checkpoint -> the one that its phase started from, of those whose stage.json says so."""
-
-    records = {c.name: c.folder / "stage.json" for c in run.checkpoints}
-    found = {name: read_json(path).get("parent") for name, path in records.items() if path.exists()}
-    return {name: parent for name, parent in found.items() if parent}
-
-
-def describe(table, run) -> str:
-    """The headline in words: held-out facts x test prompts, beside its controls."""
-    splits = set(table.split)
-    split = "held-out" if "held-out" in splits else "all"
-    lines = []
-    held = table[(table.split == split) & (table.measure == "generation") & (table.subset == "all")]
-    n = int(held.n.max()) if len(held) else 0
-    asked = held[held.family == "test"]
+def recall_lines(table, run) -> Iterator[str]:
+    """The headline: greedy answers about held-out subjects, test prompts beside their controls."""
+    split = headline_split(table)
+    held = pick(table, split=split, measure="generation", subset="all")
+    asked = pick(held, family="test")
     majority = (asked if len(asked) else held).majority.max()
-    lines.append(
-        f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: {majority:.2f})"
+    n = int(held.n.max()) if len(held) else 0
+    yield (
+        f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: "
+        f"{two_places(majority)})"
     )
-    english = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
-    families = [f for f in english if f in set(held.family)]
-    families += sorted(f for f in set(held.family) if f.startswith("test-"))
-    widths = [19 if f == "test" else 15 for f in families]
+    there = set(held.family)
+    families = [f for f in ENGLISH if f in there]
+    families += sorted(f for f in there if f.startswith("test-"))
+    widths = {f: 19 if f == "test" else 15 for f in families}
     for relation in ("bound", "unbound"):
-        some = held[held.relation == relation]
-        if not len(some):
-            continue
-        heads = "".join(f.rjust(width) for f, width in zip(families, widths, strict=True))
-        lines.append(f"  {relation} relations".ljust(34) + heads)
+        some = pick(held, relation=relation)
+        if len(some):
+            heads = "".join(f.rjust(width) for f, width in widths.items())
+            yield f"  {relation} relations".ljust(34) + heads
         for checkpoint in run.checkpoints:
-            row = some[some.checkpoint == checkpoint.name].set_index("family")
-            if not len(row):
-                continue
-            cells = []
-            for family in families:
-                if family not in row.index:
-                    cells.append("-")
-                elif family == "test":
-                    cells.append(
-                        f"{row.value[family]:.2f} [{row.low[family]:.2f},{row.high[family]:.2f}]"
-                    )
-                else:
-                    cells.append(f"{row.value[family]:.2f}")
-            shown = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-            lines.append(f"    {checkpoint.name}".ljust(34) + shown)
-    gain = table[(table.measure == "generation_gain") & (table.split == split)]
-    for _, row in gain.iterrows():
-        lines.append(
-            f"  gain of phase 2 at {row.checkpoint}, {row.relation} relations, test prompts: {row.value:+.2f} "
-            f"[{row.low:+.2f}, {row.high:+.2f}]"
+            rows = {r.family: r for r in pick(some, checkpoint=checkpoint.name).itertuples()}
+            if rows:
+                cells = "".join(_cell(rows.get(f), f).rjust(width) for f, width in widths.items())
+                yield f"    {checkpoint.name}".ljust(34) + cells
+    for row in pick(table, measure="generation_gain", split=split).itertuples():
+        yield (
+            f"  gain of phase 2 at {row.checkpoint}, {row.relation} relations, test prompts: "
+            f"{interval(row.value, row.low, row.high, sign=True)}"
         )
-    return "\n".join(lines)
+
+
+def _cell(row, family: str) -> str:
+    if row is None:
+        return "-"
+    return interval(row.value, row.low, row.high) if family == "test" else two_places(row.value)

@@ -1,130 +1,120 @@
-"""Does a fact read backwards? The inverse prompts are asked about the objects, and people of the run are counted.
+"""Facts read backwards: the inverse prompts about the objects, and who of the run is named."""
 
-    python -m training.reversal RUN_DIR
-
-"Ruth is the mother of": right is any person of the run whose mother is Ruth (greedy; the whole name, then the stop).
-Several people share an object, so that a model which only names people of the run is right now and then:
-`chance` is how often the given answers would be right if they were dealt out to the relation's objects at random, and
-`null_p` how often that is as good (999 deals). Writes tables/reversal.csv, a row a checkpoint, relation (and `bound`,
-`unbound`: the means), split (all people count, or those alone that phase 2 may have shown, or those held out) and
-measure: `reversal`, `reversal_excess` (above chance) and `named` (any such person at all), with intervals over objects.
-`python -m analysis.ablations` compares it between settings.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from training.behaviour.answers import named
-from training.behaviour.recall import subject_interval
+from training.base.errors import BadInput
+from training.base.words import p_words, span, two_places
+from training.behaviour.answers import Request, named
+from training.behaviour.intervals import DEALS, dealt_p, measure_rows
+from training.data.fact_files import Fact
+from training.data.prompts import Prompt
+from training.runs.table_files import checkpoint_table
 
-DEALS = 999
+COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "split", "measure")
+COLUMNS += ("value", "low", "high", "chance", "null_p", "n")
 
 
-MEASURES = ("reversal", "reversal_excess", "named")
+def reversal_table(run, *, batch_size: int = 64):
+    """The rows of tables/reversal.csv. Raises BadInput if no relation has an inverse prompt."""
+    prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
+    if not prompts:
+        raise BadInput(
+            f"no relation of {', '.join(run.relations)} has an inverse prompt ([[near_miss]] of "
+            f"kind inverse in its prompt file). Add one, or use the built-in prompts."
+        )
+    there = {f.split for f in run.facts}
+    splits = {s: [f for f in run.facts if f.split == s] for s in ("seen", "held-out") if s in there}
+    requests = inverse_requests(run.facts, prompts)
+
+    def rows_of(model, tokenizer) -> list[dict]:
+        answers = named(model, tokenizer, requests, batch_size=batch_size)
+        return [
+            {**row, "split": split}
+            for split, facts in {"all": run.facts, **splits}.items()
+            for row in score(answers, facts, seed=run.seed)
+        ]
+
+    # "by split" tells these rows from those kept by older versions, which had no splits.
+    content = [*run.facts, *prompts, "by split"]
+    return checkpoint_table(run, "reversal", content, rows_of, COLUMNS)
 
 
-def named_people(
-    model, tokenizer, facts: Sequence, prompts: Sequence, *, batch_size: int = 64
-) -> dict[tuple[str, str, str], str]:
-    """(relation, prompt id, object) -> the person of the facts whom the model names; "" for anything else."""
-
+def inverse_requests(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[Request]:
+    """Every object in every inverse prompt of its relation; all people of the facts count."""
     people = list(dict.fromkeys(f.subject for f in facts))
-    asked = list(
-        dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation)
-    )
-    found = named(model, tokenizer, asked, [people] * len(asked), batch_size=batch_size)
-    return {
-        (prompt.relation, prompt.id, obj): name
-        for (prompt, obj), name in zip(asked, found, strict=True)
-    }
+    asked = dict.fromkeys((p, f.object) for p in prompts for f in facts if f.relation == p.relation)
+    return [Request(prompt, obj, people) for prompt, obj in asked]
 
 
 def score(
-    answers: Mapping[tuple[str, str, str], str], facts: Sequence, *, seed: int = 0
+    answers: Mapping[tuple[str, str, str], str], facts: Sequence[Fact], *, seed: int = 0
 ) -> list[dict]:
-    """Rows of the table without their checkpoint; answers: see `named_people`. Only people of `facts` count.
+    """Rows of the table without checkpoint and split.
 
-    n: objects, that is (relation, object) pairs that these facts have. A deal permutes, within each relation and prompt,
-    which of its objects an answer was given to.
+    answers: (relation, prompt id, object) -> the person named, see `named`; only people of `facts`
+    count. n: objects, that is (relation, object) pairs of these facts. A deal permutes, within each
+    relation and prompt, which object an answer was given to.
     """
     rng = np.random.default_rng(seed)
-    people = {(f.relation, f.object): set() for f in facts}
+    people: dict[tuple[str, str], set[str]] = {}
     for fact in facts:
-        people[fact.relation, fact.object].add(fact.subject)
-    everyone = {f.subject for f in facts}
-    answers = {
-        key: name if name in everyone else ""
-        for key, name in answers.items()
-        if (key[0], key[2]) in people
-    }
+        people.setdefault((fact.relation, fact.object), set()).add(fact.subject)
+    everyone = set().union(*people.values())
+    given: dict[tuple[str, str], dict[str, str]] = {}
+    for (relation, prompt, obj), name in answers.items():
+        if (relation, obj) in people:
+            given.setdefault((relation, prompt), {})[obj] = name if name in everyone else ""
+    by_prompt: dict[str, list[dict]] = {}
+    for (relation, _), names in given.items():
+        scored = _scores(names, {obj: people[relation, obj] for obj in names}, rng)
+        by_prompt.setdefault(relation, []).append(scored)
     bound = {f.relation: f.bound for f in facts}
-    groups = list(dict.fromkeys((relation, prompt) for relation, prompt, _ in answers))
-    # right[group]: (answer, object) -> is the person that was named one of this object's?
-    right, named = {}, {}
-    for relation, prompt in groups:
-        given = {obj: name for (r, p, obj), name in answers.items() if (r, p) == (relation, prompt)}
-        right[relation, prompt] = np.array(
-            [[name in people[relation, obj] for obj in given] for name in given.values()],
-            dtype=float,
-        )
-        named[relation, prompt] = np.array([bool(name) for name in given.values()], dtype=float)
-    deals = {
-        group: np.array(
-            [table[rng.permutation(len(table)), np.arange(len(table))] for _ in range(DEALS)]
-        )
-        for group, table in right.items()
-    }
-    sides = {r: [r] for r in dict.fromkeys(bound)}
-    sides |= {
-        side: [r for r, b in bound.items() if b == (side == "bound")]
-        for side in ("bound", "unbound")
-    }
+    sides = {r: [r] for r in bound}
+    sides["bound"] = [r for r in bound if bound[r]]
+    sides["unbound"] = [r for r in bound if not bound[r]]
     rows = []
     for side, relations in sides.items():
-        some = [[group for group in groups if group[0] == r] for r in relations]
-        some = [s for s in some if s]
+        some = [by_prompt[r] for r in relations if r in by_prompt]
         if not some:
             continue
-        # Each object once: the mean over its relation's inverse prompts.
-        hits = np.concatenate([np.mean([np.diag(right[g]) for g in s], axis=0) for s in some])
-        chance = np.concatenate([np.mean([right[g].mean(axis=0) for g in s], axis=0) for s in some])
-        dealt = np.concatenate([np.mean([deals[g] for g in s], axis=0) for s in some], axis=1).mean(
-            axis=1
+        # Each object counts once: the mean over the inverse prompts of its relation.
+        hits, chance, called, dealt = (
+            np.concatenate([np.mean([s[name] for s in prompts], axis=0) for prompts in some], -1)
+            for name in ("hits", "chance", "called", "dealt")
         )
-        p = (1 + np.sum(dealt >= hits.mean() - 1e-12)) / (1 + DEALS)
-        values = {
-            "reversal": hits,
-            "reversal_excess": hits - chance,
-            "named": np.concatenate([np.mean([named[g] for g in s], axis=0) for s in some]),
-        }
-        for measure in MEASURES:
-            rows.append(
-                {
-                    "relation": side,
-                    "measure": measure,
-                    **_interval(values[measure]),
-                    "chance": chance.mean() if measure == "reversal" else np.nan,
-                    "null_p": p if measure == "reversal" else np.nan,
-                    "n": len(hits),
-                }
-            )
+        values = {"reversal": hits, "reversal_excess": hits - chance, "named": called}
+        p = dealt_p(hits.mean(), dealt.mean(axis=1))
+        measured = measure_rows(values, chance=chance.mean(), null_p=p)
+        rows += [{"relation": side, **row} for row in measured]
     return rows
 
 
-def _interval(values: np.ndarray) -> dict:
+def _scores(names: Mapping[str, str], people: Mapping[str, set[str]], rng) -> dict:
+    """Of one prompt, per object: hits, chance and called (n,), dealt (DEALS, n).
 
-    return {k: v for k, v in subject_interval(values).items() if k in ("value", "low", "high")}
+    names: object -> who was named; people: object -> who would be right.
+    """
+    # right[i, j]: is the person named about object i one of object j?
+    right = np.array([[n in people[obj] for obj in names] for n in names.values()], dtype=float)
+    order = np.arange(len(names))
+    return {
+        "hits": np.diag(right),
+        "chance": right.mean(axis=0),
+        "called": np.array([bool(name) for name in names.values()], dtype=float),
+        "dealt": np.array([right[rng.permutation(len(names)), order] for _ in range(DEALS)]),
+    }
 
 
-def reversal_lines(table) -> list[str]:
-    """A line a checkpoint and side."""
+def reversal_lines(table) -> Iterator[str]:
+    """A line per checkpoint and side."""
     table = table[table.relation.isin(("bound", "unbound")) & (table.split == "all")]
-    rows = table[table.measure == "reversal"]
     named = table[table.measure == "named"].set_index(["checkpoint", "relation"]).value
-    return [
-        f"  {row.checkpoint:<28} {row.relation}: {row.value:.2f} [{row.low:.2f}, {row.high:.2f}] of the objects lead back "
-        f"to one of their people (chance {row.chance:.2f}, p {row.null_p:.3f}, n={row.n:.0f}); a person of the run was "
-        f"named {named[row.checkpoint, row.relation]:.2f} of the time"
-        for row in rows.itertuples()
-    ]
+    for row in table[table.measure == "reversal"].itertuples():
+        called = two_places(named[row.checkpoint, row.relation])
+        yield (
+            f"  {row.checkpoint:<28} {row.relation}: {span(row)} of the objects lead back to one "
+            f"of their people (chance {two_places(row.chance)}, {p_words(row.null_p)}, "
+            f"n={row.n:.0f}); a person of the run was named {called} of the time"
+        )

@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from training.base.errors import BadInput
-from training.base.files import commit, read_json, seal, verify, write_with
+from training.base.files import read_json, seal, verify, write_with
+from training.base.provenance import commit
 from training.runs.checkpoints import list_checkpoints
 from training.runs.table_files import at_largest_site, pick
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from training.base.console import Interrupted
 from training.base.errors import UserError
-from training.base.files import device_name, read_json
+from training.base.files import read_json
+from training.base.provenance import device_name
 from training.grid.plan import Task
 from training.grid.rows import headline_rows, training_rows
 from training.grid.stages import Call

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from training.base.console import CatchInterrupt, Interrupted, minutes, progress
 from training.base.errors import OtherSettings, UserError
-from training.base.files import commit, locked, publish_folder, read_json, versions, write_json
+from training.base.files import publish_folder, read_json, write_json
+from training.base.locks import locked
+from training.base.provenance import commit, versions
 from training.behaviour.damage import known_facts
 from training.data.sequences import collate, epoch_batches
 from training.loop.resume import load_resume_state, save_resume_state

@@ -1,12 +1,12 @@
-"""Tidy tables of a run: written whole, with seed and commit, sealed, and read back with a check."""
+"""Tidy tables of a run: written whole with seed and commit, sealed, and checked when read."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from training.base.errors import Damaged, NotFound
 from training.base.files import (
-    MANIFEST,
-    commit,
+    manifest,
     read_json,
     seal,
     sha256_file,
@@ -14,16 +14,15 @@ from training.base.files import (
     verify,
     write_with,
 )
+from training.base.provenance import commit
+from training.weights.loading import on_gpu
 
-# The commands that write a table of another name than theirs.
+# The commands whose tables have other names than `analysis.NAME`.
 WRITERS = {
     "probe_controls": "analysis.probes {run}",
     "cka_measures": "analysis.cka {run} --measure rbf_cka",
     "recall_items": "training.recall {run}",
-    "recall": "training.recall {run}",
-    "damage": "training.damage {run}",
-    "reversal": "training.reversal {run}",
-    "two_hop": "training.two_hop {run}",
+    **{name: f"training.{name} {{run}}" for name in ("recall", "damage", "reversal", "two_hop")},
 }
 
 
@@ -36,74 +35,84 @@ def write_table(run, name: str, table) -> Path:
     path = run.path / "tables" / f"{name}.csv"
     table = table.assign(seed=run.seed, commit=commit())
     write_with(path, lambda part: table.to_csv(part, index=False))
-    seal(
-        path.parent,
-        [path.name],
-        **{_origin_key(name): _origin({c.name: c.folder for c in run.checkpoints}, table)},
-    )
+    origin = _origin({c.name: c.folder for c in run.checkpoints}, table)
+    seal(path.parent, [path.name], **{_origin_key(name): origin})
     return path
 
 
 def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compute: Callable):
-    """One checkpoint's rows of table NAME: read if they were computed before from the same content, else computed
-    and kept in tables/.parts, so that nothing is done twice.
+    """One checkpoint's rows of table NAME, computed once and kept in tables/.parts.
 
-    content: what the rows depend on besides the weights (facts, prompts, options), told apart by their repr.
-    compute: () -> DataFrame.
+    content: what the rows depend on apart from the weights (facts, prompts, options), told apart by
+    repr. compute: () -> DataFrame, called if rows of the same content were not kept.
     """
-    import pandas as pd
-
     key = sha256_text("\n".join([checkpoint.fingerprint, *map(repr, content)]))[:24]
     part = run.path / "tables" / ".parts" / f"{name}-{key}.csv"
     if not part.exists():
         table = compute()
         write_with(part, lambda path: table.to_csv(path, index=False))
         seal(part.parent, [part.name])
-    table = pd.read_csv(verify(part), keep_default_na=False, na_values=[""])
-    return table.assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
+    return _read_csv(part).assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
+
+
+def checkpoint_table(
+    run, name: str, content: Sequence[object], rows_of: Callable, columns: Sequence[str]
+):
+    """The rows of every checkpoint for table NAME; it is loaded only if its rows were not kept.
+
+    content: see `checkpoint_part`. rows_of: (model, tokenizer) -> rows as dicts, to which the stage
+    of the checkpoint is added. columns: those that lead.
+    """
+    import pandas as pd
+
+    def compute(checkpoint):
+        model, tokenizer = checkpoint.load()
+        return pd.DataFrame(rows_of(on_gpu(model), tokenizer))
+
+    parts = [checkpoint_part(run, c, name, content, partial(compute, c)) for c in run.checkpoints]
+    table = with_stage(run, pd.concat(parts, ignore_index=True))
+    return table[[*columns, *(c for c in table if c not in columns)]]
+
+
+def with_stage(run, table):
+    """The table with the columns epoch and step of its checkpoints."""
+    stages = {c.name: c for c in run.checkpoints}
+    when = {k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")}
+    return table.assign(**when)
+
+
+def publish_table(run, name: str, table, lines: Iterable[str], *, then: str = ""):
+    """Write tables/NAME.csv, print what it says and where it is; returns the table.
+
+    then: the module to run next.
+    """
+    path = write_table(run, name, table)
+    print("\n".join(lines))
+    following = f"    next: python -m {then} {run.argument}" if then else ""
+    print(f"wrote {path} ({len(table)} rows){following}")
+    return table
 
 
 def read_table(run_dir: Path, name: str):
-    """Read tables/NAME.csv. Raises TableMissing (with the command that writes it), Damaged,
-    Damaged (its seed or checkpoints are not this run's, by name or by what they were trained to)."""
-    import pandas as pd
+    """tables/NAME.csv as a DataFrame.
 
-    path = Path(run_dir) / "tables" / f"{name}.csv"
+    Raises TableMissing with the command that writes it, and Damaged if the file has changed or its
+    seed or checkpoints (by name, and by what they were trained to) are not those of the run.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "tables" / f"{name}.csv"
+    record = run_dir / "run.json"
     if not path.exists():
         # A folder of results alone does not say what they are of.
-        own = (Path(run_dir) / "run.json").exists()
-        named = run_dir if own else f"CHECKPOINTS --facts ... --rote ... --out {run_dir}"
-        command = WRITERS.get(name, f"analysis.{name.split('_')[0]} {{run}}").format(run=named)
+        named = f"CHECKPOINTS --facts ... --rote ... --out {run_dir}"
+        command = WRITERS.get(name, f"analysis.{name.split('_')[0]} {{run}}")
+        command = command.format(run=run_dir if record.exists() else named)
         raise TableMissing(f"{path} is not there. Write it: python -m {command}")
-    table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
-    record = Path(run_dir) / "run.json"
+    table = _read_csv(path)
     if record.exists() and "seed" in table and len(table):
-        described = read_json(record)
-        # A summary over several runs names all of theirs.
-        seeds = set(described.get("seeds", [described.get("seed")]))
-        if set(table["seed"]) != seeds:
-            raise Damaged(
-                f"{path} is of seed {sorted(set(table['seed']))}, the run of seed {sorted(seeds, key=str)}. Delete "
-                f"the table and write it again."
-            )
-        folder = Path(run_dir) / "checkpoints"
-        names = (
-            {p.name for p in folder.iterdir()}
-            if folder.is_dir()
-            else set(table.get("checkpoint", []))
-        )
-        strange = set(table.get("checkpoint", [])) - names
-        if strange:
-            raise Damaged(
-                f"{path} names checkpoints this run has not ({', '.join(sorted(strange)[:2])}). "
-                f"Delete the table and write it again."
-            )
-        manifest = path.parent / MANIFEST
-        origin = read_json(manifest).get(_origin_key(name)) if manifest.exists() else None
-        if origin and folder.is_dir() and origin != _origin({n: folder / n for n in names}, table):
-            raise Damaged(
-                f"{path} was computed from other checkpoints of the same names. Delete the table and write it again."
-            )
+        problem = _foreign(run_dir, name, table, read_json(record))
+        if problem:
+            raise Damaged(f"{path} {problem}. Delete the table and write it again.")
     return table
 
 
@@ -115,13 +124,39 @@ def optional_table(run_dir: Path, name: str):
         return None
 
 
+def _read_csv(path: Path):
+    import pandas as pd
+
+    return pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
+
+
+def _foreign(run_dir: Path, name: str, table, record: dict) -> str:
+    """Why a table is not one of this run, in words; "" if it is."""
+    # A summary over several runs names the seeds of all.
+    seeds = set(record.get("seeds", [record.get("seed")]))
+    if set(table["seed"]) != seeds:
+        there = sorted(set(table["seed"]))
+        return f"is of seed {there}, the run of seed {sorted(seeds, key=str)}"
+    folder = run_dir / "checkpoints"
+    if not folder.is_dir():
+        return ""
+    folders = {p.name: p for p in folder.iterdir()}
+    strange = sorted(set(table.get("checkpoint", [])) - folders.keys())
+    if strange:
+        return f"names checkpoints that this run does not have ({', '.join(strange[:2])})"
+    origin = manifest(run_dir / "tables").get(_origin_key(name))
+    if origin and origin != _origin(folders, table):
+        return "was computed from other checkpoints of the same names"
+    return ""
+
+
 def _origin_key(name: str) -> str:
-    """Under which the manifest of a table's folder says what the table was computed from."""
+    """The manifest's key for what a table was computed from."""
     return f"{name}.csv origin"
 
 
 def _origin(folders: Mapping[str, Path], table) -> str:
-    """What stands for the checkpoints that a table names: the sha256 of their stage.json; "" where one has none."""
+    """sha256 over the stage.json of the checkpoints that a table names; "" if one is missing."""
     named = sorted(set(table.get("checkpoint", [])))
     stages = [folders[name] / "stage.json" for name in named if name in folders]
     if not named or len(stages) < len(named) or not all(stage.exists() for stage in stages):
@@ -129,8 +164,14 @@ def _origin(folders: Mapping[str, Path], table) -> str:
     return sha256_text(" ".join(sha256_file(stage) for stage in stages))
 
 
+# --- choosing rows ---
+
+
 def pick(table, /, **wanted):
-    """Rows whose columns have these values (a tuple: any of them); a column the table lacks asks nothing."""
+    """Rows whose columns have these values (a tuple: any of them).
+
+    Columns missing from the table are ignored.
+    """
     for column, value in wanted.items():
         if column in table:
             table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
@@ -143,18 +184,17 @@ def headline_split(table) -> str:
 
 
 def at_largest_site(rows):
-    """Of rows of one kind those at the site that is largest at the last checkpoint; none if it has no value there.
+    """The rows of one kind at the site whose value is largest at the last checkpoint.
 
-    Sites from `decodable_layer` on, where the table has one, are not looked at. The height at a site that was looked
-    for is too high by chance; its differences between checkpoints or conditions are not.
+    Empty if it has no value there. Sites from `decodable_layer` on, where the table has that
+    column, are left out. The height at a site chosen this way is biased upwards; differences there
+    between checkpoints or conditions are not.
     """
     if "decodable_layer" in rows:
         rows = rows[~(rows.layer >= rows.decodable_layer)]
-    last = (
-        rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
-        if "checkpoint" in rows and len(rows)
-        else rows
-    )
+    last = rows
+    if "checkpoint" in rows and len(rows):
+        last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
     if not last.value.notna().any():
         return rows.iloc[:0]
     return rows[rows.site == last.loc[last.value.idxmax(), "site"]]
