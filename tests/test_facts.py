@@ -437,7 +437,7 @@ def test_a_file_of_the_wrong_shape_is_refused(tmp_path, content, named):
 
 def test_another_encoding_is_named_with_the_row_it_shows_in(tmp_path):
     path = write(tmp_path, HEADER + ROW + "Zo\u00eb,mother,Ann,\n", encoding="latin-1")
-    with pytest.raises(BadInput, match="row 3: byte 0xeb is not UTF-8. Save the file as UTF-8"):
+    with pytest.raises(BadInput, match="row 3: byte 0xeb is not UTF-8. Save it as UTF-8"):
         read_facts(path)
 
 

@@ -117,7 +117,7 @@ MISTAKES = {
         "[grid.generalize]\nepochs = 3",
         r"grid\.generalize\.epochs is 3; expected a list",
     ),
-    "a value twice": ("[grid.generalize]\nepochs = [3, 3]", "stands there twice"),
+    "a value twice": ("[grid.generalize]\nepochs = [3, 3]", "lists a value twice"),
     "our own option": ("[settings.generalize]\nout = 'x'", "the sweep itself decides"),
     "set twice": (
         "[grid.generalize]\nepochs = [1, 2]\n[[condition]]\nname = 'a'\ngeneralize.epochs = 1",
@@ -127,7 +127,7 @@ MISTAKES = {
         "[grid.generalize]\nepochs = [1, 2]\n[[repetition]]\ngeneralize.epochs = 1",
         r"repetition 1 sets generalize\.epochs, which \[grid\] varies too",
     ),
-    "comparison": ("[compare]\nwith = 'x'", r"compare\.with is unknown"),
+    "comparison": ("[compare]\nwith = 'x'", "compare: with is unknown"),
     "a nameless condition": (
         "[[condition]]\ngeneralize.epochs = 1",
         r"\[\[condition\]\] has the name None",

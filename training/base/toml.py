@@ -1,10 +1,10 @@
 """TOML files that users write: read, and checked entry by entry, with the place and the remedy.
 
     data = read_toml(path)
-    check_table(data, f"{path}: ", {"title": str}, {"names": list})
-    entries(data, "names", f"{path}: ")      # a tuple of texts
+    check_table(data, str(path), {"title": str}, {"names": list})
+    entries(data, "names", str(path))      # a tuple of texts
 
-`where` begins every message: the file, and within it the table.
+`where` begins every message: the file and the table within it, or "".
 """
 
 import difflib
@@ -33,19 +33,20 @@ def read_toml(path: Path) -> dict:
 def check_table(
     data: object, where: str, required: Mapping[str, type], optional: Mapping[str, type]
 ) -> None:
-    """Raise BadInput unless `data` is a table with the required entries (name -> type), and others
-    only if they are optional ones."""
+    """Raise BadInput unless `data` is a table of these entries, name -> type."""
     if not isinstance(data, dict):
-        raise BadInput(f"{where}{data!r} is not a table.")
+        raise BadInput(f"{_at(where)}{data!r} is not a table.")
     kinds = {**required, **optional}
     for name in data:
         if name not in kinds:
-            raise BadInput(f"{where}{name} is unknown; {did_you_mean(name, kinds, 'the entries')}")
+            raise BadInput(
+                f"{_at(where)}{name} is unknown; {did_you_mean(name, kinds, 'the entries')}"
+            )
     for name, kind in kinds.items():
         if name in required and name not in data:
-            raise BadInput(f"{where}{name} is missing. Add it.")
+            raise BadInput(f"{_at(where)}{name} is missing. Add it.")
         if name in data and not isinstance(data[name], kind):
-            raise BadInput(f"{where}{name} is {data[name]!r}; expected {KINDS[kind]}.")
+            raise BadInput(f"{_at(where)}{name} is {data[name]!r}; expected {KINDS[kind]}.")
 
 
 def entries(
@@ -55,12 +56,12 @@ def entries(
     if name not in data:
         return ()
     if not isinstance(data[name], list):
-        raise BadInput(f"{where}{name} is {data[name]!r}; expected a list.")
+        raise BadInput(f"{_at(where)}{name} is {data[name]!r}; expected a list.")
     if not data[name] and not may_be_empty:
-        raise BadInput(f"{where}{name} is empty. Add at least one entry, or remove the list.")
+        raise BadInput(f"{_at(where)}{name} is empty. Add at least one entry, or remove the list.")
     for item in data[name]:
         if not isinstance(item, kind):
-            raise BadInput(f"{where}{name} holds {item!r}; expected {KINDS[kind]}.")
+            raise BadInput(f"{_at(where)}{name} holds {item!r}; expected {KINDS[kind]}.")
     return tuple(data[name])
 
 
@@ -68,3 +69,7 @@ def did_you_mean(name: str, known: Iterable[str], what: str) -> str:
     """The known names, and the one closest to a name that is not among them."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"{what} are {', '.join(known)}." + (f" Did you mean {close[0]}?" if close else "")
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -130,8 +130,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = len(list(csv.reader(io.StringIO(before, newline=""))))
         raise BadInput(
-            f"{path}, row {row}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as "
-            "UTF-8."
+            f"{path}, row {row}: byte 0x{data[error.start]:02x} is not UTF-8. Save it as UTF-8."
         ) from error
     rows = []
     try:

@@ -77,28 +77,28 @@ def check_template(text: str, where: str) -> None:
 def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
     optional = dict.fromkeys(("siblings", "keywords", "unrelated", "near_miss"), list)
     required = {"relation": str, "train": list, "test": list}
-    check_table(data, f"{where}: ", required, {**optional, "translations": dict})
+    check_table(data, where, required, {**optional, "translations": dict})
     if data["relation"] != relation:
         raise BadInput(
             f"{where}: relation is {data['relation']!r}; expected {relation!r}, the name of the "
             "file. Rename one of them."
         )
     translations = data.get("translations", {})
-    check_table(translations, f"{where}, translations: ", {}, dict.fromkeys(LANGUAGES, list))
-    tests = entries(data, "test", f"{where}: ", kind=dict)
+    check_table(translations, f"{where}, translations", {}, dict.fromkeys(LANGUAGES, list))
+    tests = entries(data, "test", where, kind=dict)
     for test in tests:
-        check_table(test, f"{where}, [[test]]: ", {"text": str}, {"keyword_free": bool})
-    misses = entries(data, "near_miss", f"{where}: ", kind=dict)
+        check_table(test, f"{where}, [[test]]", {"text": str}, {"keyword_free": bool})
+    misses = entries(data, "near_miss", where, kind=dict)
     source = RelationPrompts(
         relation=relation,
-        train=entries(data, "train", f"{where}: "),
+        train=entries(data, "train", where),
         test=tuple(test["text"] for test in tests),
         keyword_free=tuple(test.get("keyword_free", False) for test in tests),
-        siblings=entries(data, "siblings", f"{where}: ", may_be_empty=True),
-        keywords=frozenset(word.lower() for word in entries(data, "keywords", f"{where}: ")),
+        siblings=entries(data, "siblings", where, may_be_empty=True),
+        keywords=frozenset(word.lower() for word in entries(data, "keywords", where)),
         near_miss=tuple(_near_miss(entry, f"{where}, [[near_miss]]") for entry in misses),
-        unrelated=entries(data, "unrelated", f"{where}: "),
-        translations={code: entries(translations, code, f"{where}: ") for code in translations},
+        unrelated=entries(data, "unrelated", where),
+        translations={code: entries(translations, code, where) for code in translations},
     )
     asked = (*source.train, *source.test)
     others = (*source.unrelated, *sum(source.translations.values(), ()))
@@ -117,5 +117,5 @@ def _near_miss(entry: dict, where: str) -> NearMiss:
     if kind not in ("inverse", "sibling"):
         raise BadInput(f'{where}: kind is {kind!r}; expected "inverse" or "sibling".')
     names = ("kind", "text", "relation") if kind == "sibling" else ("kind", "text")
-    check_table(entry, f"{where}: ", dict.fromkeys(names, str), {})
+    check_table(entry, where, dict.fromkeys(names, str), {})
     return NearMiss(asks=entry.get("relation", "inverse"), text=entry["text"])

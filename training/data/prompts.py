@@ -160,7 +160,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _prompt(record: object, where: str) -> Prompt:
-    check_table(record, f"{where}: ", {item.name: item.type for item in fields(Prompt)}, {})
+    check_table(record, where, {item.name: item.type for item in fields(Prompt)}, {})
     if record["family"] not in FAMILIES:
         raise BadInput(
             f"{where}: family {record['family']!r}; expected one of {', '.join(FAMILIES)}."

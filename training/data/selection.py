@@ -131,8 +131,7 @@ def other_people(
     if shared := [name for name in drawn if taken & set(name.casefold().split())]:
         raise BadInput(
             f"{shared[0]!r} shares part of a name with a subject of the run, so nobody is new. Use "
-            "a run without the reserved names of training/data/names.toml (`training.extend` uses "
-            "them)."
+            "a run without the reserved names, which `training.extend` gives."
         )
     dealt: dict[tuple[str, str], str] = {}
     sibling: dict[tuple[str, str], str] = {}

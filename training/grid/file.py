@@ -94,7 +94,7 @@ def read_grid(path: str | Path, *, repetitions: int = 0) -> Grid:
 def _grid(path: Path, data: dict, repetitions: int) -> Grid:
     check_table(data, "", {"stages": list}, ENTRIES)
     compare = data.get("compare", {})
-    check_table(compare, "compare.", {}, COMPARE)
+    check_table(compare, "compare", {}, COMPARE)
     keep = data.get("keep", "tables")
     if keep not in KEEP:
         raise BadInput(f"keep is {keep!r}; expected one of {', '.join(KEEP)}.")
@@ -152,7 +152,7 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
 
 def _stages(data: dict, where: str) -> dict[str, Stage]:
     """Name -> stage, of the list data["stages"]."""
-    names, where = entries(data, "stages", where), f"{where}stages"
+    names, where = entries(data, "stages", where), f"{where}: stages" if where else "stages"
     found = [find_stage(name, where) for name in names]
     stages = {stage.name: stage for stage in found}
     if len(stages) < len(found):
@@ -176,7 +176,7 @@ def _conditions(data: dict, stages: dict[str, Stage]) -> list[tuple[str, dict, d
     found = []
     for table in tables or [{"name": ""}]:
         where = f"condition {table['name']!r}"
-        own = _stages(table, f"{where}: ") if "stages" in table else stages
+        own = _stages(table, where) if "stages" in table else stages
         given = {key: value for key, value in table.items() if key not in ("name", "stages")}
         found.append((table["name"], own, _settings(given, {**stages, **own}, where)))
     return found
@@ -221,7 +221,7 @@ def _list(values: object, where: str) -> list:
     if not isinstance(values, list) or not values:
         raise BadInput(f"{where} is {values!r}; expected a list. One value goes under [settings].")
     if any(values.count(value) > 1 for value in values):
-        raise BadInput(f"{where} is {values!r}; a value stands there twice. Remove one.")
+        raise BadInput(f"{where} is {values!r}; it lists a value twice. Remove one.")
     return values
 
 

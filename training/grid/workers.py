@@ -134,8 +134,7 @@ class Ray:
             import ray
         except ImportError as error:
             raise NotFound(
-                "--backend ray needs the package ray, which is not installed. Install: "
-                f"{INSTALL_RAY}"
+                f"--backend ray needs the package ray. Install it: {INSTALL_RAY}"
             ) from error
         self.ray = ray
         self.running: dict = {}
@@ -202,8 +201,7 @@ def require_shared(ray, work: Path) -> None:
             except Exception as error:
                 raise BadInput(
                     f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)}). "
-                    "Install latent-alignment, or put this checkout at the same path, on every "
-                    "machine."
+                    "Install latent-alignment there, or put this checkout at the same path."
                 ) from error
             if not answered or not (folder / node).exists():
                 raise BadInput(
