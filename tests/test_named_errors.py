@@ -125,13 +125,12 @@ def test_an_empty_folder_and_one_without_checkpoints_are_no_run(tmp_path):
 
 def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
     from training.runs.directory import Run
-    from training.weights.names import ModelNotFound
 
     bare = tmp_path / "mine" / "step-1"
     shutil.copytree(tiny_run / "checkpoints" / "100-memorize-epoch-20", bare)
     for path in [*bare.glob("tokenizer*"), bare / "stage.json", bare / "manifest.json"]:
         path.unlink()
-    with pytest.raises(ModelNotFound, match=r"step-1 has no usable tokenizer.*save_pretrained"):
+    with pytest.raises(NotFound, match=r"step-1 has no usable tokenizer.*save_pretrained"):
         Run.open(bare.parent, facts="people", out=str(tmp_path / "out"))
 
 

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from training import generalize, memorize, pretrain
-from training.base.errors import Damaged, OtherSettings, UserError
+from training.base.errors import Damaged, NotFound, OtherSettings, UserError
 from training.base.files import read_json
 from training.behaviour.damage import known_facts
 from training.data.fact_files import read_facts
@@ -24,7 +24,6 @@ from training.organism.recipe import new_model, parse, recorded
 from training.organism.world import NoWorld, World, build_world, read_world
 from training.runs.checkpoints import list_checkpoints
 from training.weights.loading import load_folder
-from training.weights.names import ModelNotFound
 
 # 8 people, 30 steps of a millisecond.
 SMALLEST = (
@@ -78,7 +77,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_pretraining_that_was_stopped_ends_with_the_same_bytes(number, tmp_path, uninterrupted):
     out = tmp_path / "model"
-    log, state = work_of(out) / "log.jsonl", work_of(out) / "resume" / "newest" / "state.json"
+    log, state = work_of(out) / "log.jsonl", work_of(out) / "resume" / "pretrain" / "newest" / "state.json"
     arguments = [SMALLEST, "--out", out, "--precision", "float32", "--resume-minutes", "0.0005"]
     process = subprocess.Popen(
         [sys.executable, "-m", "training.pretrain", *map(str, arguments)],
@@ -180,7 +179,7 @@ def test_a_directory_without_a_world_is_a_named_error(tiny_base):
 
 
 def test_a_misspelled_organism_is_an_unknown_model():
-    with pytest.raises(ModelNotFound, match="world-tiny"):
+    with pytest.raises(NotFound, match="world-tiny"):
         obtain("worldtiny")
 
 

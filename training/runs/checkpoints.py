@@ -58,7 +58,7 @@ class Checkpoint:
     def load(self, *, dtype: str = "float32"):
         """(model, tokenizer) in eval mode, with the key-token rows of a reference put in.
 
-        Raises WeightsDropped, Damaged, ModelNotFound.
+        Raises WeightsDropped, Damaged, NotFound.
         """
         if not list(self.weights.glob("*.safetensors")) and _manifest_weights(self):
             raise WeightsDropped(

@@ -142,7 +142,7 @@ class Run:
     def pair(
         cls, before: Path, after: Path, *, facts: str, out: str, prompts: str = "", rote: str = ""
     ) -> "Run":
-        """The run of two checkpoints, in this order. Raises NotFound, BadInput, BadInput, ModelNotFound."""
+        """The run of two checkpoints, in this order. Raises NotFound, BadInput."""
         destination = Path(out).expanduser()
         loaded = load_facts(facts)
         relations = list(dict.fromkeys(f.relation for f in loaded))

@@ -91,9 +91,11 @@ def _merged(model, folder: Path):
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, folder)
-            # from_pretrained passes over tensors that fit nowhere; loading again names them.
+            # from_pretrained passes over tensors that fit nowhere; loading again names them. (Of
+            # resized embeddings in modules_to_save peft itself saves a second copy.)
             tensors = load_peft_weights(str(folder), device="cpu")
-            if unused := set_peft_model_state_dict(adapted, tensors).unexpected_keys:
+            unused = set_peft_model_state_dict(adapted, tensors).unexpected_keys
+            if unused := [name for name in unused if ".modules_to_save." not in name]:
                 raise ValueError(f"the base model has no place for {', '.join(unused[:3])}")
             _untie(adapted)
             merged = adapted.merge_and_unload()
