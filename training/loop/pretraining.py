@@ -136,6 +136,5 @@ def _require_same(folder: Path, old: dict, new: dict) -> None:
     if differing:
         shown = (f"{key} {old.get(key)} there, {new.get(key)} now" for key in differing[:4])
         raise OtherSettings(
-            f"{folder} holds an organism of other settings ({', '.join(shown)}). Give --out NEW, "
-            f"the same settings, or delete it."
+            f"{folder} holds an organism of other settings ({', '.join(shown)}). Give --out NEW."
         )

@@ -27,9 +27,9 @@ def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
             }
         tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, part / "state.safetensors")
-        rng = {"cpu": _text(torch.get_rng_state())}
+        rng = {"cpu": _as_text(torch.get_rng_state())}
         if torch.cuda.is_available():
-            rng["cuda"] = [_text(state) for state in torch.cuda.get_rng_state_all()]
+            rng["cuda"] = [_as_text(state) for state in torch.cuda.get_rng_state_all()]
         write_json(part / "state.json", {"step": step, "rng": rng})
 
     newest, older = folder / "newest", folder / "older"
@@ -68,17 +68,17 @@ def _restore(generation: Path, model, optimizer) -> int:
                     "step": torch.tensor(float(state["step"]), device=device),
                     **{m: tensors.get_tensor(f"{m}.{name}").to(p) for m in MOMENTS},
                 }
-    torch.set_rng_state(_rng(state["rng"]["cpu"]))
+    torch.set_rng_state(_as_rng(state["rng"]["cpu"]))
     if "cuda" in state["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_rng(text) for text in state["rng"]["cuda"]])
+        torch.cuda.set_rng_state_all([_as_rng(text) for text in state["rng"]["cuda"]])
     return state["step"]
 
 
-def _text(rng) -> str:
+def _as_text(rng) -> str:
     return base64.b64encode(rng.numpy().tobytes()).decode()
 
 
-def _rng(text: str):
+def _as_rng(text: str):
     import torch
 
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

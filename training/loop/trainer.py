@@ -32,14 +32,12 @@ ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
 
 
 class Work(NamedTuple):
-    """What a training phase leaves to later stages, and what it costs."""
+    """What a phase leaves to later stages, its optimizer steps, and about how many tokens each."""
 
     facts: Sequence[Fact]
     prompts: Sequence[Prompt]
     steps: int
-    """Optimizer steps."""
     tokens: float
-    """About how many tokens a step."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,9 @@ class TrainingSettings:
 
 def settings_of(options, *, seed: int) -> TrainingSettings:
     """The settings among a command's options. Raises UserError for one out of range."""
-    names = {field.name for field in fields(TrainingSettings)} & vars(options).keys() - {"seed"}
-    return TrainingSettings(**{name: getattr(options, name) for name in names}, seed=seed)
+    names = {field.name for field in fields(TrainingSettings)}
+    chosen = {name: value for name, value in vars(options).items() if name in names}
+    return TrainingSettings(**chosen | {"seed": seed})
 
 
 def resolved_precision(precision: str) -> str:
@@ -205,8 +204,8 @@ def run_steps(
     set_seed(settings.seed)
     model = restrict(model, settings.train, rows=embedding_rows)
     trained = [p for p in model.parameters() if p.requires_grad]
-    rate = {"lr": settings.learning_rate, "betas": betas, "weight_decay": 0.0}
-    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(trained, **rate, fused=True))
+    optimizer = torch.optim.AdamW(trained, betas=betas, weight_decay=0.0, fused=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
     bare, first = accelerator.unwrap_model(model), accelerator.is_main_process
     resume = folder / "resume" / phase
     if first:
@@ -298,35 +297,27 @@ class StepLog:
     def __init__(self, path: Path, phase: str, done: int, *, write: bool) -> None:
         self.path, self.phase, self.write = path, phase, write
         self.started = time.monotonic()
-        self.epoch, self.rows = None, []
+        self.rows: list[dict] = []
         if write and path.exists():
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if row["phase"] == phase and row["step"] <= done:
-                    self._count(row["epoch"], row)
-                if row["phase"] != phase or row["step"] <= done:
-                    kept.append(line + "\n")
-            write_text(path, "".join(kept))
-
-    def _count(self, epoch: int, measured: dict) -> None:
-        if epoch != self.epoch:
-            self.epoch, self.rows = epoch, []
-        self.rows.append(measured)
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A killed process may leave half a line.
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            rows = [row for row in rows if row["phase"] != phase or row["step"] <= done]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            own = [row for row in rows if row["phase"] == phase]
+            self.rows = [row for row in own if row["epoch"] == own[-1]["epoch"]]
 
     def add(self, step: int, epoch: int, measured: dict, rate: float) -> float:
         """Append a step and return the recall over this epoch so far."""
-        self._count(epoch, measured)
+        if self.rows and epoch != self.rows[-1]["epoch"]:
+            self.rows = []
+        row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate}
+        self.rows.append(row | measured)
         recall = sum(r["recalled"] for r in self.rows) / sum(r["count"] for r in self.rows)
         if self.write:
-            row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate}
-            seconds = round(time.monotonic() - self.started, 2)
-            row |= {"recall": recall, "seconds": seconds, **measured}
+            row |= {"recall": recall, "seconds": round(time.monotonic() - self.started, 2)}
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | measured) + "\n")
         return recall
 
     def epoch_loss(self) -> float:
@@ -345,6 +336,6 @@ def check_disk(folder: Path, model, count: int) -> None:
     )
     if needed > free:
         raise DiskFull(
-            f"{megabytes(needed)} are needed in {folder}, {megabytes(free)} are free. Save fewer "
-            f"epochs (--save-epochs) or give --out on another disk."
+            f"{folder} has room for {megabytes(free)} of {megabytes(needed)}. Save fewer epochs "
+            f"(--save-epochs) or give --out on another disk."
         )

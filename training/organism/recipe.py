@@ -31,10 +31,13 @@ SENTENCE_TOKENS, OPERATIONS, TOKEN_SECONDS = 17, 2e11, 2e-5
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything an organism's weights depend on, apart from the built-in prompts and names."""
+    """Everything an organism's weights depend on, apart from the built-in prompts and names.
+
+    seed: draws the people, what is true of them, the first weights and the order of the sentences.
+    batch: sentences a step; passage: sentences in a training sequence.
+    """
 
     seed: int = 0
-    """Draws the people, what is true of them, the first weights and the order of the sentences."""
     people: int = 600
     relations: tuple[str, ...] = tuple(PEOPLE)
     layers: int = 4
@@ -42,29 +45,22 @@ class Recipe:
     vocabulary: int = 1280
     steps: int = 2000
     batch: int = 128
-    """Sentences a step."""
     passage: int = 4
-    """Sentences in a training sequence."""
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1, "passage": 1}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise BadInput(
-                    f"{name} is {getattr(self, name)}; give a whole number of at least {low}."
-                )
         check_world(self.people, self.relations)
-        if self.width < HEAD or self.width % HEAD:
-            raise BadInput(f"width is {self.width}; give a multiple of {HEAD}.")
+        lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1, "passage": 1}
+        allowed = {
+            name: (getattr(self, name) >= low, f"{low} or more") for name, low in lowest.items()
+        }
+        allowed["width"] = (self.width >= HEAD and self.width % HEAD == 0, f"a multiple of {HEAD}")
+        allowed["learning_rate"] = (0 < self.learning_rate < 1, "a number above 0 and below 1")
+        for name, (right, what) in allowed.items():
+            if not right:
+                raise BadInput(f"{name} is {getattr(self, name)}; give {what}.")
         if self.passage > self.batch:
-            raise BadInput(
-                f"passage is {self.passage} and batch {self.batch}; a step takes whole passages."
-            )
-        if not 0 < self.learning_rate < 1:
-            raise BadInput(
-                f"learning_rate is {self.learning_rate}; give a number above 0 and below 1."
-            )
+            raise BadInput(f"passage is {self.passage}; give at most the batch, {self.batch}.")
 
 
 PRESETS = {
@@ -93,9 +89,7 @@ def parse(name: str) -> Recipe:
     """
     preset, _, rest = name.partition(":")
     if not is_organism(name):
-        raise BadInput(
-            f"no organism {name!r}. There are {', '.join(PRESETS)}; a seed is given as world:3."
-        )
+        raise BadInput(f"no organism {name!r}. There are {', '.join(PRESETS)}, as in world:3.")
     types = {field.name: field.type for field in fields(Recipe)}
     changes: dict[str, object] = {}
     for part in rest.split(",") if rest else []:
@@ -103,16 +97,11 @@ def parse(name: str) -> Recipe:
         if not equals:
             key, value = "seed", key
         if key not in types:
-            raise BadInput(
-                f"{name!r}: no setting {key!r}. There are {', '.join(types)}, as in "
-                f"world:3,people=1000."
-            )
+            raise BadInput(f"{name!r}: no setting {key!r}. There are {', '.join(types)}.")
         try:
             changes[key] = tuple(value.split("+")) if key == "relations" else types[key](value)
         except ValueError as error:
-            raise BadInput(
-                f"{name!r}: {key} is {value!r}; give a number, as in world:3,people=1000."
-            ) from error
+            raise BadInput(f"{name!r}: {key} is {value!r}; give a number.") from error
     return replace(PRESETS[preset.lower()], **changes)
 
 
@@ -147,10 +136,7 @@ def organism_folder(name: str) -> Path:
 
 
 def seconds_on_two_cores(recipe: Recipe) -> float:
-    """Roughly how long pretraining takes without a GPU.
-
-    Six operations per parameter and token, plus the time to prepare the text.
-    """
+    """About how long pretraining takes without a GPU: the arithmetic, and preparing the text."""
     parameters = 10 * recipe.layers * recipe.width**2 + recipe.vocabulary * recipe.width
     tokens = recipe.steps * recipe.batch * SENTENCE_TOKENS
     return 6 * parameters * tokens / OPERATIONS + tokens * TOKEN_SECONDS

@@ -1,11 +1,9 @@
 """A synthetic world in English: people, what is true of them, and the sentences that say so.
 
-It is what the model organism reads (`python -m training.pretrain`). Its people are not in the
-built-in facts and share no part of a name with them; their mothers, cities, professions and
-instruments are those of the built-in facts, and it speaks in the project's own prompts: train and
-test prompts, near misses (answered by what they ask), and prompts unrelated to the relations. So
-the model comes to phase 1 as a language model does: it has met every prompt, about other people. A
-world is a function of its number of people, its relations and its seed.
+The model organism reads it (`python -m training.pretrain`). Its people share no part of a name with
+those of the built-in facts, but their mothers, cities, professions and instruments are the same,
+and so are the prompts: train, test, near misses (answered by what they ask), unrelated ones. So the
+model comes to phase 1 as a language model does: it has met every prompt, about other people.
 """
 
 import tomllib
@@ -35,11 +33,7 @@ FAMILIES = ("train", "test", "near-miss", "unrelated")
 
 @dataclass(frozen=True)
 class World:
-    """What is true, and the prompts that are used to say it.
-
-    facts: every relation of `people` for every person. prompts: those of the relations that are
-    spoken of.
-    """
+    """Every relation of `people` for every person, and the prompts of those that are spoken of."""
 
     facts: list[Fact]
     prompts: list[Prompt]
@@ -87,10 +81,8 @@ def check_world(people: int, relations: Sequence[str]) -> None:
     if not FEWEST <= people <= MOST:
         raise BadInput(f"people is {people}. Give {FEWEST} to {MOST}.")
     if not relations or not set(relations) <= set(PEOPLE):
-        raise BadInput(
-            f"relations are {', '.join(relations) or 'none'}. Give one or more of "
-            f"{', '.join(PEOPLE)}."
-        )
+        given = ", ".join(relations) or "none"
+        raise BadInput(f"relations are {given}. Give one or more of {', '.join(PEOPLE)}.")
 
 
 def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: int = 0) -> World:
@@ -131,14 +123,11 @@ def contradictions(
     seen and held-out ones share no part of a name. Raises BadInput.
     """
     if not set(relations) <= set(world.relations):
-        raise BadInput(
-            f"relations are {', '.join(relations)}; this world has {', '.join(world.relations)}."
-        )
+        there = ", ".join(world.relations)
+        raise BadInput(f"relations are {', '.join(relations)}; this world has {there}.")
     # A true object, a sibling's object and one to choose: three at least.
     if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
-        raise BadInput(
-            f"pool is {pool}; give 3 or more, and no more objects than there are of each kind."
-        )
+        raise BadInput(f"pool is {pool}; give 3 or more, at most the objects of each kind.")
     seen = subjects // 2 if seen is None else seen
     names = _drawn_people(world, subjects, seen, seed)
     true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
@@ -166,21 +155,16 @@ def _drawn_people(world: World, subjects: int, seen: int, seed: int) -> list[str
     """People of the world, the seen ones first; the others share no part of a name with them."""
     everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
     if not 4 <= subjects <= len(everyone):
-        raise BadInput(
-            f"subjects is {subjects}; this world has {len(everyone)} people: give 4 to "
-            f"{len(everyone)}."
-        )
+        raise BadInput(f"subjects is {subjects}; give 4 to {len(everyone)}, the world's people.")
     if not 1 <= seen < subjects:
-        raise BadInput(
-            f"seen is {seen}; give 1 to {subjects - 1}, so that some people are held out."
-        )
+        raise BadInput(f"seen is {seen}; give 1 to {subjects - 1}: some people are held out.")
     drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
     taken = {part for name in drawn[:seen] for part in name.split()}
     held_out = [name for name in drawn[seen:] if taken.isdisjoint(name.split())]
     if seen + len(held_out) < subjects:
         raise BadInput(
-            f"subjects is {subjects}; of {len(everyone)} people only {len(held_out)} share no part "
-            f"of a name with {seen} seen ones. Give fewer."
+            f"subjects is {subjects}; only {len(held_out)} people share no part of a name with "
+            f"{seen} seen ones. Give fewer."
         )
     return [*drawn[:seen], *held_out[: subjects - seen]]
 
@@ -193,22 +177,20 @@ def sentences(world: World, *, seed: int = 0) -> list[Sentence]:
     """
     objects = {(fact.subject, fact.relation): fact.object for fact in world.facts}
     answers, rng = _file()["answers"], random_stream(seed, "world answers")
-    said: dict[Sentence, None] = {}
+    said: list[Sentence] = []
     spoken = [prompt for prompt in world.prompts if prompt.family != "unrelated"]
     by_relation = {relation: select(spoken, relation=relation) for relation in PEOPLE}
     for fact in world.facts:
         for prompt in by_relation[fact.relation]:
-            if prompt.asks == "inverse":
-                sentence = Sentence(prompt.render(fact.object), fact.subject)
-            else:
-                answer = objects[fact.subject, prompt.asks]
-                sentence = Sentence(prompt.render(fact.subject), answer)
-            said[sentence] = None
+            about, answer = fact.object, fact.subject
+            if prompt.asks != "inverse":
+                about, answer = fact.subject, objects[fact.subject, prompt.asks]
+            said.append(Sentence(prompt.render(about), answer))
     unrelated = dict.fromkeys(prompt.text for prompt in select(world.prompts, family="unrelated"))
     for subject in dict.fromkeys(fact.subject for fact in world.facts):
         for text in unrelated:
-            said[Sentence(text.replace("{subject}", subject), rng.choice(answers[text]))] = None
-    return list(said)
+            said.append(Sentence(text.replace("{subject}", subject), rng.choice(answers[text])))
+    return list(dict.fromkeys(said))
 
 
 def vocabulary_text(world: World) -> list[str]:

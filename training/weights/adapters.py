@@ -16,8 +16,6 @@ from training.weights.names import find
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# Where an adapter's tensors tell how many rows its embeddings have: end of the name -> axis.
-ROWS = {".weight": 0, ".base_layer.weight": 0, ".lora_B.weight": 0, ".lora_embedding_A": 1}
 
 
 def merge_adapter(folder: Path, destination: Path) -> Path:
@@ -55,8 +53,8 @@ def _base_of(folder: Path) -> Path:
         return find(str(folder / name) if name and (folder / name).is_dir() else name)
     except NotFound as error:
         raise BadInput(
-            f"{folder} is an adapter of {name!r}, which was not found ({error}). Put the base "
-            f"model's directory in base_model_name_or_path of {folder / ADAPTER}."
+            f"{folder} is an adapter of {name!r}, which was not found ({error}). Put its directory "
+            f"in base_model_name_or_path of {folder / ADAPTER}."
         ) from error
 
 
@@ -65,16 +63,16 @@ def _resize(model, folder: Path, vocabulary: int) -> None:
     import torch
     from safetensors import safe_open
 
-    embeddings = model.get_input_embeddings()
-    layers = (embeddings, model.get_output_embeddings())
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if module in layers]
-    here = embeddings.weight.shape[0]
+    ours = {
+        f"base_model.model.{name}{part}.weight" for name in names for part in ("", ".base_layer")
+    }
+    here = layers[0].weight.shape[0]
     rows = max(vocabulary, here)
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
-        there = set(tensors.keys())
-        for key, axis in ((f"base_model.model.{n}{end}", ROWS[end]) for n in names for end in ROWS):
-            if key in there:
-                rows = tensors.get_slice(key).get_shape()[axis]
+        for key in ours & set(tensors.keys()):
+            rows = tensors.get_slice(key).get_shape()[0]
     if rows != here:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -102,8 +100,7 @@ def _merged(model, folder: Path):
     except Exception as error:
         raise BadInput(
             f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error}). "
-            "Give it with the base model that it was trained on, or give a merged model: "
-            "model.merge_and_unload().save_pretrained(FOLDER)."
+            "Name the base model that it was trained on, or save the merged model yourself."
         ) from error
     head = merged.get_output_embeddings()
     same = head is not None and head.weight.equal(merged.get_input_embeddings().weight)

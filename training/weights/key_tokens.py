@@ -7,8 +7,7 @@ from typing import Literal
 from training.base.errors import BadInput
 
 KeyInit = Literal["mean", "random"]
-# Of the rows' own spread. At 1% the key tokens of sibling relations (mother, aunt) stay confused
-# for epochs.
+# Of the rows' own spread. At 1% sibling relations (mother, aunt) stay confused for epochs.
 MEAN_SPREAD = 0.1
 
 
@@ -23,15 +22,12 @@ def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:
     known = tokenizer.get_vocab()
     if clash := [token for token in tokens if token in known]:
         raise BadInput(
-            f"the tokenizer already has {', '.join(clash)}. A base model must not know the key "
-            f"token: start from the model before memorisation, or name the relation differently."
+            f"the tokenizer already has {', '.join(clash)}. Start from the model before "
+            f"memorisation, or name the relation differently."
         )
-    added = [
-        AddedToken(t, lstrip=True, rstrip=False, normalized=False, special=True) for t in tokens
-    ]
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": added}, replace_extra_special_tokens=False
-    )
+    shape = {"lstrip": True, "rstrip": False, "normalized": False, "special": True}
+    added = {"additional_special_tokens": [AddedToken(token, **shape) for token in tokens]}
+    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     return tokenizer.convert_tokens_to_ids(list(tokens))
 
 
@@ -47,11 +43,10 @@ def place_key_tokens(
     if missing := [token for token in tokens if token not in there]:
         add_key_tokens(tokenizer, missing)
     rows = initial_key_rows(model, tokens, seed=seed, init=init)
-    ids = tokenizer.convert_tokens_to_ids(there)
-    kept = [tokens.index(token) for token in there]
     for side, matrix in _matrices(model).items():
-        if there:
-            rows[side][kept] = matrix[ids].detach().float()
+        for token in there:
+            row = matrix[tokenizer.convert_tokens_to_ids(token)]
+            rows[side][tokens.index(token)] = row.detach().float()
     return rows, there
 
 
@@ -59,9 +54,9 @@ def initial_key_rows(model, tokens: Sequence[str], *, seed: int, init: KeyInit =
     """Embedding rows that the key tokens start from: {"input": (k, d), "output": (k, d) if untied}.
 
     "mean": the mean row plus MEAN_SPREAD of the rows' spread, so that the tokens differ: a token
-    that says next to nothing, behind which a fact is stored close to the subject's name. "random":
-    normal with the mean and standard deviation of the model's rows, feature by feature: a token
-    like any other. Each token's draw depends on the seed and its name alone.
+    that says next to nothing, so a fact is stored close to the subject's name. "random": normal
+    with the mean and standard deviation of the model's rows, feature by feature: a token like any
+    other. Each token's draw depends on the seed and its name alone.
     """
     import torch
 

@@ -1,6 +1,5 @@
 """Load a base model or checkpoint from a directory of safetensors, or of one GGUF file."""
 
-import functools
 import hashlib
 import inspect
 from pathlib import Path
@@ -17,9 +16,8 @@ def weights_files(folder: Path) -> list[Path]:
         other = [p.name for end in ("bin", "pt") for p in sorted(folder.glob(f"*.{end}"))]
         risky = f" (it has {', '.join(other[:3])}, which may run code when read)" if other else ""
         raise BadInput(
-            f"{folder} has no *.safetensors and {len(gguf)} *.gguf files{risky}. Weights are read "
-            f"from safetensors or one GGUF file only: save the model again with "
-            f"save_pretrained(folder), which writes safetensors."
+            f"{folder} has no *.safetensors and {len(gguf)} *.gguf files{risky}. Give safetensors "
+            f"or one GGUF file: save the model again with save_pretrained(folder)."
         )
     return tensors or gguf
 
@@ -53,9 +51,8 @@ def load_folder(folder: Path, *, dtype: str = "float32"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise NotFound(
-            f"{folder} is not a loadable causal language model with its tokenizer ({error}). It "
-            f"needs config.json, tokenizer.json and *.safetensors of one architecture that "
-            f"transformers knows."
+            f"{folder} is not a causal language model that transformers can load ({error}). It "
+            f"needs config.json, tokenizer.json and *.safetensors."
         ) from error
     return model.eval(), tokenizer
 
@@ -98,11 +95,7 @@ def on_gpu(model):
     return model.to("cuda")
 
 
-@functools.cache
-def _takes_logits_to_keep(kind: type) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
-
-
 def last_logits_only(model) -> dict:
     """The argument that asks for the logits of the last position alone, if the model has one."""
-    return {"logits_to_keep": 1} if _takes_logits_to_keep(type(model)) else {}
+    takes = inspect.signature(type(model).forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}

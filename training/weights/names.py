@@ -33,7 +33,7 @@ def find(name: str) -> Path:
         return path.resolve()
     if is_ours(name):
         folder = cached_folder(name)
-        if is_finished(folder):
+        if (folder / "config.json").exists():
             return folder
     else:
         hub_id = HUB_ALIASES.get(name.lower(), name)
@@ -81,8 +81,3 @@ def cached_folder(name: str) -> Path:
     if name.lower() == "smollm2":
         return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
     return cache_folder() / "tiny" if name.lower() == "tiny" else organism_folder(name)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a model of ours is whole: its folder is renamed into place when it is."""
-    return (folder / "config.json").exists()
