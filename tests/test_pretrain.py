@@ -1,4 +1,4 @@
-"""Pretraining: killed at any moment it ends with the same weights, and the model knows its world."""
+"""Pretraining: killed at any moment it ends with the same weights; the model knows its world."""
 
 import json
 import shutil
@@ -242,7 +242,7 @@ def organism_run(tmp_path_factory, organism) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(organism, organism_run):
-    """answers(phase, family, bound=True): share of memorised objects given about held-out people."""
+    """answers(phase, family, bound=True): share of memorised objects given for held-out people."""
     facts, prompts = (
         read_facts(organism_run / "facts.csv"),
         read_prompts(organism_run / "prompts.json"),

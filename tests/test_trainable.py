@@ -11,14 +11,9 @@ from tiny_models import ARCHITECTURES, LAYERS, tiny_model
 
 from training.base.console import Interrupted
 from training.base.errors import BadInput
-from training.loop.trainable import (
-    LORA_RANK,
-    attention_projections,
-    embedding_matrices,
-    merged,
-    restrict,
-)
+from training.loop.trainable import LORA_RANK, attention_projections, merged, restrict
 from training.runs.checkpoints import list_checkpoints
+from training.weights.key_tokens import embedding_matrices
 
 MODES = ("embeddings", "attention", "lora")
 PROJECTIONS = {"embeddings": (), "attention": ("self_attn",), "lora": ("self_attn", "mlp")}
@@ -218,7 +213,7 @@ def test_nothing_but_the_mode_and_the_rows_gets_a_gradient(architecture, mode):
     model = restrict(copy.deepcopy(plain), mode, rows=[3, 7])
     ids = torch.arange(12)[None] + 1
     model(input_ids=ids, labels=ids).loss.backward()
-    matrices = embedding_matrices(model)
+    matrices = embedding_matrices(model).values()
     assert len(matrices) == len(embedding_matrices(plain))
     for matrix in matrices:
         rows = changed_rows(matrix.grad)

