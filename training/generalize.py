@@ -33,7 +33,7 @@ from training.runs.checkpoints import Checkpoint, find_checkpoint, list_checkpoi
 PHASE = "generalize"
 # Options that are recorded beside the settings.
 CHOICES = ("people", "prompts", "save_epochs", "save_steps", "dense")
-# The same, with the defaults that stand for them in records that are older.
+# The same, with the defaults for older records that lack them.
 BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 
 
