@@ -93,10 +93,10 @@ def _merged(model, folder: Path):
             # resized embeddings in modules_to_save peft itself saves a second copy.)
             tensors = load_peft_weights(str(folder), device="cpu")
             unused = set_peft_model_state_dict(adapted, tensors).unexpected_keys
-            if unused := [name for name in unused if ".modules_to_save." not in name]:
-                raise ValueError(f"the base model has no place for {', '.join(unused[:3])}")
             _untie(adapted)
             merged = adapted.merge_and_unload()
+            if unused := [name for name in unused if ".modules_to_save." not in name]:
+                raise ValueError(f"the base model has no place for {', '.join(unused[:3])}")
     except Exception as error:
         raise BadInput(
             f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error}). "
