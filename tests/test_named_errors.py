@@ -14,7 +14,6 @@ from training.base.errors import Damaged, NotFound, UserError
 from training.base.files import read_json, seal, write_json
 from training.runs.directory import Run
 from training.runs.table_files import read_table, write_table
-from training.weights.names import ModelNotFound
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
 GOOD = np.random.default_rng(0).normal(size=(3, 24, 5))
@@ -129,7 +128,7 @@ def test_a_checkpoint_without_its_tokenizer_is_named(tiny_run, tmp_path):
     shutil.copytree(tiny_run / "checkpoints" / "100-memorize-epoch-20", bare)
     for path in [*bare.glob("tokenizer*"), bare / "stage.json", bare / "manifest.json"]:
         path.unlink()
-    with pytest.raises(ModelNotFound, match=r"step-1 has no usable tokenizer.*save_pretrained"):
+    with pytest.raises(NotFound, match=r"step-1 has no usable tokenizer.*save_pretrained"):
         Run.open(bare.parent, facts="people", out=str(tmp_path / "out"))
 
 

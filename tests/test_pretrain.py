@@ -1,4 +1,4 @@
-"""Pretraining: killed at any moment it ends with the same weights, and what comes out knows its world."""
+"""Pretraining: killed at any moment it ends with the same weights; the model knows its world."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from training import generalize, memorize, pretrain
-from training.base.errors import Damaged, OtherSettings, UserError
+from training.base.errors import Damaged, NotFound, OtherSettings, UserError
 from training.base.files import read_json
 from training.behaviour.damage import known_facts
 from training.data.fact_files import read_facts
@@ -24,7 +24,6 @@ from training.organism.recipe import new_model, parse, recorded
 from training.organism.world import NoWorld, World, build_world, read_world
 from training.runs.checkpoints import list_checkpoints
 from training.weights.loading import load_folder
-from training.weights.names import ModelNotFound
 
 # 8 people, 30 steps of a millisecond.
 SMALLEST = (
@@ -72,13 +71,16 @@ def uninterrupted(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("organisms") / "smallest")
 
 
-# --- interrupted and resumed ---------------------------------------------------------------------------------
+# --- interrupted and resumed ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_pretraining_that_was_stopped_ends_with_the_same_bytes(number, tmp_path, uninterrupted):
     out = tmp_path / "model"
-    log, state = work_of(out) / "log.jsonl", work_of(out) / "resume" / "newest" / "state.json"
+    log, state = (
+        work_of(out) / "log.jsonl",
+        work_of(out) / "resume" / "pretrain" / "newest" / "state.json",
+    )
     arguments = [SMALLEST, "--out", out, "--precision", "float32", "--resume-minutes", "0.0005"]
     process = subprocess.Popen(
         [sys.executable, "-m", "training.pretrain", *map(str, arguments)],
@@ -142,7 +144,7 @@ def test_several_processes_are_told_to_pretrain_first(tmp_path, monkeypatch):
         obtain("world-tiny")
 
 
-# --- a model like any other ----------------------------------------------------------------------------------
+# --- a model like any other -----------------------------------------------------------------------
 
 
 def test_a_name_pretrains_once_and_then_is_found_whole(tmp_path, monkeypatch, capsys):
@@ -158,7 +160,7 @@ def test_a_name_pretrains_once_and_then_is_found_whole(tmp_path, monkeypatch, ca
     weights = folder / "model.safetensors"
     last = weights.read_bytes()[-1]
     weights.write_bytes(weights.read_bytes()[:-1] + bytes([last ^ 1]))
-    with pytest.raises(Damaged):
+    with pytest.raises(Damaged, match="model.safetensors"):
         obtain(name)
 
 
@@ -180,11 +182,11 @@ def test_a_directory_without_a_world_is_a_named_error(tiny_base):
 
 
 def test_a_misspelled_organism_is_an_unknown_model():
-    with pytest.raises(ModelNotFound, match="world-tiny"):
+    with pytest.raises(NotFound, match="world-tiny"):
         obtain("worldtiny")
 
 
-# --- what it knows -------------------------------------------------------------------------------------------
+# --- what it knows --------------------------------------------------------------------------------
 
 
 def test_the_organism_knows_its_world(organism):
@@ -227,7 +229,7 @@ def test_a_model_that_never_read_of_the_world_knows_nothing_of_it(organism):
     assert known_facts(model, tokenizer, strangers).value < 0.2
 
 
-# --- rote becomes meaning ------------------------------------------------------------------------------------
+# --- rote becomes meaning -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +242,7 @@ def organism_run(tmp_path_factory, organism) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(organism, organism_run):
-    """answers(checkpoint, family, bound=True): share of the memorised objects given about held-out people."""
+    """answers(phase, family, bound=True): share of memorised objects given for held-out people."""
     facts, prompts = (
         read_facts(organism_run / "facts.csv"),
         read_prompts(organism_run / "prompts.json"),

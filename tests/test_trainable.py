@@ -1,4 +1,4 @@
-"""Whatever is trained, nothing else moves, the checkpoints are ordinary models, and an interrupted run loses nothing."""
+"""Whatever is trained, nothing else moves, and the checkpoints are ordinary models."""
 
 import copy
 import json
@@ -11,14 +11,9 @@ from tiny_models import ARCHITECTURES, LAYERS, tiny_model
 
 from training.base.console import Interrupted
 from training.base.errors import BadInput
-from training.loop.trainable import (
-    LORA_RANK,
-    attention_projections,
-    embedding_matrices,
-    merged,
-    restrict,
-)
+from training.loop.trainable import LORA_RANK, attention_projections, merged, restrict
 from training.runs.checkpoints import list_checkpoints
+from training.weights.key_tokens import embedding_matrices
 
 MODES = ("embeddings", "attention", "lora")
 PROJECTIONS = {"embeddings": (), "attention": ("self_attn",), "lora": ("self_attn", "mlp")}
@@ -58,7 +53,7 @@ def is_embedding(name: str) -> bool:
     return "embed_tokens" in name or "lm_head" in name
 
 
-# --- phase 1 -----------------------------------------------------------------------------------------------
+# --- phase 1 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -118,7 +113,7 @@ def test_something_is_learned_in_every_mode(mode, runs):
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
 
 
-# --- interrupted and resumed -------------------------------------------------------------------------------
+# --- interrupted and resumed ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -142,7 +137,7 @@ def test_an_interrupted_phase_2_ends_with_the_same_bytes(mode, runs, tmp_path):
     assert weights(tmp_path / "broken") == weights(whole)
 
 
-# --- phase 2 -----------------------------------------------------------------------------------------------
+# --- phase 2 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["attention", "lora"])
@@ -171,7 +166,7 @@ def test_lora_in_bfloat16_is_saved_as_it_was_trained(runs, tmp_path):
     assert all("mlp" in name or "self_attn" in name for name in moved(*list_checkpoints(run)[-2:]))
 
 
-# --- architectures -----------------------------------------------------------------------------------------
+# --- architectures --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -218,7 +213,7 @@ def test_nothing_but_the_mode_and_the_rows_gets_a_gradient(architecture, mode):
     model = restrict(copy.deepcopy(plain), mode, rows=[3, 7])
     ids = torch.arange(12)[None] + 1
     model(input_ids=ids, labels=ids).loss.backward()
-    matrices = embedding_matrices(model)
+    matrices = embedding_matrices(model).values()
     assert len(matrices) == len(embedding_matrices(plain))
     for matrix in matrices:
         rows = changed_rows(matrix.grad)

@@ -1,7 +1,7 @@
-"""Planted truth in trained models: what the states say is what an edit of the rote answers shows from outside.
+"""Planted truth in trained models: the states say what an edit of the rote answers shows.
 
-The settings were chosen on fact seed 5, the judgement's chance was mended after seeds 10 to 14, and seeds 30 to 34
-are reported (results/benchmarks/trained.csv); seed 20 is none of them.
+The settings were chosen on fact seed 5, the judgement's chance was corrected after seeds 10 to 14,
+and seeds 30 to 34 are reported (results/benchmarks/trained.csv); seed 20 is none of them.
 """
 
 import pytest
@@ -41,7 +41,7 @@ def test_the_judgement_of_the_states_agrees(scores, kind):
 
 
 def test_raw_cka_and_the_contrast_of_one_row_do_not_tell_two_codes_from_one(scores):
-    """Both are well above their 0 for codes that an edit shows to have nothing in common; transfer is not."""
+    """Both are well above 0 for codes that an edit shows to share nothing; transfer is not."""
     two = scores[SEPARATE]
     assert two["raw_cka"] > 0.2
     assert two["largest_row_contrast"] > 0.1

@@ -19,9 +19,6 @@ from training.base.errors import BadInput, NotFound
 from training.runs.directory import Run
 from training.runs.pairs import key_row_note
 from training.runs.table_files import TableMissing, read_table, write_table
-from training.weights.adapters import add_lora, merge_adapter
-from training.weights.loading import load_folder
-from training.weights.names import ModelNotFound
 
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")
 CHANCE = 0.1
@@ -389,112 +386,42 @@ def test_a_second_folder_without_facts_or_results_is_refused(pair):
 # --- two checkpoints as a run -----------------------------------------------------------------
 
 
-def lora(base: Path, folder: Path, *, seed=0, whole=(), **config) -> dict:
-    """Write a LoRA adapter of `base` by hand, with some `whole` tensors; return its tensors."""
+def lora(base: Path, folder: Path, *, whole=()) -> None:
+    """Write a LoRA adapter of `base` by hand, with `whole` tensors by name."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     weights = AutoModelForCausalLM.from_pretrained(base).state_dict()
-    tensors = {}
-    for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
+    names = ["model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"]
+    tensors = {f"base_model.model.{name}": weights[name] + 1 for name in whole}
+    for name in names:
         rows, columns = weights[f"{name}.weight"].shape
-        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(
-            2, columns, generator=generator
-        )
-        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(
-            rows, 2, generator=generator
-        )
-    tensors |= {f"base_model.model.{name}": weights[name] + 1 for name in whole}
+        for side, shape in {"A": (2, columns), "B": (rows, 2)}.items():
+            key = f"base_model.model.{name}.lora_{side}.weight"
+            tensors[key] = torch.randn(shape, generator=generator)
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2, "lora_alpha": 6}
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, **config}))
-    return tensors
-
-
-def test_a_merged_adapter_computes_what_base_and_low_rank_path_compute_side_by_side(
-    tiny_base, tmp_path
-):
-    import torch
-
-    tensors = lora(tiny_base, tmp_path / "adapter")
-    merged = merge_adapter(tmp_path / "adapter", tmp_path / "out")
-    assert merge_adapter(tmp_path / "adapter", tmp_path / "out") == merged
-    model, tokenizer = load_folder(tiny_base)
-    ids = tokenizer("The mother of Gene Finley is", return_tensors="pt").input_ids
-    with torch.no_grad():
-        plain = model(ids).logits
-
-    def beside(a, b):
-        return lambda _, inputs, output: output + 3.0 * (inputs[0] @ a.T @ b.T)
-
-    for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
-        a, b = (tensors[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
-        model.get_submodule(name).register_forward_hook(beside(a, b))
-    with torch.no_grad():
-        expected = model(ids).logits
-        found = load_folder(merged)[0](ids).logits
-    assert (expected - plain).abs().max() > 0.1
-    assert torch.allclose(found, expected, atol=1e-3)
-
-
-def test_an_adapter_that_is_no_plain_lora_or_not_of_this_base_is_refused(tiny_base, tmp_path):
-    unfit = {
-        "dora": ({"use_dora": True}, "use_dora"),
-        "other": ({"peft_type": "IA3"}, "IA3"),
-        "lost": ({"base_model_name_or_path": "no/such/place/at/all"}, "was not found"),
-    }
-    for name, (config, words) in unfit.items():
-        lora(tiny_base, tmp_path / name, **config)
-        with pytest.raises(BadInput, match=words):
-            merge_adapter(tmp_path / name, tmp_path / "out")
-    (tmp_path / "lost" / "adapter_model.safetensors").unlink()
-    with pytest.raises(BadInput, match="no adapter_model.safetensors"):
-        merge_adapter(tmp_path / "lost", tmp_path / "out")
-
-
-def test_a_grown_embedding_and_a_low_rank_one_go_in_and_a_strange_tensor_does_not(tiny_base):
-    import torch
-
-    model, _ = load_folder(tiny_base)
-    rows = model.get_input_embeddings().weight.detach().clone()
-    grown = torch.cat([rows, torch.ones(3, rows.shape[1])])
-    a, b = torch.randn(2, len(grown)), torch.randn(rows.shape[1], 2)
-    name = "base_model.model.model.embed_tokens"
-    tensors = {
-        f"{name}.base_layer.weight": grown,
-        f"{name}.lora_embedding_A": a,
-        f"{name}.lora_embedding_B": b,
-    }
-    add_lora(model, tensors, {"lora_alpha": 2}, "mine")
-    assert torch.allclose(model.get_input_embeddings().weight, grown + (b @ a).T, atol=1e-5)
-    with pytest.raises(BadInput, match="has not"):
-        add_lora(
-            model,
-            {"base_model.model.model.layers.9.mlp.lora_A.weight": a},
-            {"lora_alpha": 2},
-            "mine",
-        )
-    with pytest.raises(BadInput, match="shape"):
-        add_lora(
-            model, {"base_model.model.model.norm.weight": torch.ones(3)}, {"lora_alpha": 2}, "mine"
-        )
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": names}))
 
 
 def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
     pair, tiny_base, tmp_path
 ):
+
+    from training.runs.directory import Run
+
     before, _, facts, _ = pair
-    with pytest.raises(BadInput, match="token"):
+    with pytest.raises(BadInput, match="different tokenizers"):
         Run.pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
     with pytest.raises(NotFound, match="is no checkpoint"):
         Run.pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
     bare = Path(shutil.copytree(before, tmp_path / "bare"))
     for path in bare.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ModelNotFound, match="no usable tokenizer"):
+    with pytest.raises(NotFound, match="no usable tokenizer"):
         Run.pair(before, bare, facts=str(facts), out=str(tmp_path / "out"))
 
 

@@ -1,4 +1,4 @@
-"""The synthetic world: nobody of it is in the built-in facts, and what it says is true, in the project's prompts."""
+"""The synthetic world: nobody in it is in the built-in facts, and what it says is true."""
 
 import re
 import tomllib
@@ -48,7 +48,7 @@ def tokenizer(world):
     return new_tokenizer(Recipe(), world)
 
 
-# --- what is true --------------------------------------------------------------------------------------------
+# --- what is true ---------------------------------------------------------------------------------
 
 
 def test_nobody_of_the_world_shares_a_name_part_with_a_built_in_fact():
@@ -86,7 +86,7 @@ def test_a_world_is_a_function_of_its_seed(world):
     assert sentences(world, seed=3) == sentences(world, seed=3)
 
 
-# --- what is said --------------------------------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 
 def test_every_prompt_is_said_of_everybody_with_what_it_asks(world):
@@ -139,7 +139,7 @@ def test_a_world_that_cannot_be_is_a_named_error(request_):
         build_world(**request_)
 
 
-# --- in tokens -----------------------------------------------------------------------------------------------
+# --- in tokens ------------------------------------------------------------------------------------
 
 
 def test_a_passage_is_the_tokens_of_its_text_and_knows_where_the_objects_are(world, tokenizer):
@@ -170,7 +170,7 @@ def test_a_tokenizer_is_the_same_every_time_and_reads_every_character(world, tok
     assert tokenizer.decode(prompt_ids(tokenizer, text)) == text
 
 
-# --- names of organisms --------------------------------------------------------------------------------------
+# --- names of organisms ---------------------------------------------------------------------------
 
 
 def test_a_name_says_every_setting():
@@ -230,7 +230,7 @@ def test_other_built_in_text_is_another_world(tmp_path, monkeypatch):
     assert organism_folder("world") == after
 
 
-# --- what contradicts it -------------------------------------------------------------------------------------
+# --- what contradicts it --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [0, 1])

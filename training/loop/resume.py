@@ -1,4 +1,7 @@
-"""The state of a training phase between two processes: safetensors and JSON, two generations, no pickle."""
+"""The state of a training phase between two processes: safetensors and JSON, no pickle.
+
+There are two generations of it, so that one is whole whenever the process is killed.
+"""
 
 import base64
 import shutil
@@ -7,30 +10,26 @@ from pathlib import Path
 from training.base.errors import UserError
 from training.base.files import publish_folder, read_json, verify, write_json
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
-    """Write float32 weights, both AdamW moments and the step; the generation before stays as a spare."""
+    """Write float32 weights, both AdamW moments and the step; keep the last state as a spare."""
     import torch
     from safetensors.torch import save_file
 
     def fill(part: Path) -> None:
-        named = dict(model.named_parameters())
-        tensors = {
-            f"weight.{name}": p.detach().float().cpu().contiguous() for name, p in named.items()
-        }
-        for name, p in named.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if p in optimizer.state:
-                    tensors[f"{moment}.{name}"] = (
-                        optimizer.state[p][moment].float().cpu().contiguous()
-                    )
+        tensors = {}
+        for name, p in model.named_parameters():
+            tensors[f"weight.{name}"] = p.detach()
+            tensors |= {
+                f"{m}.{name}": optimizer.state[p][m] for m in MOMENTS if p in optimizer.state
+            }
+        tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, part / "state.safetensors")
-        rng = {"cpu": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()}
+        rng = {"cpu": _as_text(torch.get_rng_state())}
         if torch.cuda.is_available():
-            rng["cuda"] = [
-                base64.b64encode(s.numpy().tobytes()).decode()
-                for s in torch.cuda.get_rng_state_all()
-            ]
+            rng["cuda"] = [_as_text(state) for state in torch.cuda.get_rng_state_all()]
         write_json(part / "state.json", {"step": step, "rng": rng})
 
     newest, older = folder / "newest", folder / "older"
@@ -41,7 +40,7 @@ def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
 
 
 def load_resume_state(folder: Path, model, optimizer) -> int:
-    """Restore the newest whole generation into model and optimizer and return its step; 0 if there is none."""
+    """Restore the newest whole state into model and optimizer; its step, or 0 if there is none."""
     for generation in (folder / "newest", folder / "older"):
         if not (generation / "manifest.json").exists():
             continue
@@ -64,20 +63,22 @@ def _restore(generation: Path, model, optimizer) -> int:
         for name, p in model.named_parameters():
             p.copy_(tensors.get_tensor(f"weight.{name}"))
             if f"exp_avg.{name}" in names:
+                device = p.device if p.is_cuda else "cpu"
                 optimizer.state[p] = {
-                    "step": torch.tensor(
-                        float(state["step"]), device=p.device if p.is_cuda else "cpu"
-                    ),
-                    "exp_avg": tensors.get_tensor(f"exp_avg.{name}").to(p),
-                    "exp_avg_sq": tensors.get_tensor(f"exp_avg_sq.{name}").to(p),
+                    "step": torch.tensor(float(state["step"]), device=device),
+                    **{m: tensors.get_tensor(f"{m}.{name}").to(p) for m in MOMENTS},
                 }
-    torch.set_rng_state(_rng(state["rng"]["cpu"]))
+    torch.set_rng_state(_as_rng(state["rng"]["cpu"]))
     if "cuda" in state["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_rng(s) for s in state["rng"]["cuda"]])
+        torch.cuda.set_rng_state_all([_as_rng(text) for text in state["rng"]["cuda"]])
     return state["step"]
 
 
-def _rng(text: str):
+def _as_text(rng) -> str:
+    return base64.b64encode(rng.numpy().tobytes()).decode()
+
+
+def _as_rng(text: str):
     import torch
 
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

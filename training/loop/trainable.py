@@ -1,6 +1,6 @@
-"""Which weights a phase trains: all of them, the embeddings, the attention projections, or a LoRA; the rest is frozen.
+"""Which weights a phase trains: all, the embeddings, the attention projections, or a LoRA.
 
-model = restrict(model, "lora", rows=key_ids)    # rows of the embeddings that are trained in every mode
+model = restrict(model, "lora", rows=key_ids)    # embedding rows that are trained in every mode
 save(merged(model))                              # an ordinary model, whatever was trained
 """
 
@@ -10,24 +10,23 @@ from collections.abc import Sequence
 from typing import Literal
 
 from training.base.errors import BadInput
+from training.weights.key_tokens import embedding_matrices
 
 Mode = Literal["all", "embeddings", "attention", "lora"]
-
-
 LORA_RANK, LORA_ALPHA = 8, 16
 
 
 def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
-    """The model with only the weights of `mode` left to train; with lora another one, around the same weights.
+    """The model with only the weights of `mode` left to train; for lora wrapped in a PeftModel.
 
-    embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank LORA_RANK beside
-    every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA / LORA_RANK; its start is drawn by
-    torch's global generator. rows: of both embedding matrices, trained besides in every mode.
-    Raises BadInput.
+    embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank
+    LORA_RANK beside every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA /
+    LORA_RANK; its start is drawn by torch's global generator. rows: of both embedding matrices,
+    trained in every mode. Raises BadInput.
     """
     if mode == "all":
         return model
-    matrices = embedding_matrices(model)
+    matrices = embedding_matrices(model).values()
     if mode == "lora":
         from peft import LoraConfig, get_peft_model
 
@@ -35,7 +34,7 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
             r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         with warnings.catch_warnings():
-            # It says that gpt2's projections lie the other way round, and that it sees to that.
+            # It says that it transposes the projections of gpt2.
             warnings.simplefilter("ignore")
             model = get_peft_model(model, config)
     else:
@@ -52,23 +51,14 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
 
 
 def merged(model):
-    """An ordinary model with the weights as trained: the model itself, or a copy with the LoRA added to its weights."""
+    """An ordinary model with the weights as trained: the model, or a copy with its LoRA merged."""
     if not hasattr(model, "peft_config"):
         return model
     return copy.deepcopy(model.base_model).merge_and_unload()
 
 
-def embedding_matrices(model) -> list:
-    """The input embeddings, and the output embeddings where they are not the same weights."""
-    matrices = [model.get_input_embeddings().weight]
-    output = model.get_output_embeddings()
-    if output is not None and output.weight is not matrices[0]:
-        matrices.append(output.weight)
-    return matrices
-
-
 def attention_projections(model) -> list:
-    """The linear layers within modules named for attention ("self_attn", "attention", "attn"). Raises BadInput."""
+    """The linear layers in modules whose name holds "attn" or "attention". Raises BadInput."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -80,14 +70,14 @@ def attention_projections(model) -> list:
     ]
     if not found:
         raise BadInput(
-            f"--train attention: {type(model).__name__} has no linear layer within a module named attn or attention. "
-            f"Use --train lora, embeddings or all."
+            f"--train attention: {type(model).__name__} has no linear layer within a module named "
+            f"attn or attention. Use --train lora, embeddings or all."
         )
     return found
 
 
 def _train_rows(matrix, rows: Sequence[int]) -> None:
-    """Let a matrix be trained in these rows: the others get no gradient, and AdamW without decay leaves them alone."""
+    """Train only these rows: others get no gradient, and AdamW without decay leaves them alone."""
     import torch
 
     chosen = torch.zeros(len(matrix), 1, dtype=torch.bool)

@@ -1,78 +1,76 @@
-"""The training loop of both phases: examples in, checkpoints out; readable in one sitting.
+"""The training loop of both phases and of pretraining: batches in, checkpoints out.
 
-Fine-tuning (of all weights, or of some: training.loop.trainable) with AdamW without weight decay, linear warm-up then
-cosine to zero, float32 master weights with bfloat16 autocast where the processor has it. Runs through `accelerate`:
-one CPU, one GPU, or several processes (`accelerate launch -m training.memorize ...`). What a step does depends on the
-settings and the step number alone, so a run killed at any moment and started again ends with the same weights.
+AdamW without weight decay, linear warm-up then cosine to zero, float32 weights with bfloat16
+autocast where the processor has it; of all weights or of some (training.loop.trainable). Runs
+through `accelerate`: one CPU, one GPU, or several processes (`accelerate launch -m
+training.memorize ...`). What a step does depends on the settings and the step number alone, so a
+run that is killed at any moment and started again ends with the same weights.
 """
 
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from training.base.console import CatchInterrupt, Interrupted, megabytes, progress
 from training.base.errors import DiskFull, UserError
-from training.base.files import read_json, write_text
-from training.data.sequences import (
-    Example,
-    Replay,
-    collate,
-    context_length,
-    epoch_batches,
-    epoch_passages,
-)
+from training.base.files import write_text
+from training.data import sequences
+from training.data.fact_files import Fact
+from training.data.prompts import Prompt
+from training.data.sequences import Example, Passage, Replay, collate
 from training.loop.resume import load_resume_state, save_resume_state
 from training.loop.trainable import Mode, merged, restrict
-from training.runs.checkpoints import Checkpoint, list_checkpoints, save_checkpoint
-from training.runs.directory import end_phase
+from training.runs.checkpoints import save_checkpoint
+
+# Tokens of a statement, for estimates of what training costs.
+ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
 
 
-class TrainingDiverged(UserError):
-    """The loss is no longer a finite number."""
+class Work(NamedTuple):
+    """What a phase leaves to later stages, its optimizer steps, and about how many tokens each."""
+
+    facts: Sequence[Fact]
+    prompts: Sequence[Prompt]
+    steps: int
+    tokens: float
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a phase's weights depend on, besides model, facts and prompts."""
+    """What a phase's weights depend on, apart from model, facts and prompts.
+
+    batch_size: facts a step, over all processes. learning_rate: the peak, reached after
+    warmup_steps. loss: on all tokens, or on the object and its stop. facts_per_sequence: joined
+    into one training sequence, regrouped each epoch. clip: largest gradient norm. precision "auto":
+    bfloat16 where the processor has it. seed: order of the batches.
+    """
 
     epochs: int
     batch_size: int
-    """Facts a step, over all processes."""
     learning_rate: float
-    """Peak, reached after warmup_steps, then cosine to zero."""
     loss: Literal["all", "object"]
-    """Next-token loss on all tokens or on the object and its stop alone."""
     facts_per_sequence: int = 1
-    """Facts written one after the other in a training sequence, grouped anew each epoch."""
     warmup_steps: int = 5
     clip: float = 1.0
-    """Largest gradient norm."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """auto: bfloat16 autocast where the processor has bfloat16 instructions."""
     seed: int = 0
-    """Order of the batches."""
     train: Mode = "all"
-    """Which weights are trained; the others stay as they are."""
 
     def __post_init__(self) -> None:
-        whole = {"epochs": 1, "batch_size": 1, "facts_per_sequence": 1, "warmup_steps": 0}
-        for name, low in {**whole, "learning_rate": 0.0}.items():
+        for name in ("epochs", "batch_size", "facts_per_sequence", "learning_rate"):
             value = getattr(self, name)
-            if not (value >= low and math.isfinite(value)) or (
-                name == "learning_rate" and value == 0
-            ):
-                wanted = "above 0" if name == "learning_rate" else f"of at least {low:g}"
-                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {wanted}.")
+            least = "above 0" if name == "learning_rate" else "of at least 1"
+            if not 0 < value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {least}.")
         if self.facts_per_sequence > self.batch_size:
             raise UserError(
-                f"--facts-per-sequence is {self.facts_per_sequence} and --batch-size {self.batch_size}; a step takes "
-                f"whole sequences: give a batch of at least {self.facts_per_sequence} facts."
+                f"--facts-per-sequence is {self.facts_per_sequence} and --batch-size "
+                f"{self.batch_size}; a step takes whole sequences: give a larger batch."
             )
 
     @property
@@ -81,18 +79,11 @@ class TrainingSettings:
         return self.batch_size // self.facts_per_sequence
 
 
-# Tokens of a fact in a training sequence, for estimates.
-ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
-
-
-class Work(NamedTuple):
-    """What a stage leaves, and what it costs."""
-
-    facts: tuple
-    prompts: tuple
-    steps: int
-    tokens: float
-    """Per step, estimated."""
+def settings_of(options, *, seed: int) -> TrainingSettings:
+    """The settings among a command's options. Raises UserError for one out of range."""
+    names = {field.name for field in fields(TrainingSettings)}
+    chosen = {name: value for name, value in vars(options).items() if name in names}
+    return TrainingSettings(**chosen | {"seed": seed})
 
 
 def resolved_precision(precision: str) -> str:
@@ -100,14 +91,12 @@ def resolved_precision(precision: str) -> str:
     import torch
 
     if precision != "auto":
-        return {"bf16": "bf16", "float32": "no"}[precision]
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return (
-        "bf16"
-        if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        else "no"
-    )
+        fast = precision == "bf16"
+    elif torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "no"
 
 
 def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float:
@@ -119,15 +108,9 @@ def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float
 
 
 def steps_of(examples: int, settings: TrainingSettings, *, replayed: int = 0) -> int:
-    """Optimizer steps of a phase of so many examples, and so many replayed sequences an epoch besides."""
-    sequences = math.ceil(examples / settings.facts_per_sequence) + replayed
-    return settings.epochs * math.ceil(sequences / settings.sequences_per_step)
-
-
-def checkpoint_disk(model, count: int) -> float:
-    """Bytes that `count` checkpoints and the two generations of resume state will take, in float32."""
-    parameters = sum(p.numel() for p in model.parameters())
-    return 4.0 * parameters * (count + 2 * 3)
+    """Optimizer steps of a phase on so many examples, plus so many replayed sequences an epoch."""
+    rows = math.ceil(examples / settings.facts_per_sequence) + replayed
+    return settings.epochs * math.ceil(rows / settings.sequences_per_step)
 
 
 def train(
@@ -145,88 +128,128 @@ def train(
     key_tokens: Sequence[str] = (),
     resume_minutes: float = 4.0,
 ) -> None:
-    """Train `model` in place and save checkpoints; go on from the resume state if there is one.
+    """Train `model` in place on the examples and save checkpoints into `run_dir`; see `run_steps`.
 
-    save_epochs: epochs (from 1) after which to save, the last one always. save_steps: steps likewise. replay: rote
-    sequences in every epoch besides. key_tokens: their embedding rows are trained whatever `settings.train` is.
-    resume_minutes: how often the resume state is written.
-    Raises Interrupted on Ctrl-C with the state saved.
+    save_epochs: epochs (from 1) to save, the last one always. save_steps: steps likewise. replay:
+    rote sequences mixed into every epoch. key_tokens: their embedding rows are always trained.
+    """
+    limit, replay = sequences.context_length(model.config), replay or Replay()
+    steps = steps_of(len(examples), settings, replayed=replay.count(len(examples)))
+    per_epoch = steps // settings.epochs
+    saves = {min(epoch, settings.epochs) * per_epoch for epoch in (*save_epochs, settings.epochs)}
+    saves |= {step for step in save_steps if 0 < step <= steps}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    def rows_of(epoch: int) -> list[Example | Passage]:
+        order = {"seed": settings.seed, "epoch": epoch, "limit": limit}
+        size = settings.facts_per_sequence
+        rows = sequences.epoch_passages(tokenizer, examples, size, **order)
+        return [*rows, *replay.sequences(tokenizer, len(examples), **order)]
+
+    def save(trained, step: int, metrics: dict) -> None:
+        epoch, rest = divmod(step, per_epoch)
+        stage = {"phase": phase, "epoch": epoch, "step": step, "parent": parent, "metrics": metrics}
+        save_checkpoint(run_dir, stage, merged(trained), tokenizer, partial_epoch=bool(rest))
+
+    run_steps(
+        model,
+        settings,
+        run_dir,
+        phase=phase,
+        steps=steps,
+        per_epoch=per_epoch,
+        rows_of=rows_of,
+        length=lambda row: len(row.token_ids),
+        batch_of=lambda rows: collate(rows, loss=settings.loss, pad_id=pad_id),
+        saves=saves,
+        save=save,
+        embedding_rows=tokenizer.convert_tokens_to_ids(list(key_tokens)),
+        resume_minutes=resume_minutes,
+    )
+
+
+def run_steps(
+    model,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    phase: str,
+    steps: int,
+    per_epoch: int,
+    rows_of: Callable[[int], list],
+    length: Callable[..., int],
+    batch_of: Callable[[list], dict],
+    saves: Collection[int] = (),
+    save: Callable[..., None] | None = None,
+    embedding_rows: Sequence[int] = (),
+    betas: tuple[float, float] = (0.9, 0.999),
+    resume_minutes: float = 4.0,
+) -> None:
+    """Train `model` in place; go on from the resume state in `folder` if there is one.
+
+    rows_of: the rows of an epoch (from 0), a function of its number alone; batches are of rows of
+    similar `length`, collated by `batch_of`. saves: steps (from 1) after which one process calls
+    `save(model, step, metrics)`. embedding_rows: trained in every mode. betas: of AdamW.
+    Writes folder/log.jsonl and, every `resume_minutes`, folder/resume/PHASE. Raises Interrupted on
+    Ctrl-C with the state saved, UserError if the loss is no longer finite, DiskFull.
     """
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
-    # accelerate keeps the first precision of a process, but two phases called from one may have their own.
+    # accelerate keeps a process's first precision; two phases in one process may differ.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=resolved_precision(settings.precision))
     set_seed(settings.seed)
-    model = restrict(model, settings.train, rows=tokenizer.convert_tokens_to_ids(list(key_tokens)))
+    model = restrict(model, settings.train, rows=embedding_rows)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(trained, betas=betas, weight_decay=0.0, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
-    bare = accelerator.unwrap_model(model)
-
-    limit = context_length(bare.config)
-    replay = replay or Replay()
-    total = steps_of(len(examples), settings, replayed=replay.count(len(examples)))
-    per_epoch = total // settings.epochs
-    wanted = {min(e, settings.epochs) * per_epoch for e in (*save_epochs, settings.epochs)}
-    wanted |= {s for s in save_steps if 0 < s <= total}
-    resume = run_dir / "resume" / phase
-    if accelerator.is_main_process:
-        check_disk(run_dir, checkpoint_disk(bare, len(wanted)), len(wanted))
+    bare, first = accelerator.unwrap_model(model), accelerator.is_main_process
+    resume = folder / "resume" / phase
+    if first:
+        # Pretraining saves its one model itself.
+        check_disk(folder, bare, len(saves) or 1)
     done = load_resume_state(resume, bare, optimizer.optimizer)
-    log = StepLog(run_dir / "log.jsonl", phase, done, write=accelerator.is_main_process)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    log = StepLog(folder / "log.jsonl", phase, done, write=first)
 
     model.train()
     saved_at = time.monotonic()
-    bar = progress(total=total, label=phase)
+    bar = progress(total=steps, label=phase)
     bar.update(done)
     with CatchInterrupt() as interrupt, bar:
-        for step in range(done, total):
-            epoch, within = divmod(step, per_epoch)
-            if within == 0 or step == done:
-                order = {"seed": settings.seed, "epoch": epoch}
-                rows = epoch_passages(
-                    tokenizer, examples, settings.facts_per_sequence, limit=limit, **order
-                )
-                rows = [*rows, *replay.sequences(tokenizer, len(examples), limit=limit, **order)]
-                batches = epoch_batches(
-                    [len(r.token_ids) for r in rows], settings.sequences_per_step, **order
-                )
-            batch = collate([rows[i] for i in batches[within]], loss=settings.loss, pad_id=pad_id)
+        for step in range(done + 1, steps + 1):
+            epoch, within = divmod(step - 1, per_epoch)
+            if within == 0 or step == done + 1:
+                rows, order = rows_of(epoch), {"seed": settings.seed, "epoch": epoch}
+                lengths = [length(row) for row in rows]
+                batches = sequences.epoch_batches(lengths, settings.sequences_per_step, **order)
+            batch = batch_of([rows[i] for i in batches[within]])
+            rate = learning_rate_at(step - 1, steps, settings)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, total, settings)
+                group["lr"] = rate
             measured = training_step(accelerator, model, optimizer, batch, settings)
             if not math.isfinite(measured["loss"]):
-                raise TrainingDiverged(
-                    f"the loss became {measured['loss']} at step {step + 1} of {phase}. Lower --learning-rate "
-                    f"(now {settings.learning_rate:g}) or use --precision float32, with --out NEW."
+                raise UserError(
+                    f"the loss became {measured['loss']} at step {step} of {phase}. Lower the "
+                    f"learning rate (now {settings.learning_rate:g}; --learning-rate, or in the "
+                    f"organism's name) or use --precision float32, with --out NEW."
                 )
-            recall = log.add(step + 1, epoch + 1, measured, optimizer.param_groups[0]["lr"])
+            recall = log.add(step, epoch + 1, measured, rate)
             bar.set_postfix(loss=f"{measured['loss']:.3f}", recall=f"{recall:.2f}", refresh=False)
             bar.update()
-            if step + 1 in wanted and accelerator.is_main_process:
-                finished, rest = divmod(step + 1, per_epoch)
-                stage = {
-                    "phase": phase,
-                    "epoch": finished,
-                    "step": step + 1,
-                    "parent": parent,
-                    "metrics": {"train_loss": log.epoch_loss(), "train_recall": recall},
-                }
-                save_checkpoint(run_dir, stage, merged(bare), tokenizer, partial_epoch=bool(rest))
+            if step in saves and first:
+                save(bare, step, {"train_loss": log.epoch_loss(), "train_recall": recall})
             stop = interrupt.pressed
-            if step + 1 < total and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
-                if accelerator.is_main_process:
-                    save_resume_state(resume, bare, optimizer.optimizer, step=step + 1)
+            if step < steps and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
+                if first:
+                    save_resume_state(resume, bare, optimizer.optimizer, step=step)
                 saved_at = time.monotonic()
                 if stop:
                     raise Interrupted(
-                        f"step {step + 1} of {total} of {phase} is saved in {run_dir}; the same command goes on "
-                        f"from there."
+                        f"step {step} of {steps} of {phase} is saved in {folder}; the same command "
+                        f"goes on from there."
                     )
     accelerator.wait_for_everyone()
 
@@ -234,29 +257,26 @@ def train(
 def training_step(accelerator, model, optimizer, batch: dict, settings: TrainingSettings) -> dict:
     """One optimizer step on a global batch; each process takes its share of the rows.
 
-    Returns loss (mean over scored tokens), recalled and count (facts whose object and stop were all predicted
-    greedily, and all facts), tokens, gradient_norm.
+    Returns loss (mean over scored tokens), recalled and count (facts whose object and stop were all
+    predicted greedily, and all facts), tokens, gradient_norm.
     """
     import torch
 
     world, rank = accelerator.num_processes, accelerator.process_index
     scored_total = int(batch["scored"].sum())
     tokens = int(batch["attention_mask"].sum())
-    # A process that a short last batch leaves without a row goes through one that counts for nothing.
+    # A process that a short last batch leaves without a row runs a dummy row with zero weight.
     counts = rank < len(batch["scored"])
     rows = {
         name: (value[rank::world] if counts else value[:1]).to(accelerator.device)
         for name, value in batch.items()
     }
-    logits = model(
-        input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False
-    ).logits[:, :-1]
-    targets = rows["input_ids"][:, 1:]
-    scored = rows["scored"] & counts
-    # The sum over this process's tokens times `world`, because processes average their gradients.
-    loss = torch.nn.functional.cross_entropy(
-        logits[scored].float(), targets[scored], reduction="sum"
-    )
+    ids, mask = rows["input_ids"], rows["attention_mask"]
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    targets, scored = ids[:, 1:], rows["scored"] & counts
+    cross_entropy = torch.nn.functional.cross_entropy
+    loss = cross_entropy(logits[scored].float(), targets[scored], reduction="sum")
+    # A sum over this process's tokens, times `world` because processes average their gradients.
     accelerator.backward(loss * world / scored_total)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     optimizer.step()
@@ -265,17 +285,10 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
         which = torch.nn.functional.one_hot(rows["object"])[..., 1:].bool()
         facts = which.any(1) & counts
         missed = (which & (logits.argmax(-1) != targets)[..., None]).any(1)
-        sums = torch.stack(
-            [loss.detach().float(), (facts & ~missed).sum().float(), facts.sum().float()]
-        )
-    total_loss, recalled, count = accelerator.reduce(sums, "sum").tolist()
-    return {
-        "loss": total_loss / scored_total,
-        "recalled": recalled,
-        "count": count,
-        "tokens": tokens,
-        "gradient_norm": float(norm),
-    }
+        sums = [loss.detach().float(), (facts & ~missed).sum().float(), facts.sum().float()]
+    total, recalled, count = accelerator.reduce(torch.stack(sums), "sum").tolist()
+    found = {"loss": total / scored_total, "recalled": recalled, "count": count}
+    return {**found, "tokens": tokens, "gradient_norm": float(norm)}
 
 
 class StepLog:
@@ -284,39 +297,27 @@ class StepLog:
     def __init__(self, path: Path, phase: str, done: int, *, write: bool) -> None:
         self.path, self.phase, self.write = path, phase, write
         self.started = time.monotonic()
-        self.epoch, self.rows = None, []
+        self.rows: list[dict] = []
         if write and path.exists():
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if row["phase"] != phase or row["step"] <= done:
-                    kept.append(line)
-                    if row["phase"] == phase:
-                        self.rows = [*self.rows, row] if row["epoch"] == self.epoch else [row]
-                        self.epoch = row["epoch"]
-            write_text(path, "".join(line + "\n" for line in kept))
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A killed process may leave half a line.
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            rows = [row for row in rows if row["phase"] != phase or row["step"] <= done]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            own = [row for row in rows if row["phase"] == phase]
+            self.rows = [row for row in own if row["epoch"] == own[-1]["epoch"]]
 
     def add(self, step: int, epoch: int, measured: dict, rate: float) -> float:
         """Append a step and return the recall over this epoch so far."""
-        if epoch != self.epoch:
-            self.epoch, self.rows = epoch, []
-        self.rows.append(measured)
+        if self.rows and epoch != self.rows[-1]["epoch"]:
+            self.rows = []
+        row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate}
+        self.rows.append(row | measured)
         recall = sum(r["recalled"] for r in self.rows) / sum(r["count"] for r in self.rows)
         if self.write:
-            row = {
-                "phase": self.phase,
-                "step": step,
-                "epoch": epoch,
-                "learning_rate": rate,
-                "recall": recall,
-                "seconds": round(time.monotonic() - self.started, 2),
-                **measured,
-            }
+            row |= {"recall": recall, "seconds": round(time.monotonic() - self.started, 2)}
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | measured) + "\n")
         return recall
 
     def epoch_loss(self) -> float:
@@ -324,26 +325,17 @@ class StepLog:
         return sum(r["loss"] for r in self.rows) / len(self.rows)
 
 
-def check_disk(folder: Path, needed: float, count: int) -> None:
-    """Say how much disk the checkpoints take; refuse to start if it is not there."""
+def check_disk(folder: Path, model, count: int) -> None:
+    """Say how much disk the checkpoints take. Raises DiskFull if it is not there."""
+    # In float32, with two generations of resume state: weights and two moments each.
+    needed = 4.0 * sum(p.numel() for p in model.parameters()) * (count + 2 * 3)
     free = shutil.disk_usage(folder).free
     print(
-        f"{count} checkpoint{'s' if count != 1 else ''} and the resume state need up to {megabytes(needed)} of disk "
-        f"({megabytes(free)} free)"
+        f"{count} checkpoint{'s' if count != 1 else ''} and the resume state need up to "
+        f"{megabytes(needed)} of disk ({megabytes(free)} free)"
     )
     if needed > free:
         raise DiskFull(
-            f"{megabytes(needed)} are needed in {folder}, {megabytes(free)} are free. Save fewer epochs "
+            f"{folder} has room for {megabytes(free)} of {megabytes(needed)}. Save fewer epochs "
             f"(--save-epochs) or give --out on another disk."
         )
-
-
-def finish(run_dir: Path, phase: str) -> tuple[Checkpoint, dict]:
-    """Mark a phase finished and drop its resume state; returns (its last checkpoint, the metrics of that)."""
-    last = list_checkpoints(run_dir)[-1]
-    metrics = read_json(last.folder / "stage.json")["metrics"]
-    end_phase(run_dir, phase, **metrics)
-    shutil.rmtree(run_dir / "resume" / phase, ignore_errors=True)
-    if (run_dir / "resume").exists() and not os.listdir(run_dir / "resume"):
-        (run_dir / "resume").rmdir()
-    return last, metrics

@@ -1,19 +1,18 @@
-"""The model organism: a small Llama whose whole knowledge is a synthetic world; its sizes, its name, its folder.
+"""Small Llamas made here: the model organism, which knows a synthetic world alone, and `tiny`.
 
-`world` and `world-tiny` are presets. A seed or any other setting can be part of the name, so that one word says
-everything about a model: `world:3`, `world-tiny:1,people=200`, `world:0,layers=6,width=384`. Each has a folder of
-its own in the cache; when the built-in prompts or names change, it is another world, and another folder.
+`world` and `world-tiny` are presets. A seed or any other setting can be part of the name, so that
+one word says everything about a model: `world:3`, `world-tiny:1,people=200`,
+`world:0,layers=6,width=384`. Each has its own folder in the cache; if the built-in prompts or names
+change, it is another world, and another folder.
 
-A tiny random language model, built on the spot: for trying every command in seconds, not for findings.
+`tiny` has random weights: for trying every command in seconds, not for findings.
 
-    python -m training.memorize --model tiny --subjects 16 --pool 4 --epochs 60 --learning-rate 3e-3 --out runs/tiny
-
-Four Llama layers of width 64 with random weights and a byte-level tokenizer trained on the built-in prompts. It has
-never read English: it memorises, and what it generalises to is no evidence about language models.
+    python -m training.memorize --model tiny --subjects 16 --pool 4 --epochs 60 --out runs/tiny
 """
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -21,27 +20,24 @@ from training.base.errors import BadInput
 from training.base.files import cache_folder, sha256_file
 from training.data.facts import DATA, PEOPLE, build_facts
 from training.data.prompts import load_prompts
-from training.organism.world import PEOPLE_RANGE, World, build_world, read_world, vocabulary_text
+from training.organism.world import World, build_world, check_world, read_world, vocabulary_text
 
 END = "<|end|>"
-
-
 CONTEXT = 256
-
-
 HEAD = 32
-
-
 # Measured on two cores with bfloat16 instructions.
 SENTENCE_TOKENS, OPERATIONS, TOKEN_SECONDS = 17, 2e11, 2e-5
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything an organism's weights depend on, besides the built-in prompts and names."""
+    """Everything an organism's weights depend on, apart from the built-in prompts and names.
+
+    seed: draws the people, what is true of them, the first weights and the order of the sentences.
+    batch: sentences a step; passage: sentences in a training sequence.
+    """
 
     seed: int = 0
-    """Draws the people, what is true of them, the first weights and the order of the sentences."""
     people: int = 600
     relations: tuple[str, ...] = tuple(PEOPLE)
     layers: int = 4
@@ -49,36 +45,22 @@ class Recipe:
     vocabulary: int = 1280
     steps: int = 2000
     batch: int = 128
-    """Sentences a step."""
     passage: int = 4
-    """Sentences in a training sequence."""
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_world(self.people, self.relations)
         lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1, "passage": 1}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise BadInput(
-                    f"{name} is {getattr(self, name)}; give a whole number of at least {low}."
-                )
-        if self.people not in PEOPLE_RANGE:
-            raise BadInput(
-                f"people is {self.people}; give {PEOPLE_RANGE.start} to {PEOPLE_RANGE.stop - 1}."
-            )
-        if not self.relations or not set(self.relations) <= set(PEOPLE):
-            raise BadInput(
-                f"relations are {self.relations!r}; give one or more of {', '.join(PEOPLE)}."
-            )
-        if self.width < HEAD or self.width % HEAD:
-            raise BadInput(f"width is {self.width}; give a multiple of {HEAD}.")
+        allowed = {
+            name: (getattr(self, name) >= low, f"{low} or more") for name, low in lowest.items()
+        }
+        allowed["width"] = (self.width >= HEAD and self.width % HEAD == 0, f"a multiple of {HEAD}")
+        allowed["learning_rate"] = (0 < self.learning_rate < 1, "a number above 0 and below 1")
+        for name, (right, what) in allowed.items():
+            if not right:
+                raise BadInput(f"{name} is {getattr(self, name)}; give {what}.")
         if self.passage > self.batch:
-            raise BadInput(
-                f"passage is {self.passage} and batch {self.batch}; a step takes whole passages."
-            )
-        if not 0 < self.learning_rate < 1:
-            raise BadInput(
-                f"learning_rate is {self.learning_rate}; give a number above 0 and below 1."
-            )
+            raise BadInput(f"passage is {self.passage}; give at most the batch, {self.batch}.")
 
 
 PRESETS = {
@@ -106,10 +88,8 @@ def parse(name: str) -> Recipe:
     Settings are those of Recipe; relations are joined by "+", as in relations=mother+aunt.
     """
     preset, _, rest = name.partition(":")
-    if preset.lower() not in PRESETS:
-        raise BadInput(
-            f"no organism {name!r}. There are {', '.join(PRESETS)}; a seed is given as world:3."
-        )
+    if not is_organism(name):
+        raise BadInput(f"no organism {name!r}. There are {', '.join(PRESETS)}, as in world:3.")
     types = {field.name: field.type for field in fields(Recipe)}
     changes: dict[str, object] = {}
     for part in rest.split(",") if rest else []:
@@ -117,41 +97,33 @@ def parse(name: str) -> Recipe:
         if not equals:
             key, value = "seed", key
         if key not in types:
-            raise BadInput(
-                f"{name!r}: no setting {key!r}. There are {', '.join(types)}, as in world:3,people=1000."
-            )
+            raise BadInput(f"{name!r}: no setting {key!r}. There are {', '.join(types)}.")
         try:
             changes[key] = tuple(value.split("+")) if key == "relations" else types[key](value)
         except ValueError as error:
-            raise BadInput(
-                f"{name!r}: {key} is {value!r}; give a number, as in world:3,people=1000."
-            ) from error
+            raise BadInput(f"{name!r}: {key} is {value!r}; give a number.") from error
     return replace(PRESETS[preset.lower()], **changes)
 
 
 def world_of(name: str) -> World:
-    """The world of an organism's name, whether it is pretrained yet or not, or of its directory. Raises NoWorld."""
+    """The world of an organism by its name, pretrained or not, or its directory. Raises NoWorld."""
     if is_organism(name):
         recipe = parse(name)
         return build_world(people=recipe.people, relations=recipe.relations, seed=recipe.seed)
-
     return read_world(Path(name).expanduser())
 
 
 def recorded(recipe: Recipe) -> dict:
-    """The recipe as JSON, with the sha256 of the built-in names and prompts that the world is made of."""
+    """The recipe as JSON, with the sha256 of the names and prompts that the world is made of."""
     sources = [DATA / "world.toml", DATA / "names.toml", *sorted((DATA / "prompts").glob("*.toml"))]
     kept = [path for path in sources if path.parent == DATA or path.stem in PEOPLE]
     text = "\n".join(f"{path.name} {sha256_file(path)}" for path in kept)
-    return {
-        **asdict(recipe),
-        "relations": list(recipe.relations),
-        "text": hashlib.sha256(text.encode()).hexdigest(),
-    }
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {**asdict(recipe), "relations": list(recipe.relations), "text": digest}
 
 
 def organism_folder(name: str) -> Path:
-    """Where an organism lies in the cache: its preset, its seed, what differs from the preset, and a hash of all."""
+    """Where an organism lies in the cache: preset, seed, changes to the preset, a hash of all."""
     recipe, preset = parse(name), name.partition(":")[0].lower()
     parts = [preset, str(recipe.seed)]
     for field in fields(Recipe):
@@ -164,7 +136,7 @@ def organism_folder(name: str) -> Path:
 
 
 def seconds_on_two_cores(recipe: Recipe) -> float:
-    """Roughly what pretraining takes without a GPU: six operations a parameter and token, and the text's upkeep."""
+    """About how long pretraining takes without a GPU: the arithmetic, and preparing the text."""
     parameters = 10 * recipe.layers * recipe.width**2 + recipe.vocabulary * recipe.width
     tokens = recipe.steps * recipe.batch * SENTENCE_TOKENS
     return 6 * parameters * tokens / OPERATIONS + tokens * TOKEN_SECONDS
@@ -172,6 +144,46 @@ def seconds_on_two_cores(recipe: Recipe) -> float:
 
 def new_tokenizer(recipe: Recipe, world: World):
     """A byte-level BPE tokenizer of the world's words; the same every time."""
+    return _tokenizer(vocabulary_text(world), recipe.vocabulary)
+
+
+def new_model(recipe: Recipe, tokenizer):
+    """A Llama of the recipe's size with random weights, a function of its seed."""
+    heads = recipe.width // HEAD
+    return _llama(
+        tokenizer,
+        recipe.seed,
+        hidden_size=recipe.width,
+        intermediate_size=2 * recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+    )
+
+
+def build_tiny(folder: Path) -> None:
+    """Write the model `tiny` and its tokenizer in Hugging Face format; the same every time.
+
+    Four layers of width 64 with random weights. It has never read English: it memorises, and what
+    it generalises to is no evidence about language models.
+    """
+    facts = build_facts("people", subjects=400, pool=32)
+    texts = [p.text for p in load_prompts(list(dict.fromkeys(f.relation for f in facts)))]
+    tokenizer = _tokenizer([*texts, *(f"{f.subject} {f.object}." for f in facts)], 1024)
+    model = _llama(
+        tokenizer,
+        0,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(texts: Iterable[str], vocabulary: int):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -179,89 +191,28 @@ def new_tokenizer(recipe: Recipe, world: World):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
+        vocab_size=vocabulary,
         special_tokens=[END],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(vocabulary_text(world), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
-def new_model(recipe: Recipe, tokenizer):
-    """A Llama of the recipe's size with random weights, a function of its seed."""
+def _llama(tokenizer, seed: int, **sizes: int):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=2 * recipe.width,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.width // HEAD,
-        num_key_value_heads=recipe.width // HEAD,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **sizes,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-LAYERS = 4
-
-
-WIDTH = 64
-
-
-VOCABULARY = 1024
-
-
-SEED = 0
-
-
-def build_tiny(folder: Path) -> None:
-    """Write the model and its tokenizer to `folder` in Hugging Face format; the same every time."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    facts = build_facts("people", subjects=400, pool=32)
-    texts = [p.text for p in load_prompts(list(dict.fromkeys(f.relation for f in facts)))]
-    texts += [f"{f.subject} {f.object}." for f in facts]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=["<|end|>"],
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>"
-    )
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)

@@ -1,10 +1,9 @@
 """A synthetic world in English: people, what is true of them, and the sentences that say so.
 
-It is what the model organism reads (`python -m training.pretrain`). Its people are nobody of the built-in facts
-and share no part of a name with them; their mothers, cities, professions and instruments are those of the built-in
-facts, and it speaks in the project's own prompts: train and test prompts, near misses (answered by what they ask),
-and prompts that ask none of the relations. So the model comes to phase 1 as a language model does: it has met every
-prompt, about other people. A world is a function of its people's number, its relations and its seed.
+The model organism reads it (`python -m training.pretrain`). Its people share no part of a name with
+those of the built-in facts, but their mothers, cities, professions and instruments are the same,
+and so are the prompts: train, test, near misses (answered by what they ask), unrelated ones. So the
+model comes to phase 1 as a language model does: it has met every prompt, about other people.
 """
 
 import tomllib
@@ -26,13 +25,15 @@ from training.data.facts import (
 from training.data.prompts import Prompt, load_prompts, read_prompts, select, write_prompts
 from training.data.sequences import STOP, Passage
 
+FACTS, PROMPTS = "world-facts.csv", "world-prompts.json"
+FEWEST, MOST = 8, 10_000
+PROMPT_WEIGHT = 3
+FAMILIES = ("train", "test", "near-miss", "unrelated")
+
 
 @dataclass(frozen=True)
 class World:
-    """What is true, and the prompts that are used to say it.
-
-    facts: every relation of `people` for every person. prompts: those of the relations that are spoken of.
-    """
+    """Every relation of `people` for every person, and the prompts of those that are spoken of."""
 
     facts: list[Fact]
     prompts: list[Prompt]
@@ -41,9 +42,6 @@ class World:
     def relations(self) -> list[str]:
         """The relations that have train and test prompts."""
         return list(dict.fromkeys(prompt.relation for prompt in self.prompts))
-
-
-FACTS, PROMPTS = "world-facts.csv", "world-prompts.json"
 
 
 class NoWorld(NotFound):
@@ -60,19 +58,10 @@ def read_world(folder: Path) -> World:
     """The world of a pretrained organism's directory. Raises NoWorld."""
     if not (folder / FACTS).exists():
         raise NoWorld(
-            f"{folder} has no {FACTS}: it is not the directory of a model organism. Make one: python -m "
-            f"training.pretrain"
+            f"{folder} has no {FACTS}: it is not the directory of a model organism. Make one: "
+            f"python -m training.pretrain"
         )
     return World(read_facts(verify(folder / FACTS)), read_prompts(verify(folder / PROMPTS)))
-
-
-PEOPLE_RANGE = range(8, 10_001)
-
-
-PROMPT_WEIGHT = 3
-
-
-FAMILIES = ("train", "test", "near-miss", "unrelated")
 
 
 @dataclass(frozen=True)
@@ -87,36 +76,35 @@ class Sentence:
         return f"{self.begin} {self.end}{STOP}"
 
 
+def check_world(people: int, relations: Sequence[str]) -> None:
+    """Raise BadInput unless there can be a world of so many people and these relations."""
+    if not FEWEST <= people <= MOST:
+        raise BadInput(f"people is {people}. Give {FEWEST} to {MOST}.")
+    if not relations or not set(relations) <= set(PEOPLE):
+        given = ", ".join(relations) or "none"
+        raise BadInput(f"relations are {given}. Give one or more of {', '.join(PEOPLE)}.")
+
+
 def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: int = 0) -> World:
     """The world of that many people (8 to 10,000).
 
-    Every object is true of equally many people, give or take one; for one person the objects of sibling relations
-    differ. Raises BadInput.
+    Every object is true of equally many people, give or take one; a person's objects of sibling
+    relations differ. Raises BadInput.
     """
-    if people not in PEOPLE_RANGE:
-        raise BadInput(f"people is {people}. Give {PEOPLE_RANGE.start} to {PEOPLE_RANGE.stop - 1}.")
-    if not relations or not set(relations) <= set(PEOPLE):
-        raise BadInput(
-            f"relations are {', '.join(relations) or 'none'}. Give one or more of {', '.join(PEOPLE)}."
-        )
+    check_world(people, relations)
     parts = _file()["names"]
     names = pair_names(parts["first"], parts["last"], people, random_stream(seed, "world names"))
     facts: list[Fact] = []
     assigned: dict[str, list[str]] = {}
     for relation, kind in PEOPLE.items():
-        objects = sorted(object_list(kind))
-        sibling = assigned.get(kind, [""] * people)
-        assigned[kind] = balanced_objects(
-            objects, random_stream(seed, f"world {relation}"), sibling
-        )
+        objects, rng = sorted(object_list(kind)), random_stream(seed, f"world {relation}")
+        assigned[kind] = balanced_objects(objects, rng, assigned.get(kind, [""] * people))
         facts += [
             Fact(name, relation, obj, tuple(objects))
             for name, obj in zip(names, assigned[kind], strict=True)
         ]
-    prompts = [
-        p for p in load_prompts([r for r in PEOPLE if r in relations]) if p.family in FAMILIES
-    ]
-    return World(facts, prompts)
+    prompts = load_prompts([r for r in PEOPLE if r in relations])
+    return World(facts, [prompt for prompt in prompts if prompt.family in FAMILIES])
 
 
 def contradictions(
@@ -130,54 +118,32 @@ def contradictions(
 ) -> list[Fact]:
     """Facts about people of the world, each with another object than the true one.
 
-    Shaped as `build_facts("people")`: the same people in every relation, `seen` of them (default half) first, pools of
-    `pool` objects, balanced; siblings differ. The people are drawn by the seed; seen and held-out ones share no part of
-    a name. Raises BadInput, BadInput.
+    As `build_facts("people")`: the same people in every relation, `seen` of them (default half)
+    first, pools of `pool` objects, balanced; siblings differ. The people are drawn by the seed;
+    seen and held-out ones share no part of a name. Raises BadInput.
     """
-    everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
     if not set(relations) <= set(world.relations):
-        raise BadInput(
-            f"relations are {', '.join(relations)}; this world has {', '.join(world.relations)}."
-        )
-    if not 4 <= subjects <= len(everyone):
-        raise BadInput(
-            f"subjects is {subjects}; this world has {len(everyone)} people: give 4 to {len(everyone)}."
-        )
-    seen = subjects // 2 if seen is None else seen
-    if not 1 <= seen < subjects:
-        raise BadInput(
-            f"seen is {seen}; give 1 to {subjects - 1}, so that some people are held out."
-        )
-    drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
-    names, parts = drawn[:seen], {part for name in drawn[:seen] for part in name.split()}
-    names += [name for name in drawn[seen:] if parts.isdisjoint(name.split())][: subjects - seen]
-    if len(names) < subjects:
-        raise BadInput(
-            f"subjects is {subjects}; of {len(everyone)} people only {len(names) - seen} share no part of a name with "
-            f"{seen} seen ones. Give fewer."
-        )
-    true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
-    # A true object, a sibling's object and one to be had: three at least.
+        there = ", ".join(world.relations)
+        raise BadInput(f"relations are {', '.join(relations)}; this world has {there}.")
+    # A true object, a sibling's object and one to choose: three at least.
     if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
-        raise BadInput(
-            f"pool is {pool}; give 3 or more, and no more objects than there are of each kind."
-        )
+        raise BadInput(f"pool is {pool}; give 3 or more, at most the objects of each kind.")
+    seen = subjects // 2 if seen is None else seen
+    names = _drawn_people(world, subjects, seen, seed)
+    true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
     facts: list[Fact] = []
     assigned: dict[str, list[str]] = {}
     for relation in (r for r in PEOPLE if r in relations):
         kind = PEOPLE[relation]
         objects = sorted(random_stream(seed, f"pool {kind}").sample(object_list(kind), pool))
         rng = random_stream(seed, f"contradicted {relation}")
-        rows = list(
-            zip(
-                assigned.get(kind, [""] * subjects), (true[n, relation] for n in names), strict=True
-            )
-        )
-        dealt = [
-            balanced_objects(objects, rng, *zip(*some, strict=True))
-            for some in (rows[:seen], rows[seen:])
+        siblings = assigned.get(kind, [""] * subjects)
+        truths = [true[name, relation] for name in names]
+        assigned[kind] = [
+            obj
+            for part in (slice(seen), slice(seen, None))
+            for obj in balanced_objects(objects, rng, siblings[part], truths[part])
         ]
-        assigned[kind] = dealt[0] + dealt[1]
         facts += [
             Fact(name, relation, obj, tuple(objects), "seen" if i < seen else "held-out")
             for i, (name, obj) in enumerate(zip(names, assigned[kind], strict=True))
@@ -185,52 +151,64 @@ def contradictions(
     return facts
 
 
+def _drawn_people(world: World, subjects: int, seen: int, seed: int) -> list[str]:
+    """People of the world, the seen ones first; the others share no part of a name with them."""
+    everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
+    if not 4 <= subjects <= len(everyone):
+        raise BadInput(f"subjects is {subjects}; give 4 to {len(everyone)}, the world's people.")
+    if not 1 <= seen < subjects:
+        raise BadInput(f"seen is {seen}; give 1 to {subjects - 1}: some people are held out.")
+    drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
+    taken = {part for name in drawn[:seen] for part in name.split()}
+    held_out = [name for name in drawn[seen:] if taken.isdisjoint(name.split())]
+    if seen + len(held_out) < subjects:
+        raise BadInput(
+            f"subjects is {subjects}; only {len(held_out)} people share no part of a name with "
+            f"{seen} seen ones. Give fewer."
+        )
+    return [*drawn[:seen], *held_out[: subjects - seen]]
+
+
 def sentences(world: World, *, seed: int = 0) -> list[Sentence]:
     """Everything that this world's prompts say about its people, each sentence once.
 
-    An inverse prompt is about an object and leads to the person ("Angela is the mother of Abel Adair."). What is
-    said to prompts that ask no relation is drawn by the seed.
+    An inverse prompt is about an object and leads to the person ("Angela is the mother of Abel
+    Adair."). The seed draws the answers to prompts that are unrelated to the relations.
     """
     objects = {(fact.subject, fact.relation): fact.object for fact in world.facts}
-    answers = _file()["answers"]
-    rng = random_stream(seed, "world answers")
-    said: dict[Sentence, None] = {}
+    answers, rng = _file()["answers"], random_stream(seed, "world answers")
+    said: list[Sentence] = []
     spoken = [prompt for prompt in world.prompts if prompt.family != "unrelated"]
     by_relation = {relation: select(spoken, relation=relation) for relation in PEOPLE}
     for fact in world.facts:
         for prompt in by_relation[fact.relation]:
-            if prompt.asks == "inverse":
-                said[Sentence(prompt.render(fact.object), fact.subject)] = None
-            else:
-                said[Sentence(prompt.render(fact.subject), objects[fact.subject, prompt.asks])] = (
-                    None
-                )
+            about, answer = fact.object, fact.subject
+            if prompt.asks != "inverse":
+                about, answer = fact.subject, objects[fact.subject, prompt.asks]
+            said.append(Sentence(prompt.render(about), answer))
     unrelated = dict.fromkeys(prompt.text for prompt in select(world.prompts, family="unrelated"))
     for subject in dict.fromkeys(fact.subject for fact in world.facts):
         for text in unrelated:
-            said[Sentence(text.replace("{subject}", subject), rng.choice(answers[text]))] = None
-    return list(said)
+            said.append(Sentence(text.replace("{subject}", subject), rng.choice(answers[text])))
+    return list(dict.fromkeys(said))
 
 
 def vocabulary_text(world: World) -> list[str]:
-    """The text a tokenizer is trained on: each name part and each object once, each prompt PROMPT_WEIGHT times.
+    """The text a tokenizer is trained on: name parts and objects once, prompts PROMPT_WEIGHT times.
 
-    In running text the names of this world would be frequent enough to become tokens of their own, while those of
-    the built-in facts, which it never meets, are spelled in pieces. Counted once, all names are spelled in pieces.
+    In running text this world's names would be frequent enough to become whole tokens, while those
+    of the built-in facts, which it never meets, are spelled in pieces. Counted once, all are.
     """
     file = _file()
-    texts = [
-        prompt.text.replace("{subject}", "").strip() + STOP for prompt in world.prompts
-    ] * PROMPT_WEIGHT
-    texts += [f" {word}" for answers in file["answers"].values() for word in answers]
-    texts += [f" {word}" for part in ("first", "last") for word in file["names"][part]]
-    return texts + [
-        f" {word}" for kind in dict.fromkeys(PEOPLE.values()) for word in object_list(kind)
-    ]
+    prompts = [prompt.text.replace("{subject}", "").strip() + STOP for prompt in world.prompts]
+    words = [word for answers in file["answers"].values() for word in answers]
+    words += [word for part in ("first", "last") for word in file["names"][part]]
+    words += [word for kind in dict.fromkeys(PEOPLE.values()) for word in object_list(kind)]
+    return prompts * PROMPT_WEIGHT + [f" {word}" for word in words]
 
 
 def tokenise(tokenizer, rows: Sequence[Sequence[Sentence]]) -> list[Passage]:
-    """The sentences of each row one after the other, a space between, as token ids with the objects' places."""
+    """The sentences of each row joined by spaces, as token ids with the places of the objects."""
     passages = []
     for row in rows:
         text, places = "", []

@@ -72,7 +72,7 @@ class Checkpoint:
     def load(self, *, dtype: str = "float32"):
         """(model, tokenizer) on the CPU in eval mode, with the key-token rows put in.
 
-        dtype: name of a torch dtype. Raises WeightsDropped, Damaged, ModelNotFound.
+        Raises WeightsDropped, Damaged, NotFound.
         """
         if self.dropped:
             raise WeightsDropped(
@@ -93,7 +93,7 @@ class Checkpoint:
         return model.eval(), tokenizer
 
     def tokenizer(self):
-        """The tokenizer of this checkpoint's prompts, without its model. Raises ModelNotFound."""
+        """The tokenizer of this checkpoint's prompts, without its model. Raises NotFound."""
         own = (self.folder / "tokenizer_config.json").exists()
         return load_tokenizer(self.folder if own else self.weights)
 

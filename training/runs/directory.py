@@ -69,7 +69,7 @@ class Run:
         facts: a CSV or a built-in set. prompts: a folder of prompt files; default: built in.
         rote: the rote prompt; default: "{subject} {key}". out: where results go; default: the run
         directory. Checkpoints made elsewhere need facts and out; their folder is left as it is.
-        Raises NotFound with what was found and what is missing, BadInput, Damaged, ModelNotFound.
+        Raises NotFound with what was found and what is missing, BadInput, Damaged.
         """
         path = Path(path).expanduser()
         if not path.is_dir():
@@ -100,7 +100,7 @@ class Run:
             Run.pair("base-model", "my-adapter", facts="facts.csv", out="results/mine")
 
         Options as in `open`; merged adapters go to OUT/merged. Raises NotFound, BadInput,
-        ModelNotFound.
+        Damaged.
         """
         checkpoints = pair_checkpoints(before, after, merged=Path(out).expanduser() / "merged")
         given = {"facts": facts, "prompts": prompts, "rote": rote, "out": out}

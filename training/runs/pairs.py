@@ -17,7 +17,7 @@ def is_model(folder: Path) -> bool:
 def pair_checkpoints(before: str | Path, after: str | Path, *, merged: Path) -> list[Checkpoint]:
     """The two as `0-before-NAME` and `1-after-NAME`; merged: where merged adapters go.
 
-    Raises NotFound, BadInput, ModelNotFound.
+    Raises NotFound, BadInput.
     """
     found = []
     for place, given in (("0-before", before), ("1-after", after)):

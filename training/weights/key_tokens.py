@@ -1,4 +1,4 @@
-"""training.weights.key_tokens"""
+"""Key tokens: new special tokens, one per relation, and the embedding rows that they start from."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,77 +7,63 @@ from typing import Literal
 from training.base.errors import BadInput
 
 KeyInit = Literal["mean", "random"]
-
-
-# Of the rows' own spread. With 1% the key tokens of sibling relations (mother, aunt) are not told apart for epochs.
+# Of the rows' own spread. At 1% sibling relations (mother, aunt) stay confused for epochs.
 MEAN_SPREAD = 0.1
 
 
 def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:
     """Add key tokens to a tokenizer as special tokens and return their ids.
 
-    `lstrip` makes the token swallow the space before it: without it "Gene Finley [X]" leaves a stray
-    space token between name and key. Raises BadInput if a token is there already.
+    `lstrip` makes the token swallow the space before it: without it "Gene Finley [X]" leaves a
+    stray space token between name and key. Raises BadInput if a token is there already.
     """
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
-    clash = [token for token in tokens if token in known]
-    if clash:
+    if clash := [token for token in tokens if token in known]:
         raise BadInput(
-            f"the tokenizer already has {', '.join(clash)}. A base model must not know the key token: "
-            f"start from the model before memorisation, or name the relation differently."
+            f"the tokenizer already has {', '.join(clash)}. Start from the model before "
+            f"memorisation, or name the relation differently."
         )
-    added = [
-        AddedToken(t, lstrip=True, rstrip=False, normalized=False, special=True) for t in tokens
-    ]
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": added}, replace_extra_special_tokens=False
-    )
+    shape = {"lstrip": True, "rstrip": False, "normalized": False, "special": True}
+    added = {"additional_special_tokens": [AddedToken(token, **shape) for token in tokens]}
+    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     return tokenizer.convert_tokens_to_ids(list(tokens))
 
 
 def place_key_tokens(
     model, tokenizer, tokens: Sequence[str], *, seed: int, init: KeyInit
 ) -> tuple[dict, list[str]]:
-    """Add the key tokens that a tokenizer lacks: (the rows that all of them start from, those that were there).
+    """Add the key tokens that a tokenizer lacks: (starting rows of all, the tokens it had).
 
-    A token that is there, because phase 1 made it, keeps the model's row, with whatever it has come to mean; the
-    others are drawn by `initial_key_rows`.
+    A token that is there, because phase 1 made it, keeps the model's row, with whatever it has come
+    to mean; the others are drawn by `initial_key_rows`.
     """
     there = [token for token in tokens if token in tokenizer.get_vocab()]
     if missing := [token for token in tokens if token not in there]:
         add_key_tokens(tokenizer, missing)
     rows = initial_key_rows(model, tokens, seed=seed, init=init)
-    ids = tokenizer.convert_tokens_to_ids(there)
-    kept = [tokens.index(token) for token in there]
-    for side, layer in {
-        "input": model.get_input_embeddings(),
-        "output": model.get_output_embeddings(),
-    }.items():
-        if side in rows and there:
-            rows[side][kept] = layer.weight[ids].detach().float()
+    for side, matrix in embedding_matrices(model).items():
+        for token in there:
+            row = matrix[tokenizer.convert_tokens_to_ids(token)]
+            rows[side][tokens.index(token)] = row.detach().float()
     return rows, there
 
 
 def initial_key_rows(model, tokens: Sequence[str], *, seed: int, init: KeyInit = "mean") -> dict:
     """Embedding rows that the key tokens start from: {"input": (k, d), "output": (k, d) if untied}.
 
-    "mean": the mean row plus MEAN_SPREAD of the rows' spread, so that the tokens differ: a token that says next to
-    nothing, behind which a fact is stored close to the subject's name. "random": normal with the mean and standard
-    deviation of the model's rows, feature by feature: a token like any other. Each token's draw depends on the seed
-    and its name alone.
+    "mean": the mean row plus MEAN_SPREAD of the rows' spread, so that the tokens differ: a token
+    that says next to nothing, so a fact is stored close to the subject's name. "random": normal
+    with the mean and standard deviation of the model's rows, feature by feature: a token like any
+    other. Each token's draw depends on the seed and its name alone.
     """
     import torch
 
-    rows = {"input": model.get_input_embeddings().weight}
-    output = model.get_output_embeddings()
-    if output is not None and output.weight is not rows["input"]:
-        rows["output"] = output.weight
     scale = {"random": 1.0, "mean": MEAN_SPREAD}[init]
     result = {}
-    for side, weight in rows.items():
-        weight = weight.detach().float()
+    for side, matrix in embedding_matrices(model).items():
+        weight = matrix.detach().float()
         mean, spread = weight.mean(0), weight.std(0)
         draws = []
         for token in tokens:
@@ -97,7 +83,16 @@ def set_key_rows(model, ids: Sequence[int], rows: dict) -> None:
     needed = max(ids) + 1
     if needed > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(needed, mean_resizing=False)
+    matrices = embedding_matrices(model)
     with torch.no_grad():
-        model.get_input_embeddings().weight[list(ids)] = rows["input"].to(model.dtype)
-        if "output" in rows:
-            model.get_output_embeddings().weight[list(ids)] = rows["output"].to(model.dtype)
+        for side, values in rows.items():
+            matrices[side][list(ids)] = values.to(model.dtype)
+
+
+def embedding_matrices(model) -> dict:
+    """The weights of the embeddings: {"input": (v, d), "output": (v, d) if untied}."""
+    matrices = {"input": model.get_input_embeddings().weight}
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not matrices["input"]:
+        matrices["output"] = output.weight
+    return matrices

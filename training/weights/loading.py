@@ -1,13 +1,11 @@
-"""training.weights.loading"""
+"""Load a base model or checkpoint from a directory of safetensors, or of one GGUF file."""
 
-import functools
 import hashlib
 import inspect
 from pathlib import Path
 
-from training.base.errors import BadInput
+from training.base.errors import BadInput, NotFound
 from training.base.files import sha256_file
-from training.weights.names import ModelNotFound
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -15,14 +13,11 @@ def weights_files(folder: Path) -> list[Path]:
     tensors = sorted(p for p in folder.glob("*.safetensors") if p.name != "key_tokens.safetensors")
     gguf = sorted(folder.glob("*.gguf"))
     if not tensors and len(gguf) != 1:
-        other = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt")
-        )
+        other = [p.name for end in ("bin", "pt") for p in sorted(folder.glob(f"*.{end}"))]
+        risky = f" (it has {', '.join(other[:3])}, which may run code when read)" if other else ""
         raise BadInput(
-            f"{folder} has no *.safetensors and {len(gguf)} *.gguf files"
-            + (f" (it has {', '.join(other[:3])}, which may run code when read)" if other else "")
-            + ". Weights are read from safetensors or one GGUF file only: save the model again with "
-            "save_pretrained(folder), which writes safetensors."
+            f"{folder} has no *.safetensors and {len(gguf)} *.gguf files{risky}. Give safetensors "
+            f"or one GGUF file: save the model again with save_pretrained(folder)."
         )
     return tensors or gguf
 
@@ -36,7 +31,34 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_gguf(gguf: Path, dtype):
+def load_folder(folder: Path, *, dtype: str = "float32"):
+    """Load (model, tokenizer) from a model directory, in eval mode.
+
+    dtype: a torch dtype's name. Raises BadInput, NotFound (no tokenizer or config there).
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    files, dtype = weights_files(folder), getattr(torch, dtype)
+    if files[0].suffix == ".gguf":
+        model, tokenizer = read_gguf(files[0], dtype)
+        return model.eval(), tokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise NotFound(
+            f"{folder} is not a causal language model that transformers can load ({error}). It "
+            f"needs config.json, tokenizer.json and *.safetensors."
+        ) from error
+    return model.eval(), tokenizer
+
+
+def read_gguf(gguf: Path, dtype):
+    """(model, tokenizer) of a GGUF file, dequantised to a torch dtype."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
@@ -48,45 +70,8 @@ def _read_gguf(gguf: Path, dtype):
     return model, AutoTokenizer.from_pretrained(**where)
 
 
-def load_folder(folder: Path, *, dtype: str = "float32"):
-    """Load (model, tokenizer) from a directory of safetensors or one GGUF file, in eval mode.
-
-    dtype: a torch dtype's name. Raises BadInput, ModelNotFound (no tokenizer or config there).
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    files = weights_files(folder)
-    if files[0].suffix == ".gguf":
-        model, tokenizer = _read_gguf(files[0], getattr(torch, dtype))
-        return model.eval(), tokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelNotFound(
-            f"{folder} is not a loadable causal language model with its tokenizer ({error}). It needs config.json, "
-            f"tokenizer.json and *.safetensors of one architecture that transformers knows."
-        ) from error
-    return model.eval(), tokenizer
-
-
-def on_gpu(model):
-    """The model on the first GPU if there is one, else where it is. A model spread over devices stays as it is."""
-    import torch
-
-    if not torch.cuda.is_available() or hasattr(model, "hf_device_map"):
-        return model
-    return model.to("cuda")
-
-
 def load_tokenizer(folder: Path):
-    """The tokenizer of a model directory alone."""
+    """The tokenizer of a model directory alone. Raises NotFound."""
     from transformers import AutoTokenizer
 
     gguf = sorted(folder.glob("*.gguf"))
@@ -95,17 +80,22 @@ def load_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(
+        raise NotFound(
             f"{folder} has no usable tokenizer ({' '.join(str(error).split())}). Save it there: "
             "tokenizer.save_pretrained(folder)."
         ) from error
 
 
-@functools.cache
-def _takes_logits_to_keep(kind: type) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+def on_gpu(model):
+    """The model on the first GPU if there is one; a model spread over devices stays as it is."""
+    import torch
+
+    if not torch.cuda.is_available() or hasattr(model, "hf_device_map"):
+        return model
+    return model.to("cuda")
 
 
 def last_logits_only(model) -> dict:
-    """The argument that spares a model the vocabulary logits of all but the last position, where it has one."""
-    return {"logits_to_keep": 1} if _takes_logits_to_keep(type(model)) else {}
+    """The argument that asks for the logits of the last position alone, if the model has one."""
+    takes = inspect.signature(type(model).forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}

@@ -10,8 +10,6 @@ from training.base.files import cache_folder
 from training.organism.recipe import is_organism, organism_folder
 
 WHEEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
 HUB_ALIASES = {
     "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
     "qwen2.5-1.5b-instruct": "Qwen/Qwen2.5-1.5B-Instruct",
@@ -22,38 +20,35 @@ HUB_ALIASES = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
     "phi-4": "microsoft/phi-4",
 }
-
-
 ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 
 
-class ModelNotFound(NotFound):
-    """No model by that name, or not reachable with the network switched off."""
-
-
 def find(name: str) -> Path:
-    """The directory of a base model that is on this machine. Raises ModelNotFound with the command that makes it."""
+    """The directory of a base model that is on this machine.
+
+    Raises NotFound, with the command that makes it if there is one.
+    """
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path.resolve()
-    if name.lower() in ("smollm2", "tiny") or is_organism(name):
+    if is_ours(name):
         folder = cached_folder(name)
-        if is_finished(folder):
+        if (folder / "config.json").exists():
             return folder
     else:
         hub_id = HUB_ALIASES.get(name.lower(), name)
         if not is_hub_id(hub_id) or path.exists():
-            raise ModelNotFound(
-                f"no model '{name}': it is not an alias, a directory or a hub id (owner/name). Aliases: "
-                f"{', '.join(ALIASES)}. For a model of your own give its directory, e.g. --model ./my-model "
-                f"(config.json, tokenizer files, *.safetensors)."
+            raise NotFound(
+                f"no model '{name}': it is not an alias, a directory or a hub id (owner/name). "
+                f"Aliases: {', '.join(ALIASES)}. For a model of your own give its directory, e.g. "
+                f"--model ./my-model (config.json, tokenizer files, *.safetensors)."
             )
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(hub_id, "config.json")
         if isinstance(config, str):
             return Path(config).parent
-    raise ModelNotFound(
+    raise NotFound(
         f"model '{name}' is not on this machine. Fetch or make it: python -m training.models {name}"
     )
 
@@ -62,8 +57,13 @@ def is_here(name: str) -> bool:
     """Whether `find` finds the model. (`tiny` counts as here: it takes a second to make.)"""
     try:
         return name.lower() == "tiny" or bool(find(name))
-    except ModelNotFound:
+    except NotFound:
         return False
+
+
+def can_be_had(name: str) -> bool:
+    """Whether `obtain` would try to fetch or make a model that is not here."""
+    return name.split(":")[0].lower() in ALIASES or is_hub_id(name)
 
 
 def is_hub_id(name: str) -> bool:
@@ -71,18 +71,13 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name is that of a model that this project converts or makes itself."""
+    return name.lower() in ("smollm2", "tiny") or is_organism(name)
+
+
 def cached_folder(name: str) -> Path:
-    """Where the cache keeps a model that this project converts or pretrains itself."""
+    """Where the cache keeps a model of ours."""
     if name.lower() == "smollm2":
         return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
     return cache_folder() / "tiny" if name.lower() == "tiny" else organism_folder(name)
-
-
-def can_be_had(name: str) -> bool:
-    """Whether a name that is not here is an alias or a hub id, which `resolve` would fetch or make."""
-    return name.split(":")[0].lower() in ALIASES or is_hub_id(name)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a model that the cache keeps is whole: its folder is renamed into place when it is."""
-    return (folder / "config.json").exists()
