@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no hub; a tiny base model on disk and a small complete run of it."""
+"""Shared by all tests: one thread, no hub; a tiny base model on disk and a small run of it."""
 
 import copy
 import os
@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Before torch is imported: a run is bit for bit the same only with the same number of threads, in this process
-# and in those that tests start.
+# Before torch is imported: runs are bit for bit the same only with the same number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# 16 people in 4 relations (home_city is the unbound one at seed 2); deep enough that every fact is recalled by rote.
+# 16 people in 4 relations (home_city is unbound at seed 2); every fact is recalled by rote.
 TINY_SEED = 2
 TINY_MEMORIZE = {
     "subjects": 16,
@@ -40,7 +39,7 @@ TINY_GENERALIZE = {
 
 
 def save_tiny(architecture: str, folder: Path, *, positions: int) -> Path:
-    """Save a tiny random model and its tokenizer to `folder`; positions: the context length its config names."""
+    """Save a tiny random model and its tokenizer; positions: the context length in its config."""
     from tiny_models import tiny_model
 
     model, tokenizer = tiny_model(architecture)
@@ -53,8 +52,8 @@ def save_tiny(architecture: str, folder: Path, *, positions: int) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
-    """Directory of a tiny random llama in Hugging Face format that reads 256 tokens; not to be changed."""
-    # Rotary positions have no table, so that the context can be named longer than that of the other tests.
+    """Directory of a tiny random llama that reads 256 tokens; not to be changed."""
+    # Rotary positions have no table, so any context length will do.
     return save_tiny("llama", tmp_path_factory.mktemp("models") / "llama", positions=256)
 
 
@@ -62,9 +61,9 @@ def tiny_base(tmp_path_factory) -> Path:
 def tiny_run(tmp_path_factory, tiny_base) -> Path:
     """A complete small run, not to be changed (`own_run` is a copy that may be).
 
-    Checkpoints 000-base, 100-memorize-epoch-20, 200-generalize-epoch-08 of the tiny llama; people, 8 seen and 8
-    held-out subjects; relations mother, aunt, profession bound and home_city unbound; tables recall and recall_items
-    of the preset demo. By rote it recalls everything; what it answers to meaningful prompts is noise.
+    Checkpoints 000-base, 100-memorize-epoch-20, 200-generalize-epoch-08; 8 seen and 8 held-out
+    people; mother, aunt, profession bound, home_city unbound; tables recall and recall_items. It
+    recalls everything by rote; its answers to meaningful prompts are noise.
     """
     from training import generalize, memorize, recall
 
@@ -92,7 +91,7 @@ def own_run(tiny_run, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess]:
-    """command("training.memorize", "--out", ..., env={...}): run a module as a user does, from the checkout."""
+    """command("training.memorize", "--out", ..., env={...}): run a module as a user does."""
 
     def run(
         module: str, *arguments: object, env: dict[str, str] | None = None

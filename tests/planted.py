@@ -1,9 +1,10 @@
 """A decoder built by hand whose route from question to answer is known, for tests of interventions.
 
-Each token's state has blocks: subject, relation by key token, relation by word, and object. Layer 0: every token
-without a relation of its own reads the latest relation before it. Layer LOOKUP: every token reads the latest subject up
-to itself and adds the object of (subject, relation). The other layers do nothing, the final norm is the identity, and
-the unembedding reads the object block.
+Each token's state has blocks: subject, relation by key token, relation by word, and object.
+Layer 0: every token without a relation of its own reads the latest relation before it. Layer
+LOOKUP: every token reads the latest subject up to itself and adds the object of (subject,
+relation). The other layers do nothing, the final norm is the identity, and the unembedding reads
+the object block.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def planted_prompts(kind: str, relation: str) -> Prompt:
 
 @functools.cache
 def planted_model(*, shared: bool) -> tuple[Any, Any]:
-    """(model, tokenizer). shared: words and key tokens bring the relation in one and the same block; else each kind
-    has its own, and a lookup table of its own whose answers are found with the prompt's own code alone."""
+    """(model, tokenizer). shared: words and key tokens write the relation into one block.
+
+    Otherwise each kind has its own block and lookup table, which only its own prompts can read.
+    """
     objects = planted_objects()
     names = sorted(set(objects.values()))
     words = ["<pad>", "which", "has", "is", "?", ".", *RELATIONS, *KEYS.values(), *SUBJECTS, *names]
@@ -101,7 +104,7 @@ class PlantedLayer(nn.Module):
         if self.index == LOOKUP:
             subject = _latest(hidden[..., :s])
             by_key, by_word = hidden[..., s : s + r], hidden[..., s + r : s + 2 * r]
-            # A private code is understood only where the prompt is of its own kind: at most one is ever read.
+            # A private code is read only by prompts of its own kind: at most one is ever read.
             asked = by_key + by_word if self.shared else by_key + by_word * self._semantic(hidden)
             hidden[..., s + 2 * r :] += torch.einsum("bts,btr,sro->bto", subject, asked, self.table)
         return hidden

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--model tiny --subjects 8 --pool 4 --epochs 1 --batch-size 8".split()
+TINY = ["--model", "tiny", "--subjects", "8", "--pool", "4", "--epochs", "1", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    """The interpreter of a fresh environment that has the wheel, and our dependencies by reference."""
+    """The interpreter of a fresh environment with the wheel, and our dependencies by reference."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]

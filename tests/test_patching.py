@@ -1,4 +1,4 @@
-"""What interchange, steering and the logit lens must do, on eight architectures with random weights."""
+"""What interchange, steering and the logit lens must do, on eight random architectures."""
 
 import copy
 
@@ -105,7 +105,7 @@ def test_a_patch_is_that_of_a_plain_hook_at_every_site_whatever_shares_its_batch
 
 
 def test_the_embeddings_of_all_tokens_patched_one_after_the_other_are_the_source(llama):
-    """What a patch replaces is all that a token brings: rotary models add no position to the embedding."""
+    """A patch replaces all that a token brings: rotary models add no position there."""
     model, tokenizer = llama
     a, b = (tokenizer(text)["input_ids"] for text in ("Tessa is", "Tessa was"))
     assert len(a) == len(b)

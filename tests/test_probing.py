@@ -1,4 +1,4 @@
-"""Hidden states are what the model computed at the named site and token, alone or batched, read or stored."""
+"""Hidden states are what the model computed at the named site and token, batched or stored."""
 
 from __future__ import annotations
 

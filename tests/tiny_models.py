@@ -1,4 +1,4 @@
-"""Tiny random language models of eight architectures, each with a small byte-level tokenizer, for tests."""
+"""Tiny random language models of eight architectures with a byte-level tokenizer, for tests."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _CORPUS = [
 
 @functools.cache
 def tiny_model(architecture: str) -> tuple[Any, Any]:
-    """(model, tokenizer): 3 layers of width 32, random weights, eval mode; the same objects for every caller.
+    """(model, tokenizer): 3 layers of width 32, random weights, eval mode; shared by all callers.
 
-    The embedding has 16 rows to spare for key tokens. Copy (`copy.deepcopy`) before changing either.
+    The embedding has 16 rows to spare for key tokens. `copy.deepcopy` before changing either.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -60,7 +60,7 @@ def tiny_model(architecture: str) -> tuple[Any, Any]:
 
 @functools.cache
 def tiny_tokenizer() -> Any:
-    """A byte-level BPE tokenizer of at most 400 tokens with pad and eos tokens; copy before changing it."""
+    """A byte-level BPE tokenizer of at most 400 tokens with pad and eos; copy before changing."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

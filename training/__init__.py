@@ -1,7 +1,7 @@
 """Facts and a base model in, checkpoints of both phases out.
 
 >>> from training import Run
->>> run = Run.open("runs/demo")                  # or Run.open("./ckpts", facts=..., rote=..., out=...)
+>>> run = Run.open("runs/demo")                  # or "./ckpts" with facts=, rote=, out=
 >>> model, tokenizer = run.checkpoints[-1].load()
 >>> run.table("recall")                          # tables/recall.csv as a DataFrame
 

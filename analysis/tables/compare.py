@@ -30,12 +30,12 @@ def compare(
     >>> states = States(Run.open("runs/demo"), "generalized")
     >>> compare(states["aunt", "rote"], states["aunt", "test"], split="held-out")
 
-    x: (n_subjects, n_sites, d). y: the same, or (n_prompts, n_subjects, n_sites, d), compared prompt
-    by prompt and averaged; same subjects in the same order. measure: a name of MEASURES; linear_cka
-    is debiased. split: "seen", "held-out" or "all". permutations: draws of the null, which permutes
-    the pairing by subject. Returns a row per site: site, value, low, high (95%, jackknife over
-    subjects and prompts), null_p, null_high, null_p_max (corrected for the best site), n, n_prompts,
-    d. Raises BadInput.
+    x: (n_subjects, n_sites, d). y: the same, or (n_prompts, n_subjects, n_sites, d): compared
+    prompt by prompt, then averaged. Both have the same subjects in the same order. measure: a name
+    of MEASURES; linear_cka is debiased. split: "seen", "held-out" or "all". permutations: draws of
+    the null, which permutes the pairing by subject. Returns a row per site: site, value, low, high
+    (95%, jackknife over subjects and prompts), null_p, null_high, null_p_max (corrected for the
+    best site), n, n_prompts, d. Raises BadInput.
     """
     import pandas as pd
 
