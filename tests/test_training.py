@@ -34,8 +34,7 @@ from training.base.errors import (
     OtherSettings,
     UserError,
 )
-from training.base.files import read_json, write_json
-from training.base.locks import locked
+from training.base.files import locked, read_json, write_json
 from training.data.fact_files import Fact, read_facts
 from training.data.facts import build_facts
 from training.data.prompts import Prompt, load_prompts, read_prompts, select

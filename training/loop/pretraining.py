@@ -11,8 +11,7 @@ import numpy as np
 
 from training.base.console import minutes
 from training.base.errors import OtherSettings, UserError
-from training.base.files import publish_folder, read_json, write_json
-from training.base.locks import locked
+from training.base.files import locked, publish_folder, read_json, write_json
 from training.base.provenance import commit, versions
 from training.behaviour.damage import known_facts
 from training.data.sequences import collate

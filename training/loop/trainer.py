@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from training.base.console import CatchInterrupt, Interrupted, megabytes, progress
+from training.base.console import Interrupted, catch_interrupt, megabytes, progress
 from training.base.errors import DiskFull, UserError
 from training.base.files import write_text
 from training.data import sequences
@@ -218,7 +218,7 @@ def run_steps(
     saved_at = time.monotonic()
     bar = progress(total=steps, label=phase)
     bar.update(done)
-    with CatchInterrupt() as interrupt, bar:
+    with catch_interrupt() as pressed, bar:
         for step in range(done + 1, steps + 1):
             epoch, within = divmod(step - 1, per_epoch)
             if within == 0 or step == done + 1:
@@ -241,7 +241,7 @@ def run_steps(
             bar.update()
             if step in saves and first:
                 save(bare, step, {"train_loss": log.epoch_loss(), "train_recall": recall})
-            stop = interrupt.pressed
+            stop = pressed.is_set()
             if step < steps and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if first:
                     save_resume_state(resume, bare, optimizer.optimizer, step=step)
