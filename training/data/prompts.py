@@ -26,18 +26,16 @@ FAMILIES += tuple(f"test-{code}" for code in LANGUAGES)
 OTHER_RELATION_PROMPTS = 2
 DEMO_TEST = (0, 4, 7)
 Preset = Literal["demo", "full"]
-# Words that carry the grammar of an English prompt and not its question: articles, auxiliaries,
-# pronouns, question words, prepositions, conjunctions. Never a noun, verb or adjective ("name"
-# included).
-_STOP_WORD_LIST = """
-a an the this that these those one
-is are was were be been am do does did has have had can could will would should may
-i you he she it we they me him her them us my your his its our their
-who whom whose what which where when how why if
-of to in on at by for from with into as about after up off out
-and or but not no there all
-"""
-STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
+# Words that carry the grammar of an English prompt and not its question, never a noun, verb or
+# adjective ("name" included).
+STOP_WORDS = frozenset(
+    """a an the this that these those one
+    is are was were be been am do does did has have had can could will would should may
+    i you he she it we they me him her them us my your his its our their
+    who whom whose what which where when how why if
+    of to in on at by for from with into as about after up off out
+    and or but not no there all""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,17 @@ class Prompt:
         prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
         prompt.render("Gerald Combs") + prompt.join + "Ruth"
 
-    Nothing is checked here; `load_prompts` and `read_prompts` check what they read.
+    relation: whose facts it is rendered with and scored against. index: within (relation, family).
+    text: with exactly one {subject}. asks: its own relation, a sibling, another, "inverse", or ""
+    if it asks none. keyword_free: whether it avoids every keyword of the relation.
     """
 
     relation: str
-    """The relation whose facts it is rendered with, and scored against."""
     family: str
-    """One of FAMILIES."""
     index: int
-    """Position within (relation, family), from 0."""
     text: str
-    """The template, with exactly one {subject}."""
     asks: str
-    """The relation it asks: its own, a sibling, another, "inverse", or "" if it asks none."""
     keyword_free: bool = False
-    """Whether it avoids every keyword of the relation."""
     language: str = "en"
 
     @property
@@ -93,10 +87,8 @@ def load_prompts(
         load_prompts(["sport"], folder="my-prompts", rote="{subject} [X]")
 
     rote: the rote prompt; {key} stands for the relation's key token, or write a token out.
-    folder: a folder with one TOML per relation (see `training.data.prompt_files`; only `relation`,
-    `train` and `test` are required) in place of the built-in prompts.
-    Raises BadInput for a relation without prompts, a faulty file or a rote prompt without
-    {subject}.
+    folder: a folder with one TOML per relation (see `training.data.prompt_files`) in place of the
+    built-in prompts. Raises BadInput.
     """
     sources = [read_relation(relation, folder=folder) for relation in relations]
     return [prompt for source in sources for prompt in _families(source, sources, rote)]
@@ -106,11 +98,8 @@ def select(
     prompts: Iterable[Prompt], *, relation: str | None = None, family: str | None = None
 ) -> list[Prompt]:
     """The prompts of one relation, of one family, or of both; the order is kept."""
-    return [
-        prompt
-        for prompt in prompts
-        if relation in (None, prompt.relation) and family in (None, prompt.family)
-    ]
+    asked = [p for p in prompts if relation in (None, p.relation)]
+    return [p for p in asked if family in (None, p.family)]
 
 
 def preset_prompts(
@@ -125,9 +114,8 @@ def preset_prompts(
     there = {prompt.family for prompt in prompts}
     unknown = [family for family in families if family not in there]
     if unknown:
-        raise BadInput(
-            f"no prompt family {', '.join(unknown)}; there are {', '.join(sorted(there))}."
-        )
+        known = ", ".join(sorted(there))
+        raise BadInput(f"no prompt family {', '.join(unknown)}; there are {known}.")
     chosen = [prompt for prompt in prompts if not families or prompt.family in families]
     if preset == "full":
         return chosen
@@ -161,10 +149,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 def _prompt(record: object, where: str) -> Prompt:
     check_table(record, where, {item.name: item.type for item in fields(Prompt)}, {})
-    if record["family"] not in FAMILIES:
-        raise BadInput(
-            f"{where}: family {record['family']!r}; expected one of {', '.join(FAMILIES)}."
-        )
+    family = record["family"]
+    if family not in FAMILIES:
+        raise BadInput(f"{where}: family {family!r}; expected one of {', '.join(FAMILIES)}.")
     check_template(record["text"], where)
     return Prompt(**record)
 
@@ -185,7 +172,7 @@ def _families(source, sources: Sequence, rote: str) -> list[Prompt]:
         "rote": [(relation, rote)],
         "train": [(relation, text) for text in source.train],
         "test": [(relation, text, flag) for text, flag in tests],
-        "near-miss": [(item.asks, item.text) for item in source.near_miss],
+        "near-miss": source.near_miss,
         "other-relation": others,
         "unrelated": [("", text) for text in source.unrelated],
     }
