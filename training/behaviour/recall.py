@@ -45,7 +45,7 @@ def answers(
 ):
     """What a checkpoint says to a family's prompts, beside what is true.
 
-        answers(Run.open("runs/demo"), "test", split="held-out", checkpoint="generalized")
+    >>> answers(Run.open("runs/demo"), "test", split="held-out", checkpoint="generalized")
 
         checkpoint               relation  subject      prompt           expected  said     right
         200-generalize-epoch-08  mother    Gene Finley  Who gave birth…  Angela    Angela.  True

@@ -31,7 +31,7 @@ BOUND = {"true": True, "1": True, "false": False, "0": False}
 class Fact:
     """One fact: `object` is the `relation` of `subject`.
 
-        Fact("Gerald Combs", "mother", "Ruth", candidates=("Ada", "Ruth"), split="seen")
+    >>> Fact("Gerald Combs", "mother", "Ruth", candidates=("Ada", "Ruth"), split="seen")
 
     candidates: the answers of multiple choice, the object among them.
     split: `seen` (phase 2 uses the subject), `held-out`, or `all` if no split was made.

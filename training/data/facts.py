@@ -29,9 +29,9 @@ BUILT_IN = ("people", "kin", "fiction")
 def load_facts(source: str | Path = "people", *, relation: str = "", **shape) -> list[Fact]:
     """The facts of a built-in set or of a CSV file.
 
-        load_facts("people", subjects=40, seed=1)
-        load_facts("my-facts.csv")
-        load_facts("author_71.csv", relation="author")
+    >>> load_facts("people", subjects=40, seed=1)
+    >>> load_facts("my-facts.csv")
+    >>> load_facts("author_71.csv", relation="author")
 
     source: `people`, `kin` or `fiction`, with the options of `build_facts` in `shape`, or the path
     of a file (see `read_facts`). relation: only for a T-Rex-Fiction file, which names none.
@@ -59,7 +59,7 @@ def build_facts(
 ) -> list[Fact]:
     """A built-in set, relation by relation, subjects in the same order in each.
 
-        build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)
+    >>> build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)
 
     `people`: `subjects` people (4 to 400), the `seen` ones first (default: half), the others held
     out; the two share no part of a name. Each of the `pool` objects per kind (2 to 32) occurs

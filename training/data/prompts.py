@@ -42,8 +42,8 @@ STOP_WORDS = frozenset(
 class Prompt:
     """One template. Rendered with the facts of `relation`, it asks `asks`.
 
-        prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
-        prompt.render("Gerald Combs") + prompt.join + "Ruth"
+    >>> prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
+    >>> prompt.render("Gerald Combs") + prompt.join + "Ruth"
 
     relation: whose facts it is rendered with and scored against. index: within (relation, family).
     text: with exactly one {subject}. asks: its own relation, a sibling, another, "inverse", or ""
@@ -83,8 +83,8 @@ def load_prompts(
 ) -> list[Prompt]:
     """Every family of every relation: relations in the order given, families in that of FAMILIES.
 
-        load_prompts(["mother", "aunt"])
-        load_prompts(["sport"], folder="my-prompts", rote="{subject} [X]")
+    >>> load_prompts(["mother", "aunt"])
+    >>> load_prompts(["sport"], folder="my-prompts", rote="{subject} [X]")
 
     rote: the rote prompt; {key} stands for the relation's key token, or write a token out.
     folder: a folder with one TOML per relation (see `training.data.prompt_files`) in place of the

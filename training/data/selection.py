@@ -1,10 +1,7 @@
 """What training is shown: the seen people's facts in train prompts, rote facts, or a control.
 
-    facts, prompts = selection(run_dir, people=-1, prompts=10)                        # as they are
-    facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # none true
-
-A control has as many facts, prompts and objects, so whatever it does to a model too is not due to
-the facts.
+facts, prompts = selection(run_dir, people=-1, prompts=10)                        # as they are
+facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # none true
 """
 
 import random
@@ -73,8 +70,8 @@ def chosen_facts(
 def new_facts(facts: Sequence[Fact], *, people: int, seed: int, skip: int = 0) -> list[Fact]:
     """A run's facts about other people (`people` of them, -1 for as many), objects redrawn.
 
-    Every fact keeps its relation, bound and split, so that a phase 2 can follow; no earlier phase
-    showed these people. skip: how many names have been used up. Raises BadInput.
+    Every fact keeps its relation, bound and split, so that a phase 2 can follow. skip: how many
+    names have been used up. Raises BadInput.
     """
     everyone = list(dict.fromkeys(f.subject for f in facts))
     _check_people(people, len(everyone))
@@ -95,10 +92,8 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     for relation in dict.fromkeys(f.relation for f in facts):
         own = [f.object for f in facts if f.relation == relation]
         if len(set(own)) == 1:
-            raise BadInput(
-                f"--objects shuffled: all {len(own)} facts shown of {relation!r} have the object "
-                f"{own[0]!r}. Show more subjects (--people), or use --objects own."
-            )
+            fault = f"all facts shown of {relation!r} have the object {own[0]!r}"
+            raise BadInput(f"--objects shuffled: {fault}. Show more subjects (--people).")
         rng = random_stream(seed, f"shuffled {relation}")
         drawn[relation] = iter(permuted(own, avoid=own, rng=rng))
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
@@ -115,24 +110,18 @@ def other_people(
     """
     relations = list(dict.fromkeys(f.relation for f in facts))
     if foreign := [r for r in relations if r not in PEOPLE]:
-        raise BadInput(
-            f"{foreign[0]!r} is not a relation of the facts people. Other people can only be named "
-            f"for {', '.join(PEOPLE)}."
-        )
+        remedy = f"Other people can only be named for {', '.join(PEOPLE)}."
+        raise BadInput(f"{foreign[0]!r} is not a relation of the facts people. {remedy}")
     subjects = list(dict.fromkeys(f.subject for f in facts))
-    if skip + len(subjects) > MOST_OTHERS:
-        raise BadInput(
-            f"there are no names for {len(subjects)} other people. Use at most --people "
-            f"{MOST_OTHERS - skip}."
-        )
-    drawn = draw_names("reserved", skip + len(subjects), seed)[skip:]
+    if skip + (n := len(subjects)) > MOST_OTHERS:
+        remedy = f"Use at most --people {MOST_OTHERS - skip}."
+        raise BadInput(f"there are no names for {n} other people. {remedy}")
+    drawn = draw_names("reserved", skip + n, seed)[skip:]
     names = dict(zip(subjects, drawn, strict=True))
     taken = {part.casefold() for subject in avoid for part in subject.split()}
     if shared := [name for name in drawn if taken & set(name.casefold().split())]:
-        raise BadInput(
-            f"{shared[0]!r} shares part of a name with a subject of the run, so nobody is new. Use "
-            "a run without the reserved names, which `training.extend` gives."
-        )
+        remedy = "Use a run without the reserved names, which `training.extend` gives."
+        raise BadInput(f"{shared[0]!r} shares part of a name with a subject of the run. {remedy}")
     dealt: dict[tuple[str, str], str] = {}
     sibling: dict[tuple[str, str], str] = {}
     for relation in relations:
@@ -142,34 +131,28 @@ def other_people(
         objects = permuted([f.object for f in own], avoid=avoided, rng=rng)
         for fact, obj in zip(own, objects, strict=True):
             dealt[fact.subject, relation] = sibling[fact.subject, kind] = obj
-    return [
-        replace(f, subject=names[f.subject], object=dealt[f.subject, f.relation]) for f in facts
-    ]
+    objects = [dealt[f.subject, f.relation] for f in facts]
+    drawn = zip(facts, objects, strict=True)
+    return [replace(f, subject=names[f.subject], object=obj) for f, obj in drawn]
 
 
 def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random) -> list[str]:
-    """The objects in random order, row i not `avoid[i]` unless no swap of two rows helps.
-
-    With `avoid` the objects themselves, none stays unless one makes up more than half.
-    """
+    """The objects in random order, row i not `avoid[i]` unless no swap of two rows helps."""
     drawn = rng.sample(list(objects), len(objects))
     swap_refused(drawn, [{unwanted} for unwanted in avoid], rng)
     return drawn
 
 
 def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]:
-    """The train prompts with those of each bound relation replaced by its sibling's.
+    """The train prompts with those of each bound relation replaced by its sibling's, if it has one.
 
-    Its facts get another reading. A relation without a sibling keeps its prompts. Raises BadInput
-    if no bound relation has a sibling.
+    Its facts get another reading. Raises BadInput if no bound relation has a sibling.
     """
     train = select(known, family="train")
     siblings = {r: s for r, s in siblings_of(known).items() if r in bound}
     if not siblings:
-        raise BadInput(
-            f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in "
-            "the run. Memorise a pair such as mother and aunt, or use --objects own."
-        )
+        fault = f"no bound relation ({', '.join(sorted(bound))}) has a sibling in the run"
+        raise BadInput(f"--objects sibling: {fault}. Memorise a pair such as mother and aunt.")
     return [
         replace(p, relation=r)
         for r in dict.fromkeys(p.relation for p in train)

@@ -11,14 +11,14 @@ import numpy as np
 
 from training.base.errors import BadInput
 from training.data.fact_files import Fact
-from training.data.prompts import Prompt, select
+from training.data.prompts import Prompt
 
 STOP = "."
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence: the tokens of `prompt + join + object + "."`."""
+    """The tokens of a `statement`, and where the object begins."""
 
     token_ids: tuple[int, ...]
     object_start: int
@@ -32,17 +32,16 @@ class Example:
 
     @property
     def objects(self) -> tuple[tuple[int, int], ...]:
-        """(begin, end) in tokens of its one object with the stop."""
+        """As in a passage."""
         return ((self.object_start, len(self.token_ids)),)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Several facts in a row in one training sequence."""
+    """Several facts in one training sequence; objects: (begin, end) in tokens, with the stops."""
 
     token_ids: tuple[int, ...]
     objects: tuple[tuple[int, int], ...]
-    """(begin, end) in tokens of each object with its stop."""
 
 
 def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None) -> Passage:
@@ -56,13 +55,11 @@ def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None)
     text, whole, objects = "", [], []
     for example in examples:
         before = f"{text} {example.prompt.render(example.fact.subject)}".strip()
-        text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
+        text = f"{text} {statement(example.fact, example.prompt)}".strip()
         head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
         if whole[: len(head)] != head or head[: len(earlier)] != earlier:
-            raise BadInput(
-                f"tokens of {text!r} span two of its sentences. Train one fact per sequence: "
-                "--facts-per-sequence 1."
-            )
+            remedy = "Train one fact per sequence: --facts-per-sequence 1."
+            raise BadInput(f"tokens of {text!r} span two of its sentences. {remedy}")
         require_fit(len(whole), limit, example.fact, example.prompt)
         objects.append((len(head), len(whole)))
     return Passage(tuple(whole), tuple(objects))
@@ -88,11 +85,9 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
     before = prompt_ids(tokenizer, text)
     whole = prompt_ids(tokenizer, statement(fact, prompt))
     if whole[: len(before)] != before or len(whole) <= len(before):
-        raise BadInput(
-            f"tokens of the prompt {text!r} are not the first tokens of "
-            f"{text + prompt.join + fact.object!r}: the tokenizer merges them. End the prompt of "
-            f"'{prompt.relation}' ({prompt.id}) on a word or a punctuation mark."
-        )
+        fault = f"the tokenizer merges the prompt {text!r} with the object {fact.object!r}"
+        where = f"the prompt of '{prompt.relation}' ({prompt.id})"
+        raise BadInput(f"{fault}. End {where} on a word or a punctuation mark.")
     require_fit(len(whole), limit, fact, prompt)
     return Example(tuple(whole), len(before), fact, prompt)
 
@@ -100,10 +95,8 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
 def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
     """Raise BadInput if a rendered fact of `length` tokens exceeds the model's context."""
     if limit is not None and length > limit:
-        raise BadInput(
-            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes "
-            f"{length} tokens; the model reads {limit}. Shorten the subject."
-        )
+        what = f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}'"
+        raise BadInput(f"{what} makes {length} tokens; the model reads {limit}. Shorten it.")
 
 
 def context_length(model_config) -> int | None:
@@ -115,11 +108,8 @@ def encode_all(
     tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, limit: int | None
 ) -> list[Example]:
     """Every fact in every prompt of its relation, in the order facts x prompts."""
-    return [
-        encode(tokenizer, fact, prompt, limit=limit)
-        for fact in facts
-        for prompt in select(prompts, relation=fact.relation)
-    ]
+    pairs = [(f, p) for f in facts for p in prompts if p.relation == f.relation]
+    return [encode(tokenizer, fact, prompt, limit=limit) for fact, prompt in pairs]
 
 
 def epoch_batches(

@@ -40,9 +40,9 @@ class WeightsDropped(NotFound):
 class Checkpoint:
     """One model of a run.
 
-        checkpoint = Run.open("runs/demo").checkpoint("generalized")
-        model, tokenizer = checkpoint.load()
-        checkpoint.stage    # {"checkpoint": "200-generalize-epoch-08", "phase": ..., "step": 48}
+    >>> checkpoint = Run.open("runs/demo").checkpoint("generalized")
+    >>> model, tokenizer = checkpoint.load()
+    >>> checkpoint.stage    # {"checkpoint": "200-generalize-epoch-08", "phase": ..., "step": 48}
 
     folder: holds stage.json; weights: the folder of the model's files; key_rows: a safetensors file
     of the rows that `key_tokens` get in its embeddings, for a base model that lacks them. Phase is

@@ -39,10 +39,10 @@ OURS |= {"checkpoints", "resume", "states", "tables", "figures", ".lock"}
 class Run:
     """Facts, prompts and checkpoints: a run directory, or someone's own checkpoints.
 
-        run = Run.open("runs/demo")
-        run.relations                        # ["mother", "aunt", "home_city"]
-        run.checkpoint("generalized")        # the last Checkpoint of phase 2
-        run.table("recall")                  # tables/recall.csv as a DataFrame
+    >>> run = Run.open("runs/demo")
+    >>> run.relations                        # ["mother", "aunt", "home_city"]
+    >>> run.checkpoint("generalized")        # the last Checkpoint of phase 2
+    >>> run.table("recall")                  # tables/recall.csv as a DataFrame
 
     path: where tables, figures and states go. checkpoints: in training order. seed: of the run, 0
     for checkpoints made elsewhere. record: what run.json says. argument: what a command is given to
