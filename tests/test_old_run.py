@@ -30,7 +30,7 @@ def test_facts_prompts_and_checkpoints_are_read(old_run):
 
 def test_tables_are_read_and_answers_found_in_them(old_run):
     run = Run.open(old_run)
-    assert set(run.table("recall").measure) >= {"generation", "object_probability"}
+    assert set(run.table("recall").measure) >= {"generation", "generation_gain"}
     said = answers(run, "test", split="held-out", checkpoint="generalized")
     assert len(said) == 2 * 5 * 3 and set(said.columns) >= {"prompt", "expected", "said", "right"}
 

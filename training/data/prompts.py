@@ -28,14 +28,13 @@ DEMO_TEST = (0, 4, 7)
 Preset = Literal["demo", "full"]
 # Words that carry the grammar of an English prompt and not its question, never a noun, verb or
 # adjective ("name" included).
-STOP_WORDS = frozenset(
-    """a an the this that these those one
-    is are was were be been am do does did has have had can could will would should may
-    i you he she it we they me him her them us my your his its our their
-    who whom whose what which where when how why if
-    of to in on at by for from with into as about after up off out
-    and or but not no there all""".split()
-)
+_WORDS = """a an the this that these those one
+is are was were be been am do does did has have had can could will would should may
+i you he she it we they me him her them us my your his its our their
+who whom whose what which where when how why if
+of to in on at by for from with into as about after up off out
+and or but not no there all"""
+STOP_WORDS = frozenset(_WORDS.split())
 
 
 @dataclass(frozen=True)
