@@ -33,12 +33,7 @@ class Options(RunOptions):
 def main(options: Options):
     """Measure every checkpoint; write, print and return the table."""
     run = options.open()
-    table = damage_table(
-        run,
-        people=options.people,
-        prompts_per_fact=options.prompts_per_fact,
-        batch_size=options.batch_size,
-    )
+    table = damage_table(run, options.people, options.prompts_per_fact, options.batch_size)
     return publish_table(run, "damage", table, damage_lines(table), then="figures.report")
 
 

@@ -12,18 +12,15 @@ from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 from training.runs.table_files import checkpoint_table
 
-COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "split", "measure")
-COLUMNS += ("value", "low", "high", "chance", "null_p", "n")
+COLUMNS = ("relation", "split", "measure", "value", "low", "high", "chance", "null_p", "n")
 
 
 def reversal_table(run, *, batch_size: int = 64):
     """The rows of tables/reversal.csv. Raises BadInput if no relation has an inverse prompt."""
     prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
     if not prompts:
-        raise BadInput(
-            f"no relation of {', '.join(run.relations)} has an inverse prompt ([[near_miss]] of "
-            f"kind inverse in its prompt file). Add one, or use the built-in prompts."
-        )
+        fault = f"no relation of {', '.join(run.relations)} has an inverse prompt"
+        raise BadInput(f"{fault}. Add one ([[near_miss]] of kind inverse) to its prompt file.")
     there = {f.split for f in run.facts}
     splits = {s: [f for f in run.facts if f.split == s] for s in ("seen", "held-out") if s in there}
     requests = inverse_requests(run.facts, prompts)
@@ -51,11 +48,10 @@ def inverse_requests(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[R
 def score(
     answers: Mapping[tuple[str, str, str], str], facts: Sequence[Fact], *, seed: int = 0
 ) -> list[dict]:
-    """Rows of the table without checkpoint and split.
+    """Rows of the table without checkpoint and split. n: pairs of relation and object.
 
-    answers: (relation, prompt id, object) -> the person named, see `named`; only people of `facts`
-    count. n: objects, that is (relation, object) pairs of these facts. A deal permutes, within each
-    relation and prompt, which object an answer was given to.
+    answers: see `named`; only people of `facts` count. A deal permutes, within each relation and
+    prompt, which object an answer was given to.
     """
     rng = np.random.default_rng(seed)
     people: dict[tuple[str, str], set[str]] = {}

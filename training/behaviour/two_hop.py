@@ -1,6 +1,6 @@
 """Two facts in one question: what is true of a person's mother, asked about that person."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ from training.data.fact_files import Fact
 from training.data.prompts import Preset, Prompt, preset_prompts, select
 from training.runs.table_files import checkpoint_table, headline_split
 
-COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "object_relation", "split")
-COLUMNS += ("measure", "value", "low", "high", "chance", "null_p", "n")
+COLUMNS = ("relation", "object_relation", "split", "measure", "value", "low", "high", "chance")
+COLUMNS += ("null_p", "n")
 MEASURES = ("two_hop", "two_hop_excess", "own", "first_hop", "second_hop", "product")
 PER_PERSON = ("two_hop", "chance", "own", "first_hop", "second_hop", "product")
 
@@ -43,14 +43,10 @@ def two_hop_table(run, *, preset: Preset = "demo", batch_size: int = 64):
     prompts = preset_prompts(run.prompts, preset, families=("test",))
     splits = dict.fromkeys(f.split for f in run.facts)
     chains = {split: chains_of(run.facts, split) for split in splits}
-    everything = list(dict.fromkeys(chain for some in chains.values() for chain in some))
-    if not everything:
-        raise BadInput(
-            f"no object of {run.path} is a person with a fact of its own. Memorise such facts: "
-            f"--facts kin --relations mother home_city profession"
-        )
-
-    requests = hop_requests(everything, prompts, run.facts)
+    requests = hop_requests(sum(chains.values(), ()), prompts, run.facts)
+    if not requests:
+        remedy = "Memorise such facts: --facts kin --relations mother home_city profession"
+        raise BadInput(f"no object of {run.path} is a person with a fact of its own. {remedy}")
 
     def rows_of(model, tokenizer) -> list[dict]:
         answers = named(model, tokenizer, requests, batch_size=batch_size)
@@ -103,10 +99,10 @@ def score(
     *,
     seed: int = 0,
 ) -> list[dict]:
-    """Rows of the table without checkpoint and split. n: bridges.
+    """Rows of the table without checkpoint and split. n: bridges; answers: see `named`.
 
-    answers: (relation, prompt id, who) -> the object that is answered, see `named`. relation: the
-    first one, or bound (both are), unbound (one is not); object_relation: the second, or "".
+    relation: the first one, or bound (both are), unbound (one is not); object_relation: the second,
+    or "".
     """
     bound = {f.relation: f.bound for f in facts}
     sides = {(c.first, c.second): [c] for c in chains}
@@ -125,11 +121,11 @@ def score(
         over = {name: np.concatenate([scored[c][name] for c in some]) for name in PER_PERSON}
         over["two_hop_excess"] = over["two_hop"] - over["chance"]
         observed = np.mean([scored[c]["two_hop"].mean() for c in some])
-        measured = measure_rows(
-            {name: _over_bridges(over[name], bridges) for name in MEASURES},
-            chance=over["chance"].mean(),
-            null_p=dealt_p(observed, np.mean([scored[c]["dealt"] for c in some], axis=0)),
-        )
+        p = dealt_p(observed, np.mean([scored[c]["dealt"] for c in some], axis=0))
+        # One value per bridge: the mean over her people.
+        of_bridge = [bridges == name for name in np.unique(bridges)]
+        values = {m: np.array([over[m][own].mean() for own in of_bridge]) for m in MEASURES}
+        measured = measure_rows(values, chance=over["chance"].mean(), null_p=p)
         rows += [{"relation": relation, "object_relation": second, **row} for row in measured]
     return rows
 
@@ -140,19 +136,15 @@ def _chain_scores(given: Mapping, chain: Hops, rng: np.random.Generator) -> dict
     given: (relation, who) -> the answers, one per prompt.
     """
 
-    def share(relation: str, who: str, obj: str) -> float:
-        return float(np.mean([answer == obj for answer in given[relation, who]]))
-
-    def shares(relation: str, who: Iterable[str], objects: Iterable[str]) -> np.ndarray:
-        return np.array([share(relation, w, o) for w, o in zip(who, objects, strict=True)])
+    def shares(relation: str, who: Sequence[str], objects: Sequence[str]) -> np.ndarray:
+        pairs = zip((given[relation, name] for name in who), objects, strict=True)
+        return np.array([np.mean([answer == obj for answer in some]) for some, obj in pairs])
 
     object_of = dict(zip(chain.bridges, chain.objects, strict=True))
-    bridges = sorted(object_of)
+    bridges, n = sorted(object_of), len(chain.subjects)
     phrases = [chain.phrase(subject) for subject in chain.subjects]
     # true_of[i, b]: the share of the answers about person i that are true of bridge b.
-    true_of = np.array(
-        [[share(chain.second, who, object_of[b]) for b in bridges] for who in phrases]
-    )
+    true_of = np.stack([shares(chain.second, phrases, [object_of[b]] * n) for b in bridges], axis=1)
     place = np.array([bridges.index(b) for b in chain.bridges])
     people = np.arange(len(place))
     hits = true_of[people, place]
@@ -168,11 +160,6 @@ def _chain_scores(given: Mapping, chain: Hops, rng: np.random.Generator) -> dict
         "product": first * second,
         "dealt": np.array(dealt),
     }
-
-
-def _over_bridges(values: np.ndarray, bridges: np.ndarray) -> np.ndarray:
-    """One value per bridge: the mean over her people."""
-    return np.array([values[bridges == name].mean() for name in np.unique(bridges)])
 
 
 def two_hop_lines(table) -> Iterator[str]:

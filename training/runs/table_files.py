@@ -53,7 +53,7 @@ def checkpoint_table(
     """The rows of every checkpoint for table NAME; it is loaded only if its rows were not kept.
 
     content: see `checkpoint_part`. rows_of: (model, tokenizer) -> rows as dicts, to which the stage
-    of the checkpoint is added. columns: those that lead.
+    of the checkpoint is added. columns: those that come right after the stage.
     """
     import pandas as pd
 
@@ -63,7 +63,8 @@ def checkpoint_table(
 
     parts = [checkpoint_part(run, c, name, content, partial(compute, c)) for c in run.checkpoints]
     table = with_stage(run, pd.concat(parts, ignore_index=True))
-    return table[[*columns, *(c for c in table if c not in columns)]]
+    lead = ("checkpoint", "phase", "epoch", "step", *columns)
+    return table[[*lead, *(c for c in table if c not in lead)]]
 
 
 def with_stage(run, table):
