@@ -3,11 +3,9 @@
     python -m training.damage RUN_DIR
 
 Writes tables/damage.csv, a row per checkpoint and measure. For a model organism: `known_facts`, the
-share of its pretraining world that it still answers (greedy, strict; interval over the world's
-people, none of whom is in a fact of the run), and if the run's facts are about people it knows,
-`contradicted_facts`, the share of these that it still answers as its world has them. For any other
-model: `perplexity` of ordinary English written for the purpose (training/data/english.txt; interval
-over passages). `python -m analysis.ablations` compares it between settings.
+share of its pretraining world, people in no fact of the run, that it still answers (greedy, strict;
+interval over people), and `contradicted_facts`, what it still answers about people of the run as
+its world has it. Otherwise `perplexity` of the passages of training/data/english.txt.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,6 @@
 
 Writes tables/recall.csv (one row per checkpoint, relation, family, split and measure, with standard
 errors over subjects) and tables/recall_items.csv (one row per checkpoint, fact and prompt).
-Next: `python -m analysis.cka RUN_DIR`.
 """
 
 from dataclasses import dataclass
@@ -57,10 +56,8 @@ def main(options: Options):
     chosen = _chosen(run, options.checkpoints, options.phases)
     texts = {p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation}
     seconds = len(texts) * len(chosen) / (35 if options.choices else 70)
-    print(
-        f"recall: {len(texts)} prompts at {len(chosen)} checkpoints, preset {options.preset}: "
-        f"about {minutes(seconds)} on 2 cores without a GPU"
-    )
+    asked = f"{len(texts)} prompts at {len(chosen)} checkpoints, preset {options.preset}"
+    print(f"recall: {asked}: about {minutes(seconds)} on 2 cores without a GPU")
     names = ("choices", "lenient_tokens", "context", "batch_size")
     how = {name: getattr(options, name) for name in names}
     parts = [score_checkpoint(run, checkpoint, prompts, **how) for checkpoint in chosen]

@@ -111,10 +111,8 @@ def verify(path: Path) -> Path:
     state = (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size)
     if state not in _verified:
         if sha256_file(path) != expected:
-            raise Damaged(
-                f"{path} has changed since it was written (its sha256 differs from {where}). "
-                f"Restore it, or delete it and run the command that made it again."
-            )
+            remedy = "Restore it, or delete it and run the command that made it again."
+            raise Damaged(f"{path} has changed since {where} was written. {remedy}")
         _verified.add(state)
     return path
 

@@ -1,7 +1,5 @@
 """TOML files that users write: read, and checked entry by entry, with the place and the remedy.
 
-    check_table(read_toml(path), str(path), {"title": str}, {"names": list})
-
 `where` begins every message: the file and the table within it, or "".
 """
 
@@ -26,9 +24,7 @@ def read_toml(path: Path) -> dict:
         raise BadInput(f"{path} is not valid UTF-8 TOML: {error}. Fix it there.") from error
 
 
-def check_table(
-    data: object, where: str, required: Mapping[str, type], optional: Mapping[str, type]
-) -> None:
+def check_table(data: object, where: str, required: Mapping, optional: Mapping) -> None:
     """Raise BadInput unless `data` is a table of these entries, name -> type."""
     at, kinds = f"{where}: " if where else "", {**required, **optional}
     if not isinstance(data, dict):
@@ -43,9 +39,7 @@ def check_table(
             raise BadInput(f"{at}{name} is {data[name]!r}; expected {KINDS[kind]}.")
 
 
-def entries(
-    data: dict, name: str, where: str, *, kind: type = str, may_be_empty: bool = False
-) -> tuple:
+def entries(data: dict, name: str, where: str, *, kind=str, may_be_empty=False) -> tuple:
     """The entries of the list data[name], all of type `kind`; () if there is no such list."""
     if name not in data:
         return ()

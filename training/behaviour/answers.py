@@ -19,6 +19,8 @@ from training.data.sequences import STOP, context_length, encode, prompt_ids, re
 from training.weights.loading import last_logits_only
 
 Tokens = tuple[int, ...]
+# (relation, prompt id, who is asked about) -> the name that is answered.
+Answers = Mapping[tuple[str, str, str], str]
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,7 @@ def said(new_ids: Sequence[int], target: Tokens, stops: set[int] | frozenset[int
 
 
 def ask(
-    model,
-    tokenizer,
-    requests: Sequence[Request],
-    *,
-    score: bool = False,
-    read_on: int = 0,
-    batch_size: int = 64,
+    model, tokenizer, requests: Sequence[Request], *, score=False, read_on=0, batch_size=64
 ) -> Iterator[tuple[int, Reply]]:
     """Yield (index of the request, its Reply); requests of the same text are asked once.
 
@@ -102,9 +98,7 @@ def ask(
             yield index, Reply(text, new_ids, tokens, scores, stops)
 
 
-def named(
-    model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64
-) -> dict[tuple[str, str, str], str]:
+def named(model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64) -> Answers:
     """(relation, prompt id, who) -> which name of the request is answered; "" for anything else."""
     found = {(r.prompt.relation, r.prompt.id, r.who): "" for r in requests}
     for index, reply in ask(model, tokenizer, requests, batch_size=batch_size):
@@ -143,9 +137,6 @@ class Continuations:
         return self._known[key]
 
 
-# --- token ids in, token ids out ---
-
-
 class Question(NamedTuple):
     """A prompt's token ids, and those of every object to score as its continuation (no stop)."""
 
@@ -154,13 +145,7 @@ class Question(NamedTuple):
 
 
 def answer(
-    model,
-    questions: Sequence[Question],
-    *,
-    new_tokens: int,
-    finished: Callable[[int], bool],
-    batch_size: int = 64,
-    rows_at_once: int = 512,
+    model, questions, *, new_tokens: int, finished: Callable, batch_size=64, rows_at_once=512
 ) -> Iterator[tuple[int, Tokens, list[float]]]:
     """Yield (index, greedy token ids, log-probability of each object in nats) of every question.
 

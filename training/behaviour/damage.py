@@ -24,6 +24,7 @@ from training.weights.names import find
 
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
 COLUMNS = ("measure", "value", "low", "high", "n")
+KEPT = ("value", "low", "high", "n", "questions")
 # Measure -> how it is called, and over what its interval is.
 WORDS = {
     "known_facts": ("facts of its pretraining world known", "people"),
@@ -34,34 +35,26 @@ WORDS = {
 
 def damage_table(run, people: int = 200, prompts_per_fact: int = 1, batch_size: int = 64):
     """The rows of tables/damage.csv; options as in `training.damage`. Raises UserError."""
-    spared, contradicted = apart(base_world(run), run.facts)
-    worlds = {"known_facts": some_people(spared, people), "contradicted_facts": contradicted}
-    worlds = {measure: world for measure, world in worlds.items() if world is not None}
-    content = [sha256_file(ENGLISH)]
-    if worlds:
-        known = worlds["known_facts"]
-        content = [*known.facts, *known.prompts, prompts_per_fact]
-        content += contradicted.facts if contradicted else []
+    world = base_world(run)
+    if world is None:
+        return checkpoint_table(run, "damage", [sha256_file(ENGLISH)], english_rows, COLUMNS)
+    spared, contradicted = apart(world, run.facts)
+    known = some_people(spared, people)
+    worlds = {"known_facts": known}
+    if contradicted.facts:
+        worlds["contradicted_facts"] = contradicted
+    content = [*known.facts, *known.prompts, prompts_per_fact, *contradicted.facts]
 
     def rows_of(model, tokenizer) -> list[dict]:
-        if not worlds:
-            found = perplexity(model, tokenizer, english_passages())
-            return [{"measure": "perplexity", **found}]
         asked = {"prompts_per_fact": prompts_per_fact, "batch_size": batch_size}
-        rows = [{"measure": m, **known_facts(model, tokenizer, worlds[m], **asked)} for m in worlds]
-        return [{k: v for k, v in row.items() if k != "relations"} for row in rows]
+        kept = {m: known_facts(model, tokenizer, w, **asked) for m, w in worlds.items()}
+        return [{"measure": m, **{k: found[k] for k in KEPT}} for m, found in kept.items()]
 
     return checkpoint_table(run, "damage", content, rows_of, COLUMNS)
 
 
 def known_facts(
-    model,
-    tokenizer,
-    world: World,
-    *,
-    prompts_per_fact: int = 1,
-    families: Sequence[str] = ("train", "test"),
-    batch_size: int = 64,
+    model, tokenizer, world, *, prompts_per_fact=1, families=("train", "test"), batch_size=64
 ) -> dict:
     """Ask every fact of the world in random prompts of its relation; the share answered right.
 
@@ -106,26 +99,19 @@ def base_world(run) -> World | None:
         return None
 
 
-def apart(world: World | None, facts: Sequence[Fact]) -> tuple[World | None, World | None]:
-    """The world of the people who are in no fact, and what it says about the facts' subjects.
-
-    The second is None if no fact is about the world's people; both are None without a world.
-    """
-    if world is None:
-        return None, None
+def apart(world: World, facts: Sequence[Fact]) -> tuple[World, World]:
+    """The world of the people who are in no fact, and what it says about the facts' subjects."""
     asked, subjects = {(f.subject, f.relation) for f in facts}, {f.subject for f in facts}
     known = [f for f in world.facts if (f.subject, f.relation) in asked]
-    rest = replace(world, facts=[f for f in world.facts if f.subject not in subjects])
-    if not known:
-        return rest, None
     relations = {f.relation for f in known}
     prompts = [p for p in world.prompts if p.relation in relations]
-    return rest, replace(world, facts=known, prompts=prompts)
+    rest = [f for f in world.facts if f.subject not in subjects]
+    return replace(world, facts=rest), replace(world, facts=known, prompts=prompts)
 
 
-def some_people(world: World | None, people: int) -> World | None:
+def some_people(world: World, people: int) -> World:
     """A world cut down to so many of its people, the same ones every time; -1: as it is."""
-    if world is None or people < 0:
+    if people < 0:
         return world
     if people == 0:
         raise UserError("--people is 0; give how many people of the world are asked about, or -1.")
@@ -135,10 +121,10 @@ def some_people(world: World | None, people: int) -> World | None:
 
 
 def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
-    """exp of the mean loss of a token (nats) over passages that are read one by one.
+    """exp of the mean loss of a token (nats) but the first of each passage, read one by one.
 
-    The first token of a passage is not scored. The 95% interval over passages is that of a ratio of
-    sums (delete-one jackknife of its logarithm). Keys: value, low, high, n (passages), tokens.
+    The 95% interval over passages is that of a ratio of sums (delete-one jackknife of its
+    logarithm). Keys: value, low, high, n (passages), tokens.
     """
     import torch
     from scipy import stats
@@ -157,6 +143,11 @@ def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
     half = float(stats.t.ppf(0.975, n - 1)) * error
     value, low, high = (math.exp(mean + side * half) for side in (0, -1, 1))
     return {"value": value, "low": low, "high": high, "n": n, "tokens": int(counts.sum())}
+
+
+def english_rows(model, tokenizer) -> list[dict]:
+    """The row of damage.csv for a model that has no world."""
+    return [{"measure": "perplexity", **perplexity(model, tokenizer, english_passages())}]
 
 
 def english_passages() -> list[str]:

@@ -73,23 +73,13 @@ def answers(
         scored = score_checkpoint(run, there, prompts, choices=False)
         items = wanted.merge(scored.drop_duplicates(keys))
     asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
-    found = {"prompt": asked, "expected": items.object}
-    found |= {
-        "said": items.generated.fillna("").str.strip(),
-        "right": items.generation.astype(bool),
-    }
+    found = {"prompt": asked, "expected": items.object, "right": items.generation.astype(bool)}
+    found |= {"said": items.generated.fillna("").str.strip()}
     return items[["relation", "subject"]].assign(**found, checkpoint=there.name)[COLUMNS]
 
 
 def score_checkpoint(
-    run,
-    checkpoint,
-    prompts: Sequence[Prompt],
-    *,
-    choices: bool = True,
-    lenient_tokens: int = 0,
-    context: Context = "none",
-    batch_size: int = 64,
+    run, checkpoint, prompts, *, choices=True, lenient_tokens=0, context="none", batch_size=64
 ):
     """Ask one checkpoint every fact in every prompt, once: a DataFrame with one row each.
 
@@ -165,16 +155,12 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-# --- the summary ---
-
-
 def summarise(items, run):
     """The recall table of scored items.
 
-    A subject's value is its mean over prompts (and relations); intervals are over subjects. The
-    relations `bound` and `unbound` are the means over those, the split `all` joins seen and
-    held-out. `majority` is what always guessing each relation's most frequent object would score,
-    `chance` 1 / n_candidates. `generation_gain`: see `gains`.
+    A subject's value is its mean over prompts (and relations `bound` or `unbound`); intervals are
+    over subjects; the split `all` joins seen and held-out. `majority`: the score of always guessing
+    each relation's most frequent object; `chance`: 1 / n_candidates.
     """
     import numpy as np
     import pandas as pd
@@ -187,10 +173,9 @@ def summarise(items, run):
     if items.split.nunique() > 1:
         kinds += [kind.assign(split="all") for kind in kinds]
     rows = []
-    for kind in kinds:
-        for subset, some in _subsets(kind):
-            for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
-                rows += _group_rows(group, dict(zip(GROUPS, key, strict=True)))
+    for subset, some in (pair for kind in kinds for pair in _subsets(kind)):
+        for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
+            rows += _group_rows(group, dict(zip(GROUPS, key, strict=True)))
     gained = gains(items, {c.name: c.parent for c in run.checkpoints})
     return table_files.with_stage(run, pd.concat([pd.DataFrame(rows), gained], ignore_index=True))
 
@@ -208,12 +193,9 @@ def _group_rows(group, named: dict) -> Iterator[dict]:
     """A row per measure of the items of one group."""
     facts = group.drop_duplicates(["subject", "of_relation"])
     commonest = facts.groupby("of_relation").object.agg(lambda o: o.value_counts().iloc[0])
-    extra = {
-        "n_prompts": group.groupby("of_relation").template.nunique().max(),
-        "n_candidates": group.n_candidates.max(),
-        "chance": 1 / group.n_candidates.max(),
-        "majority": float(commonest.sum() / len(facts)),
-    }
+    prompts, candidates = group.groupby("of_relation").template.nunique(), group.n_candidates.max()
+    extra = {"n_prompts": prompts.max(), "n_candidates": candidates, "chance": 1 / candidates}
+    extra["majority"] = float(commonest.sum() / len(facts))
     there = [column for column in MEASURES if column in group]
     per_subject = group.groupby("subject")[there].mean()
     for column in there:
@@ -224,8 +206,7 @@ def _group_rows(group, named: dict) -> Iterator[dict]:
 def gains(items, parents: Mapping[str, str]):
     """Gain at test prompts over the checkpoint that phase 2 started from, paired by subject.
 
-    parents: checkpoint -> where its phase started from, "" or missing: the last checkpoint of
-    phase 1. A phase 2 that started from the base model has no gain.
+    parents: checkpoint -> where it started from; "": the last of phase 1. Over 000-base: no gain.
     """
     import pandas as pd
 

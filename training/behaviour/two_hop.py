@@ -7,7 +7,7 @@ import numpy as np
 
 from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
-from training.behaviour.answers import Request, named
+from training.behaviour.answers import Answers, Request, named
 from training.behaviour.intervals import DEALS, dealt_p, measure_rows
 from training.data.fact_files import Fact
 from training.data.prompts import Preset, Prompt, preset_prompts, select
@@ -50,11 +50,8 @@ def two_hop_table(run, *, preset: Preset = "demo", batch_size: int = 64):
 
     def rows_of(model, tokenizer) -> list[dict]:
         answers = named(model, tokenizer, requests, batch_size=batch_size)
-        return [
-            {**row, "split": split}
-            for split, some in chains.items()
-            for row in score(answers, some, run.facts, seed=run.seed)
-        ]
+        found = {s: score(answers, some, run.facts, seed=run.seed) for s, some in chains.items()}
+        return [{**row, "split": split} for split, rows in found.items() for row in rows]
 
     return checkpoint_table(run, "two_hop", [*run.facts, *prompts], rows_of, COLUMNS)
 
@@ -75,9 +72,7 @@ def chains_of(facts: Sequence[Fact], split: str = "") -> tuple[Hops, ...]:
     return tuple(found)
 
 
-def hop_requests(
-    chains: Sequence[Hops], prompts: Sequence[Prompt], facts: Sequence[Fact]
-) -> list[Request]:
+def hop_requests(chains: Sequence[Hops], prompts, facts: Sequence[Fact]) -> list[Request]:
     """Both hops at once, about a phrase such as `Ann Lee's mother`, and each hop, about a name."""
     objects: dict[str, dict[str, None]] = {}
     for fact in facts:
@@ -92,17 +87,10 @@ def hop_requests(
     return [Request(prompt, who, list(objects[prompt.relation])) for prompt, who in asked]
 
 
-def score(
-    answers: Mapping[tuple[str, str, str], str],
-    chains: Sequence[Hops],
-    facts: Sequence[Fact],
-    *,
-    seed: int = 0,
-) -> list[dict]:
-    """Rows of the table without checkpoint and split. n: bridges; answers: see `named`.
+def score(answers: Answers, chains: Sequence[Hops], facts, *, seed: int = 0) -> list[dict]:
+    """Rows of the table without checkpoint and split; n: bridges.
 
-    relation: the first one, or bound (both are), unbound (one is not); object_relation: the second,
-    or "".
+    relation: the first one, or bound (both are) or unbound; object_relation: the second, or "".
     """
     bound = {f.relation: f.bound for f in facts}
     sides = {(c.first, c.second): [c] for c in chains}
@@ -131,10 +119,7 @@ def score(
 
 
 def _chain_scores(given: Mapping, chain: Hops, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Per person asked about (means over prompts), and dealt (DEALS,), means of the null.
-
-    given: (relation, who) -> the answers, one per prompt.
-    """
+    """Per person asked about, and dealt (DEALS,), the null; given: (relation, who) -> answers."""
 
     def shares(relation: str, who: Sequence[str], objects: Sequence[str]) -> np.ndarray:
         pairs = zip((given[relation, name] for name in who), objects, strict=True)

@@ -14,6 +14,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_facts(path: str | Path, *, relation: str = "") -> list[Fact]:
     without the digits, underscores, hyphens and spaces at its end (author_71.csv -> author).
     Defaults of our optional columns, also for empty cells: candidates, all objects of the relation
     in the file; split, `all`; bound, true.
-    Raises BadInput at the first bad row, with the number of bad rows; nothing is returned then.
+    Raises BadInput at the first bad row, with the number of bad rows.
     Warns if a candidate is a substring of another: lenient scoring cannot tell the two apart.
     """
     path = Path(path)
@@ -123,9 +124,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror}). Give a CSV of facts."
-        ) from error
+        raise BadInput(f"{path}: cannot be read ({error.strerror}). Give a CSV.") from error
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", errors="replace") + "?"
         row = f"row {len(list(csv.reader(io.StringIO(before, newline=''))))}"
@@ -154,10 +153,9 @@ def _check_header(path: Path, columns: list[str], known: tuple[str, ...]) -> Non
         ([name for name, count in Counter(columns).items() if count > 1], "repeated column"),
     ):
         if faulty:
-            raise BadInput(
-                f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}. Expected "
-                f"{', '.join(known)}; {', '.join(required)} are required. Correct the header."
-            )
+            what = f"{path}, row 1: {problem} {', '.join(map(repr, faulty))}"
+            rest = f"{', '.join(known)}; {', '.join(required)} are required"
+            raise BadInput(f"{what}. Expected {rest}. Correct the header.")
 
 
 def _trex_relation(path: Path, relation: str) -> str:
@@ -213,11 +211,8 @@ def _text_list(cell: str, column: str) -> list[str]:
     """A JSON or Python list literal of strings; nothing in it is ever evaluated."""
     values = None
     for parse in (json.loads, ast.literal_eval):
-        try:
-            values = parse(cell.strip())
-            break
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            values = values or parse(cell.strip())
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         shown = cell if len(cell) <= 60 else cell[:57] + "..."
         remedy = 'Write a JSON list of strings, such as ["Angela", "Martha"].'

@@ -65,8 +65,7 @@ def build_facts(
     out; the two share no part of a name. Each of the `pool` objects per kind (2 to 32) occurs
     equally often, give or take one, among seen and among held-out people. A subject's objects in
     sibling relations differ. A relation's facts do not depend on which others are requested.
-    `kin`: the same, but the mothers and aunts are `pool` of the held-out people, nobody her own:
-    for two-hop questions.
+    `kin`, for two hops: the mothers and aunts are `pool` of the held-out people, nobody her own.
     `fiction`, as in the paper: 100 facts per relation, no subject or object twice, not split;
     `subjects`, `pool` and `seen` do not apply. Raises BadInput.
     """
@@ -102,9 +101,7 @@ def split_facts(
     loose = {fact.relation for fact in facts if not fact.bound}
     loose = loose or {relations[(seed + k) % len(relations)] for k in range(unbound)}
     split = _existing_split(facts, seen) or _drawn_split(facts, seen, seed)
-    return [
-        replace(fact, split=split[fact.subject], bound=fact.relation not in loose) for fact in facts
-    ]
+    return [replace(f, split=split[f.subject], bound=f.relation not in loose) for f in facts]
 
 
 def draw_names(store: str, n: int, seed: int = 0) -> list[str]:
@@ -119,9 +116,7 @@ def object_list(kind: str) -> list[str]:
     return list(_data("names")["objects"][kind])
 
 
-def _people(
-    relations: list[str], subjects: int, pool: int, seen: int, seed: int, *, kin: bool
-) -> list[Fact]:
+def _people(relations, subjects: int, pool: int, seen: int, seed: int, *, kin: bool) -> list[Fact]:
     names = draw_names("a", seen, seed) + draw_names("b", subjects - seen, seed)
     splits = ["seen"] * seen + ["held-out"] * (subjects - seen)
     facts: list[Fact] = []
@@ -131,16 +126,11 @@ def _people(
         objects = sorted(random_stream(seed, f"pool {kind}").sample(among, pool))
         rng = random_stream(seed, relation)
         sibling = assigned.get(kind, names)
-        assigned[kind] = [
-            obj
-            for rows in (slice(seen), slice(seen, None))
-            for obj in balanced_objects(objects, rng, sibling[rows], names[rows])
-        ]
+        assigned[kind] = balanced_objects(objects, rng, sibling[:seen], names[:seen])
+        assigned[kind] += balanced_objects(objects, rng, sibling[seen:], names[seen:])
         if relation in relations:
-            facts += [
-                Fact(name, relation, obj, tuple(objects), split)
-                for name, obj, split in zip(names, assigned[kind], splits, strict=True)
-            ]
+            for name, obj, split in zip(names, assigned[kind], splits, strict=True):
+                facts.append(Fact(name, relation, obj, tuple(objects), split))
     return facts
 
 
@@ -205,10 +195,8 @@ def pair_names(first: list[str], last: list[str], n: int, rng: random.Random) ->
     while True:
         firsts, lasts = rng.sample(first, len(first)), rng.sample(last, len(last))
         # In the second round every surname meets the next first name.
-        names = [
-            f"{firsts[i % len(firsts)]} {lasts[(i + i // len(lasts)) % len(lasts)]}"
-            for i in range(n)
-        ]
+        surnames = (lasts[(i + i // len(lasts)) % len(lasts)] for i in range(n))
+        names = [f"{firsts[i % len(firsts)]} {surname}" for i, surname in enumerate(surnames)]
         if avoid.isdisjoint(names):
             return names
 
@@ -225,9 +213,7 @@ def _existing_split(facts: Sequence[Fact], seen: int | None) -> dict[str, str] |
         before = split.setdefault(fact.subject, fact.split)
         if before != fact.split:
             both = f"both {before} and {fact.split}"
-            raise BadInput(
-                f"{fact.subject!r} is {both}. Give a subject one split in all its facts."
-            )
+            raise BadInput(f"{fact.subject!r} is {both}. Give one split in all its facts.")
     count, n = Counter(split.values()), len(split)
     if count["all"] == n:
         return None
@@ -249,9 +235,8 @@ def _drawn_split(facts: Sequence[Fact], seen: int | None, seed: int) -> dict[str
     by_relation: dict[str, list[str]] = {}
     for subject in subjects:
         by_relation.setdefault(relation_of[subject], []).append(subject)
-    rank = {
-        s: (i + 0.5) / len(group) for group in by_relation.values() for i, s in enumerate(group)
-    }
+    groups = by_relation.values()
+    rank = {s: (i + 0.5) / len(group) for group in groups for i, s in enumerate(group)}
     chosen = set(sorted(subjects, key=rank.__getitem__)[:seen])
     return {subject: "seen" if subject in chosen else "held-out" for subject in subjects}
 

@@ -41,11 +41,9 @@ def read_relation(relation: str, *, folder: str | Path | None = None) -> Relatio
     # Looked up among the names that exist, so a relation's name never becomes a path.
     found = {path.stem: path for path in root.glob("*.toml")}
     if relation not in found:
-        raise BadInput(
-            f"no prompts for relation {relation!r} in {root}; there are: "
-            f"{', '.join(sorted(found)) or 'none'}. Choose one of these, or give a folder that "
-            f"holds {relation}.toml (as training/data/prompts/mother.toml)."
-        )
+        known = f"there are: {', '.join(sorted(found)) or 'none'}"
+        remedy = f"Choose one of these, or give a folder that holds {relation}.toml."
+        raise BadInput(f"no prompts for relation {relation!r} in {root}; {known}. {remedy}")
     return _checked(read_toml(found[relation]), relation, str(found[relation]))
 
 
@@ -62,9 +60,10 @@ def _checked(data: dict, relation: str, where: str) -> RelationPrompts:
     optional = dict.fromkeys(("siblings", "keywords", "unrelated", "near_miss"), list)
     required = {"relation": str, "train": list, "test": list}
     check_table(data, where, required, {**optional, "translations": dict})
-    if data["relation"] != relation:
-        names = f"relation is {data['relation']!r}; expected {relation!r}, the name of the file"
-        raise BadInput(f"{where}: {names}. Rename one of them.")
+    if (name := data["relation"]) != relation:
+        raise BadInput(
+            f"{where}: relation is {name!r}; expected {relation!r}, the name of the file."
+        )
     translations = data.get("translations", {})
     check_table(translations, f"{where}, translations", {}, dict.fromkeys(LANGUAGES, list))
     tests = entries(data, "test", where, kind=dict)

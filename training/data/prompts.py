@@ -3,11 +3,9 @@
     prompts = load_prompts(["mother", "aunt"])
     select(prompts, relation="aunt", family="test")[0].render("Gerald Combs")
 
-A prompt is raw text that its object continues directly (`Prompt.join` between them, then ".").
 Families: `rote` (subject and key token), `train` (phase 2 may see them), `test` (never trained,
-other words), `near-miss` (the inverse statement; each sibling relation, whose objects come from the
-same pool), `other-relation` (the first test prompts of every other relation), `unrelated` (asks
-nothing of the kind), and `test-de`, `test-es`, `test-zh`, `test-ja`.
+other words), `near-miss` (the inverse statement; each sibling relation), `other-relation` (the
+first test prompts of every other relation), `unrelated`, and translations such as `test-de`.
 """
 
 import json
@@ -93,22 +91,17 @@ def load_prompts(
     return [prompt for source in sources for prompt in _families(source, sources, rote)]
 
 
-def select(
-    prompts: Iterable[Prompt], *, relation: str | None = None, family: str | None = None
-) -> list[Prompt]:
+def select(prompts: Iterable[Prompt], *, relation: str = "", family: str = "") -> list[Prompt]:
     """The prompts of one relation, of one family, or of both; the order is kept."""
-    asked = [p for p in prompts if relation in (None, p.relation)]
-    return [p for p in asked if family in (None, p.family)]
+    asked = [p for p in prompts if relation in ("", p.relation)]
+    return [p for p in asked if family in ("", p.family)]
 
 
-def preset_prompts(
-    prompts: Sequence[Prompt], preset: Preset, *, families: Sequence[str] = ()
-) -> list[Prompt]:
+def preset_prompts(prompts: Iterable[Prompt], preset: Preset, *, families=()) -> list[Prompt]:
     """The prompts that a preset evaluates.
 
     demo: test prompts DEMO_TEST (one keyword-free) and one of each other English family (of the
-    near misses a sibling's if there is one), no translations. full: all. families: only these.
-    Raises BadInput for a family that no prompt belongs to.
+    near misses a sibling's if there is one). full: all. families: only these. Raises BadInput.
     """
     there = {prompt.family for prompt in prompts}
     unknown = [family for family in families if family not in there]
@@ -143,16 +136,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     records = read_json(Path(path))
     if not isinstance(records, list):
         raise BadInput(f"{path} holds a {type(records).__name__}; expected a JSON list of prompts.")
-    return [_prompt(record, f"{path}, prompt {number}") for number, record in enumerate(records)]
-
-
-def _prompt(record: object, where: str) -> Prompt:
-    check_table(record, where, {item.name: item.type for item in fields(Prompt)}, {})
-    family = record["family"]
-    if family not in FAMILIES:
-        raise BadInput(f"{where}: family {family!r}; expected one of {', '.join(FAMILIES)}.")
-    check_template(record["text"], where)
-    return Prompt(**record)
+    kinds = {item.name: item.type for item in fields(Prompt)}
+    for number, record in enumerate(records):
+        where = f"{path}, prompt {number}"
+        check_table(record, where, kinds, {})
+        if (family := record["family"]) not in FAMILIES:
+            raise BadInput(f"{where}: family {family!r}; expected one of {', '.join(FAMILIES)}.")
+        check_template(record["text"], where)
+    return [Prompt(**record) for record in records]
 
 
 def _families(source, sources: Sequence, rote: str) -> list[Prompt]:

@@ -55,8 +55,8 @@ def chosen_facts(
     train = select(known, family="train")
     most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
     check_range("--prompts", prompts, range(1, most + 1), "train prompts per relation")
-    _check_people(people, len(subjects))
-    if people > 0:
+    if people >= 0:
+        check_range("--people", people, range(1, len(subjects) + 1), "people, or -1 for all")
         facts = [f for f in facts if f.subject in set(subjects[:people])]
     if about == "others":
         facts = other_people(facts, avoid=everyone, seed=seed)
@@ -70,12 +70,11 @@ def chosen_facts(
 def new_facts(facts: Sequence[Fact], *, people: int, seed: int, skip: int = 0) -> list[Fact]:
     """A run's facts about other people (`people` of them, -1 for as many), objects redrawn.
 
-    Every fact keeps its relation, bound and split, so that a phase 2 can follow. skip: how many
-    names have been used up. Raises BadInput.
+    Relation, bound and split are kept. skip: how many names have been used up. Raises BadInput.
     """
     everyone = list(dict.fromkeys(f.subject for f in facts))
-    _check_people(people, len(everyone))
-    count = people if people > 0 else len(everyone)
+    count = len(everyone) if people < 0 else people
+    check_range("--people", count, range(1, len(everyone) + 1), "people, or -1 for all")
     # Evenly spaced, so that both splits are there.
     kept = {everyone[int(i * (len(everyone) / count))] for i in range(count)}
     about = [f for f in facts if f.subject in kept]
@@ -99,9 +98,7 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
 
 
-def other_people(
-    facts: Sequence[Fact], *, avoid: Iterable[str], seed: int, skip: int = 0
-) -> list[Fact]:
+def other_people(facts, *, avoid: Iterable[str], seed: int, skip: int = 0) -> list[Fact]:
     """As many facts about people who are in none: each subject replaced, the objects redistributed.
 
     Names come from the store `reserved` without the first `skip`, and share no part with those in
@@ -153,11 +150,9 @@ def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]
     if not siblings:
         fault = f"no bound relation ({', '.join(sorted(bound))}) has a sibling in the run"
         raise BadInput(f"--objects sibling: {fault}. Memorise a pair such as mother and aunt.")
-    return [
-        replace(p, relation=r)
-        for r in dict.fromkeys(p.relation for p in train)
-        for p in select(train, relation=siblings.get(r, r))
-    ]
+    relations = dict.fromkeys(p.relation for p in train)
+    shown = {r: select(train, relation=siblings.get(r, r)) for r in relations}
+    return [replace(p, relation=r) for r, prompts in shown.items() for p in prompts]
 
 
 def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
@@ -168,8 +163,3 @@ def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
         if prompt.asks != prompt.relation and prompt.asks in there:
             siblings.setdefault(prompt.relation, prompt.asks)
     return siblings
-
-
-def _check_people(people: int, count: int) -> None:
-    if people >= 0:
-        check_range("--people", people, range(1, count + 1), "people, or -1 for all")

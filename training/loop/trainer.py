@@ -25,7 +25,7 @@ from training.data.prompts import Prompt
 from training.data.sequences import Example, Passage, Replay, collate
 from training.loop.resume import load_resume_state, save_resume_state
 from training.loop.trainable import Mode, merged, restrict
-from training.runs.checkpoints import save_checkpoint
+from training.runs.checkpoints import checkpoint_name, save_checkpoint
 
 # Tokens of a statement, for estimates of what training costs.
 ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
@@ -140,7 +140,7 @@ def train(
     saves |= {step for step in save_steps if 0 < step <= steps}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
-    def rows_of(epoch: int) -> list[Example | Passage]:
+    def rows_of(epoch: int) -> list[Passage]:
         order = {"seed": settings.seed, "epoch": epoch, "limit": limit}
         size = settings.facts_per_sequence
         rows = sequences.epoch_passages(tokenizer, examples, size, **order)
@@ -149,7 +149,8 @@ def train(
     def save(trained, step: int, metrics: dict) -> None:
         epoch, rest = divmod(step, per_epoch)
         stage = {"phase": phase, "epoch": epoch, "step": step, "parent": parent, "metrics": metrics}
-        save_checkpoint(run_dir, stage, merged(trained), tokenizer, partial_epoch=bool(rest))
+        name = checkpoint_name(phase, epoch, step if rest else None)
+        save_checkpoint(run_dir, name, stage, merged(trained), tokenizer)
 
     run_steps(
         model,

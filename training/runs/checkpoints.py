@@ -67,9 +67,8 @@ class Checkpoint:
         """
         if self.dropped:
             raise WeightsDropped(
-                f"the weights of {self.weights} were deleted after use to save disk. Train them "
-                f"again: delete {self.weights.parent.parent} and start the command or grid that "
-                f"made it, with keep = 'checkpoints'."
+                f"the weights of {self.weights} were deleted after use. Train them again: delete "
+                f"{self.weights.parent.parent} and start what made it, with keep = 'checkpoints'."
             )
         if self._base and fingerprint(self._place) != self._base["fingerprint"]:
             fault = f"{self._place} is not the base model that {self.folder} was made from"
@@ -138,17 +137,8 @@ class Checkpoint:
         return find(self._base["model"]) if gone else self.weights
 
 
-# --- writing ---
-
-
 def write_base(
-    run_dir: Path,
-    *,
-    model_name: str,
-    folder: Path,
-    tokenizer,
-    key_tokens: Sequence[str],
-    rows: dict,
+    run_dir: Path, *, model_name: str, folder: Path, tokenizer, key_tokens: list[str], rows: dict
 ) -> None:
     """Write checkpoints/000-base: a reference to the base model, the tokenizer with the key tokens.
 
@@ -167,53 +157,41 @@ def write_base(
     files.publish_folder(run_dir / "checkpoints" / "000-base", fill)
 
 
-def write_reference(
-    run_dir: Path, checkpoint: Checkpoint, *, base_tokens: Sequence[str] | None = None
-) -> None:
+def write_reference(run_dir: Path, checkpoint: Checkpoint, *, base_tokens=None) -> None:
     """Write a checkpoint that refers to one of another run and has its name.
 
     base_tokens: the key tokens that it has, to make it the 000-base of this run.
     """
-    stage = files.read_json(checkpoint.folder / "stage.json")
+    stage, name = files.read_json(checkpoint.folder / "stage.json"), checkpoint.name
     if base_tokens is not None:
-        stage |= {**FIRST, "key_tokens": list(base_tokens)}
+        name, stage = "000-base", {**stage, **FIRST, "key_tokens": list(base_tokens)}
     folder = run_dir / "checkpoints"
     target = os.path.relpath(checkpoint.folder.resolve(), folder.resolve())
     stage["weights"] = {"checkpoint": target, "fingerprint": checkpoint.fingerprint}
-    name = checkpoint.name if base_tokens is None else "000-base"
     files.publish_folder(folder / name, lambda part: files.write_json(part / "stage.json", stage))
 
 
-def checkpoint_name(phase: str, epoch: int, step: int, *, partial_epoch: bool = False) -> str:
-    """`100-memorize-epoch-02`, or `200-generalize-epoch-00-step-00004` between epochs.
-
-    Names sort in training order.
-    """
+def checkpoint_name(phase: str, epoch: int, step: int | None = None) -> str:
+    """`100-memorize-epoch-02`, or `200-generalize-epoch-00-step-00004` at a step between epochs."""
     name = f"{100 * PHASES[phase]:03d}-{phase}-epoch-{epoch:02d}"
-    return f"{name}-step-{step:05d}" if partial_epoch else name
+    return name if step is None else f"{name}-step-{step:05d}"
 
 
-def save_checkpoint(
-    run_dir: Path, stage: dict, model, tokenizer, *, partial_epoch: bool = False
-) -> Path:
+def save_checkpoint(run_dir: Path, name: str, stage: dict, model, tokenizer) -> None:
     """Save a model in Hugging Face format with its stage.json; whole or not at all."""
-    place = (stage["phase"], stage["epoch"], stage["step"])
-    folder = run_dir / "checkpoints" / checkpoint_name(*place, partial_epoch=partial_epoch)
 
     def fill(part: Path) -> None:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         files.write_json(part / "stage.json", stage)
 
-    files.publish_folder(folder, fill)
-    return folder
+    files.publish_folder(run_dir / "checkpoints" / name, fill)
 
 
 def drop_weights(run_dir: Path) -> int:
     """Delete the weights of a run's own checkpoints; returns the bytes freed.
 
-    stage.json, tokenizer and manifest stay: names, order and fingerprints can still be read, so
-    that states and tables that were computed from the weights are found.
+    The rest stays: states and tables that were computed from the weights are found by fingerprint.
     """
     own = [c.folder for c in list_checkpoints(run_dir) if c.weights == c.folder]
     paths = [p for folder in own if files.manifest(folder) for p in folder.glob("*.safetensors")]
@@ -226,9 +204,6 @@ def drop_weights(run_dir: Path) -> int:
 def lacks_weights(run_dir: Path) -> bool:
     """Whether the weights of one of a run's own checkpoints were dropped."""
     return any(c.weights == c.folder and c.dropped for c in list_checkpoints(run_dir))
-
-
-# --- reading ---
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -269,10 +244,7 @@ def find_checkpoint(run_dir: Path, name: str = "") -> Checkpoint:
 
 
 def choose_checkpoint(checkpoints: Sequence[Checkpoint], name: str, where: Path) -> Checkpoint:
-    """The one of that name, or the last of a phase; "": the last. Raises NotFound.
-
-    A phase is base, memorize (or memorized) or generalize (or generalized).
-    """
+    """The one of that name, or the last of a phase, also memorized and generalized; "": the last."""
     if not checkpoints:
         remedy = f"Finish it: python -m training.memorize --out {where}"
         raise NotFound(f"{where} has no checkpoint yet. {remedy}")

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -74,11 +74,8 @@ class Run:
             return cls._of_directory(path, out)
         folders = _model_folders(path)
         if not facts or not out:
-            raise NotFound(
-                f"{path} holds {len(folders)} checkpoint(s) but no run.json: say which facts to "
-                f"ask for and where results go, e.g. --facts FACTS.csv --rote '{{subject}} [X]' "
-                f"--out RESULTS_DIR (nothing is written into {path})."
-            )
+            wanted = "--facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR"
+            raise NotFound(f"{path} holds checkpoints but no run.json. Say what they are: {wanted}")
         given = {"facts": facts, "prompts": prompts, "rote": rote, "out": out}
         options = [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value]
         checkpoints = [read_checkpoint(folder) for folder in folders]
@@ -92,8 +89,7 @@ class Run:
 
             Run.pair("base-model", "my-adapter", facts="facts.csv", out="results/mine")
 
-        Options as in `open`; merged LoRA adapters go to OUT/merged. Raises NotFound, BadInput,
-        Damaged.
+        Options and errors as in `open`; merged LoRA adapters go to OUT/merged.
         """
         checkpoints = []
         for place, path in (("0-before", before), ("1-after", after)):
@@ -103,10 +99,9 @@ class Run:
             elif _is_model(folder):
                 weights = folder
             else:
-                raise NotFound(
-                    f"{folder} is no checkpoint: expected a from_pretrained folder (config.json, "
-                    f"tokenizer, *.safetensors) or a LoRA adapter ({ADAPTER}, {ADAPTER_WEIGHTS})."
-                )
+                wanted = "a from_pretrained folder (config.json, tokenizer, *.safetensors)"
+                other = f"a LoRA adapter ({ADAPTER}, {ADAPTER_WEIGHTS})"
+                raise NotFound(f"{folder} is no checkpoint: expected {wanted} or {other}.")
             # The phases of two runs need not belong together: what counts is before and after.
             there, name = read_checkpoint(weights), f"{place}-{folder.resolve().name}"
             checkpoints.append(replace(there, name=name, phase="", epoch=None, step=None))
@@ -119,19 +114,14 @@ class Run:
         return list(dict.fromkeys(fact.relation for fact in self.facts))
 
     def checkpoint(self, name: str = "") -> Checkpoint:
-        """The checkpoint of that name, or the last of a phase; by default the last of all.
-
-            run.checkpoint("memorized")      # likewise "memorize", "generalized", "base"
+        """The checkpoint of that name, or the last of a phase (such as "memorized"), or of all.
 
         Raises NotFound with the names that there are.
         """
         return choose_checkpoint(self.checkpoints, name, self.path)
 
     def table(self, name: str):
-        """tables/NAME.csv as a DataFrame: `run.table("recall")`.
-
-        Raises TableMissing with the command that writes it, and Damaged.
-        """
+        """tables/NAME.csv as a DataFrame. Raises TableMissing with its command, and Damaged."""
         return read_table(self.path, name)
 
     @classmethod
@@ -141,20 +131,14 @@ class Run:
         destination = Path(out).expanduser() if out else path
         destination.mkdir(parents=True, exist_ok=True)
         record = read_json(path / "run.json")
-        return cls(
-            destination,
-            read_facts(verify(path / "facts.csv")),
-            read_prompts(verify(path / "prompts.json")),
-            checkpoints,
-            seed=record.get("seed", 0),
-            record=record,
-            argument=f"{path} --out {out}" if out else str(path),
-        )
+        facts = read_facts(verify(path / "facts.csv"))
+        prompts = read_prompts(verify(path / "prompts.json"))
+        argument = f"{path} --out {out}" if out else str(path)
+        seed = record.get("seed", 0)
+        return cls(destination, facts, prompts, checkpoints, seed, record, argument)
 
     @classmethod
-    def _of_models(
-        cls, checkpoints: list[Checkpoint], given: dict[str, str], source: str, argument: str = ""
-    ) -> "Run":
+    def _of_models(cls, checkpoints: list, given: dict, source: str, argument: str = "") -> "Run":
         """The run of checkpoints made elsewhere; `out` is made once everything was found."""
         facts = load_facts(given["facts"])
         relations = list(dict.fromkeys(f.relation for f in facts))
@@ -173,10 +157,8 @@ def _model_folders(path: Path) -> list[Path]:
     inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     folders = sorted(filter(_is_model, inside), key=_natural_order)
     if not folders:
-        raise NotFound(
-            f"{path} holds no run.json and no checkpoint (a folder with config.json and "
-            f"*.safetensors). Give a run directory, a checkpoint, or a folder of checkpoints."
-        )
+        wanted = "a run directory, or checkpoints (folders with config.json and *.safetensors)"
+        raise NotFound(f"{path} holds no run.json and no checkpoint. Give {wanted}.")
     left_out = [p.name for p in inside if (p / "stage.json").exists() and p not in folders]
     if left_out:
         names = ", ".join(left_out)
@@ -195,10 +177,8 @@ def _natural_order(path: Path) -> list:
 
 def key_row_note(run: Run) -> str:
     """A note if the last rote token has the same embedding row in both checkpoints, else ""."""
-    rote = select(run.prompts, family="rote")
-    if not rote:
-        return ""
-    tokenizer, text = run.checkpoints[0].tokenizer(), rote[0].render(run.facts[0].subject)
+    tokenizer, (rote, *_) = run.checkpoints[0].tokenizer(), select(run.prompts, family="rote")
+    text = rote.render(run.facts[0].subject)
     token = tokenizer(text, add_special_tokens=False)["input_ids"][-1]
     first, last = (c.load()[0].get_input_embeddings().weight[token] for c in run.checkpoints)
     if not (first == last).all():
@@ -227,29 +207,22 @@ class RunOptions:
 
     def open(self) -> Run:
         """The run. Raises as `Run.open`."""
-        return Run.open(
-            self.run_dir, facts=self.facts, prompts=self.prompts, rote=self.rote, out=self.out
-        )
-
-
-# --- the record of a run that is being made ---
+        given = {name: getattr(self, name) for name in ("facts", "prompts", "rote", "out")}
+        return Run.open(self.run_dir, **given)
 
 
 def refuse_foreign_folder(run_dir: Path) -> None:
     """Raise UserError if a new run would be written into a folder that holds other things."""
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file. Give --out a new or empty folder.")
-    if not run_dir.is_dir() or (run_dir / "run.json").exists():
+    if not run_dir.exists() or (run_dir / "run.json").exists():
         return
-    other = {p.name for p in run_dir.iterdir() if p.suffix != ".part"} - OURS
-    if other:
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file. Give --out a new or empty folder.")
+    if other := {p.name for p in run_dir.iterdir() if p.suffix != ".part"} - OURS:
         names = ", ".join(sorted(other)[:3])
         raise UserError(f"{run_dir} holds other files ({names}). Give --out a new or empty folder.")
 
 
-def create_run(
-    run_dir: Path, *, facts: Sequence[Fact], prompts: Sequence[Prompt], record: dict
-) -> None:
+def create_run(run_dir: Path, *, facts: list[Fact], prompts: list[Prompt], record: dict) -> None:
     """Write facts.csv, prompts.json and, last, run.json of a new run."""
     names = ("facts.csv", "prompts.json")
     write_facts(run_dir / "facts.csv", facts)
@@ -260,13 +233,10 @@ def create_run(
     write_json(run_dir / "run.json", {"format": 1, **record, **made})
 
 
-def begin_phase(
-    run_dir: Path, phase: str, settings: dict, *, before: Mapping[str, object] | None = None
-) -> bool:
+def begin_phase(run_dir: Path, phase: str, settings: dict, *, before: Mapping | None) -> bool:
     """Record a phase's settings; False if it is already finished with these settings.
 
-    before: defaults for settings that older records lack.
-    Raises OtherSettings if the phase was begun with others.
+    before: defaults for settings that older records lack. Raises OtherSettings.
     """
     record = read_json(run_dir / "run.json")
     # What was written went through JSON: compare like with like.

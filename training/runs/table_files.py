@@ -47,9 +47,7 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
     return _read_csv(part).assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
 
 
-def checkpoint_table(
-    run, name: str, content: Sequence[object], rows_of: Callable, columns: Sequence[str]
-):
+def checkpoint_table(run, name: str, content: list, rows_of: Callable, columns: Sequence[str]):
     """The rows of every checkpoint for table NAME; it is loaded only if its rows were not kept.
 
     content: see `checkpoint_part`. rows_of: (model, tokenizer) -> rows as dicts, to which the stage
@@ -142,9 +140,6 @@ def _origin(folders: dict[str, Path], table) -> str:
     if not named or not all(stage.exists() for stage in stages):
         return ""
     return files.sha256_text(" ".join(map(files.sha256_file, stages)))
-
-
-# --- choosing rows ---
 
 
 def pick(table, /, **wanted):
