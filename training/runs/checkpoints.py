@@ -158,10 +158,7 @@ def write_base(
 
 
 def write_reference(run_dir: Path, checkpoint: Checkpoint, *, base_tokens=None) -> None:
-    """Write a checkpoint that refers to one of another run and has its name.
-
-    base_tokens: the key tokens that it has, to make it the 000-base of this run.
-    """
+    """Write a checkpoint that refers to one of another run; base_tokens: to make it 000-base."""
     stage, name = files.read_json(checkpoint.folder / "stage.json"), checkpoint.name
     if base_tokens is not None:
         name, stage = "000-base", {**stage, **FIRST, "key_tokens": list(base_tokens)}
