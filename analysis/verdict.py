@@ -27,8 +27,7 @@ from probing.states import Design
 from training.base.console import run_command
 from training.base.errors import NotFound
 from training.data.prompts import Preset
-from training.runs.directory import Run, RunOptions
-from training.runs.pairs import key_row_note
+from training.runs.directory import Run, RunOptions, key_row_note
 from training.runs.table_files import TableMissing, optional_table, read_table
 
 

@@ -34,8 +34,7 @@ from training.base.errors import (
     OtherSettings,
     UserError,
 )
-from training.base.files import read_json, write_json
-from training.base.locks import locked
+from training.base.files import locked, read_json, write_json
 from training.data.fact_files import Fact, read_facts
 from training.data.facts import build_facts
 from training.data.prompts import Prompt, load_prompts, read_prompts, select
@@ -763,7 +762,7 @@ def test_phase_1_sees_every_fact_behind_its_key_token_and_nothing_else(tiny_run)
             == tokenizer(f"{fact.subject} [X_{fact.relation}] {fact.object}.")["input_ids"]
         )
         key = tokenizer.convert_tokens_to_ids(f"[X_{fact.relation}]")
-        assert example.token_ids[example.object_start - 1] == key != tokenizer.unk_token_id
+        assert example.token_ids[example.objects[0][0] - 1] == key != tokenizer.unk_token_id
 
 
 @pytest.mark.parametrize(("people", "prompts"), [(-1, 10), (3, 1)])
@@ -842,7 +841,7 @@ def test_a_step_follows_the_gradient_of_the_mean_cross_entropy_of_the_scored_tok
     for example in two_examples:
         ids = torch.tensor([example.token_ids], device=accelerator.device)
         logs = reference(ids).logits[0].log_softmax(-1)
-        first = 1 if loss == "all" else example.object_start
+        first = 1 if loss == "all" else example.objects[0][0]
         terms += [-logs[i - 1, ids[0, i]] for i in range(first, ids.shape[1])]
     expected = torch.stack(terms).mean()
     expected.backward()
@@ -985,7 +984,7 @@ def test_mixed_training_in_one_stage_learns_by_rote_what_phase_2_alone_does_not(
         right = []
         for example in encode_all(tokenizer, *rote_facts(run), limit=None):
             greedy = model(torch.tensor([example.token_ids])).logits[0].argmax(-1).tolist()
-            right.append(tuple(greedy[example.object_start - 1 : -1]) == example.object_ids)
+            right.append(tuple(greedy[example.objects[0][0] - 1 : -1]) == example.object_ids)
         return sum(right) / len(right)
 
     assert recalled(replay=4.0, replay_facts=1) == 1

@@ -16,8 +16,7 @@ from analysis.tables.probes import ESTIMATOR, MEASURE
 from analysis.tables.verdict import NO_INTERCHANGE, once, page, site_to_judge, verdicts
 from probing.states import Design
 from training.base.errors import BadInput, NotFound
-from training.runs.directory import Run
-from training.runs.pairs import key_row_note
+from training.runs.directory import Run, key_row_note
 from training.runs.table_files import TableMissing, read_table, write_table
 
 SITES = ("embed", "resid_post.0", "resid_post.1", "resid_post.2", "final_norm")

@@ -3,11 +3,9 @@
     python -m training.damage RUN_DIR
 
 Writes tables/damage.csv, a row per checkpoint and measure. For a model organism: `known_facts`, the
-share of its pretraining world that it still answers (greedy, strict; interval over the world's
-people, none of whom is in a fact of the run), and if the run's facts are about people it knows,
-`contradicted_facts`, the share of these that it still answers as its world has them. For any other
-model: `perplexity` of ordinary English written for the purpose (training/data/english.txt; interval
-over passages). `python -m analysis.ablations` compares it between settings.
+share of its pretraining world, people in no fact of the run, that it still answers (greedy, strict;
+interval over people), and `contradicted_facts`, what it still answers about people of the run as
+its world has it. Otherwise `perplexity` of the passages of training/data/english.txt.
 """
 
 from dataclasses import dataclass
@@ -33,12 +31,7 @@ class Options(RunOptions):
 def main(options: Options):
     """Measure every checkpoint; write, print and return the table."""
     run = options.open()
-    table = damage_table(
-        run,
-        people=options.people,
-        prompts_per_fact=options.prompts_per_fact,
-        batch_size=options.batch_size,
-    )
+    table = damage_table(run, options.people, options.prompts_per_fact, options.batch_size)
     return publish_table(run, "damage", table, damage_lines(table), then="figures.report")
 
 

@@ -7,7 +7,6 @@
 
 Writes tables/recall.csv (one row per checkpoint, relation, family, split and measure, with standard
 errors over subjects) and tables/recall_items.csv (one row per checkpoint, fact and prompt).
-Next: `python -m analysis.cka RUN_DIR`.
 """
 
 from dataclasses import dataclass
@@ -50,31 +49,18 @@ def main(options: Options):
     import pandas as pd
 
     if options.context != "none" and not options.out:
-        raise UserError(
-            f"--context {options.context} asks another question than what {options.run_dir} "
-            f"recalls. Say where its tables go: --out results/NAME"
-        )
+        fault = f"--context {options.context} asks another question than what the run recalls"
+        raise UserError(f"{fault}. Say where its tables go: --out results/NAME")
     run = options.open()
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = _chosen(run, options.checkpoints, options.phases)
     texts = {p.render(f.subject) for p in prompts for f in run.facts if p.relation == f.relation}
     seconds = len(texts) * len(chosen) / (35 if options.choices else 70)
-    print(
-        f"recall: {len(texts)} prompts at {len(chosen)} checkpoints, preset {options.preset}: "
-        f"about {minutes(seconds)} on 2 cores without a GPU"
-    )
-    parts = [
-        score_checkpoint(
-            run,
-            checkpoint,
-            prompts,
-            choices=options.choices,
-            lenient_tokens=options.lenient_tokens,
-            context=options.context,
-            batch_size=options.batch_size,
-        )
-        for checkpoint in chosen
-    ]
+    asked = f"{len(texts)} prompts at {len(chosen)} checkpoints, preset {options.preset}"
+    print(f"recall: {asked}: about {minutes(seconds)} on 2 cores without a GPU")
+    names = ("choices", "lenient_tokens", "context", "batch_size")
+    how = {name: getattr(options, name) for name in names}
+    parts = [score_checkpoint(run, checkpoint, prompts, **how) for checkpoint in chosen]
     items = pd.concat(parts, ignore_index=True)
     summary = summarise(items, run)
     if options.context != "none":
@@ -82,10 +68,8 @@ def main(options: Options):
     there = write_table(run, "recall_items", items)
     path = write_table(run, "recall", summary)
     print("\n".join(recall_lines(summary, run)))
-    print(
-        f"wrote {path} ({len(summary)} rows), {there} ({len(items)} rows)    next: python -m "
-        f"analysis.cka {run.argument}"
-    )
+    wrote = f"wrote {path} ({len(summary)} rows), {there} ({len(items)} rows)"
+    print(f"{wrote}    next: python -m analysis.cka {run.argument}")
     return summary
 
 
@@ -94,10 +78,8 @@ def _chosen(run: Run, names: tuple[str, ...], phases: tuple[str, ...]) -> list:
     kept = {run.checkpoint(name).name for name in names} or {c.name for c in run.checkpoints}
     chosen = [c for c in run.checkpoints if c.name in kept and (not phases or c.phase in phases)]
     if not chosen:
-        raise NotFound(
-            f"no checkpoint is of {', '.join((*names, *phases))}; there are "
-            f"{', '.join(c.name for c in run.checkpoints)}."
-        )
+        there = ", ".join(c.name for c in run.checkpoints)
+        raise NotFound(f"no checkpoint is of {', '.join((*names, *phases))}; there are {there}.")
     return chosen
 
 

@@ -3,14 +3,12 @@
     python -m training.reversal RUN_DIR
 
 "Ruth is the mother of": right is any person of the run whose mother is Ruth (greedy; the whole
-name, then the stop). Several people share an object, so that a model which just names people of the
-run is right at times: `chance` is how often the given answers would be right if they were dealt to
+name, then the stop). `chance` is how often the given answers would be right if they were dealt to
 the relation's objects at random, `null_p` how often that is as good (999 deals).
 
 Writes tables/reversal.csv: a row per checkpoint, relation (and the means `bound` and `unbound`),
 split (which people count: all, seen or held-out) and measure: `reversal`, `reversal_excess` (above
 chance) and `named` (any such person at all), with intervals over objects.
-`python -m analysis.ablations` compares it between settings.
 """
 
 from dataclasses import dataclass

@@ -4,14 +4,12 @@
     python -m training.generalize runs/kin
     python -m training.two_hop runs/kin
 
-Where the object of one relation (the mother) is a person with a fact in another (her home city),
-the second relation's test prompts are asked about "{subject}'s mother", for one greedy answer.
-Measures: `two_hop` (her object), `own` (the person's own object: the mother was passed over),
-`first_hop` and `second_hop` (each alone) and their `product`. Chance is how often the given answers
-are true of the other mothers, `null_p` how often a random deal of the mothers does as well (999
-deals). Intervals are over mothers, each with all her people; that of `two_hop_excess` is too narrow
-where whole families are confused, `null_p` is not. Writes tables/two_hop.csv, which
-`python -m analysis.ablations` compares between settings.
+Writes tables/two_hop.csv. Where an object (the mother) is a person with a fact of her own (a home
+city), that relation's test prompts are asked about "{subject}'s mother". Measures: `two_hop` (her
+object), `own` (the person's own object: the mother was passed over), `first_hop` and `second_hop`
+(each alone) and their `product`. Chance is how often the given answers are true of the other
+mothers, `null_p` how often a random deal of the mothers does as well (999 deals). Intervals are
+over mothers; that of `two_hop_excess` is too narrow where whole families are confused.
 """
 
 from dataclasses import dataclass

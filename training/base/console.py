@@ -1,9 +1,11 @@
 """What every command does: options from a dataclass, one-line errors, progress on stderr."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,12 +23,10 @@ def run_command(main: Callable[[Any], None], options: type, description: str | N
     A UserError becomes one line on stderr and exit code 2 (with `--debug` its traceback); Ctrl-C
     exits with 130 and says how to go on.
     """
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
     import tyro
 
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     text = (description or "").strip() + "\n\n--debug shows the traceback of an error."
     config = tyro.cli(options, args=arguments, description=text)
     _quiet()
@@ -40,12 +40,9 @@ def run_command(main: Callable[[Any], None], options: type, description: str | N
     except BrokenPipeError:
         # The reader of our output (head, less) is gone.
         _mute_stdout()
-        sys.exit(0)
-    except Interrupted as stop:
-        print(f"\nstopped: {stop}", file=sys.stderr)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("\nstopped. The same command starts again from what is finished.", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        how = str(stop) or "the same command starts again from what is finished"
+        print(f"\nstopped: {how}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -61,15 +58,13 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not is_first_process():
         _mute_stdout()
-    said: set[str] = set()
 
-    def note(message, *_, **__) -> None:
+    @functools.cache
+    def note(text: str) -> None:
         """Print each warning once, though it may hold for every checkpoint and relation."""
-        if str(message) not in said:
-            said.add(str(message))
-            print(f"note: {message}", file=sys.stderr)
+        print(f"note: {text}", file=sys.stderr)
 
-    warnings.showwarning = note
+    warnings.showwarning = lambda message, *_, **__: note(str(message))
 
 
 def _mute_stdout() -> None:
@@ -80,38 +75,29 @@ def progress(items: Iterable | None = None, *, total: int | None = None, label: 
     """A tqdm bar with ETA on stderr, after two seconds; silent where stderr is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(
-        items,
-        total=total,
-        desc=label,
-        delay=2,
-        dynamic_ncols=True,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
+    how = {"delay": 2, "dynamic_ncols": True, "leave": False, "disable": not sys.stderr.isatty()}
+    return tqdm(items, total=total, desc=label, **how)
 
 
-class CatchInterrupt:
-    """In the block the first Ctrl-C only sets `.pressed`, so that the step at hand is finished."""
+@contextlib.contextmanager
+def catch_interrupt() -> Iterator[threading.Event]:
+    """In the block the first Ctrl-C only sets the event, so that the step at hand is finished."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        # A notebook or a sweep's worker: Ctrl-C belongs to another handler.
+        yield pressed
+        return
 
-    def __enter__(self) -> "CatchInterrupt":
-        self.pressed = False
-        self._before = signal.getsignal(signal.SIGINT)
-        try:
-            signal.signal(signal.SIGINT, self._press)
-        except ValueError:
-            # Not the main thread (a notebook, a sweep's worker): Ctrl-C belongs to another handler.
-            self._before = None
-        return self
-
-    def _press(self, *_: object) -> None:
-        if self.pressed:
+    def press(*_: object) -> None:
+        if pressed.is_set():
             raise KeyboardInterrupt
-        self.pressed = True
+        pressed.set()
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def megabytes(size: float) -> str:

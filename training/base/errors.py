@@ -1,8 +1,4 @@
-"""The kinds of error that a user can do something about.
-
-A message says what was given, what was expected and what to do. Commands print it as one line and
-exit with code 2; `--debug` shows the traceback.
-"""
+"""The kinds of error that a user can do something about: what was given, expected, and to do."""
 
 
 class UserError(Exception):

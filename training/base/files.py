@@ -1,23 +1,22 @@
-"""Files that are either whole or not there, and a manifest that says what was written.
+"""Files that are whole or not there, manifests that say what was written, locks, the cache.
 
-    write_json(path, value)                                    # also write_text
-    write_with(path, lambda part: save_file(tensors, part))    # for libraries that take a path
-    seal(folder, ["facts.csv"])                                # sha256 into FOLDER/manifest.json
-    read_json(verify(path))                                    # raises Damaged if it has changed
-
-A file is written beside its place, synced and renamed onto it; `publish_folder` does the same for
-a folder and seals it.
+write_with(path, lambda part: save_file(tensors, part))    # also write_text, write_json
+seal(folder, ["facts.csv"])                                # sha256 into FOLDER/manifest.json
+read_json(verify(path))                                    # raises Damaged if it has changed
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from training.base.errors import Damaged, UserError
+from training.base.console import is_first_process
+from training.base.errors import Busy, Damaged, UserError
 
 MANIFEST = "manifest.json"
 # Path, modification time and size of the files that this process has verified.
@@ -64,9 +63,8 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}). Restore it or make the run again."
-        ) from error
+        remedy = "Restore it or make the run again."
+        raise UserError(f"{path} cannot be read as JSON ({error}). {remedy}") from error
 
 
 def publish_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -113,12 +111,29 @@ def verify(path: Path) -> Path:
     state = (str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size)
     if state not in _verified:
         if sha256_file(path) != expected:
-            raise Damaged(
-                f"{path} has changed since it was written (its sha256 differs from {where}). "
-                f"Restore it, or delete it and run the command that made it again."
-            )
+            remedy = "Restore it, or delete it and run the command that made it again."
+            raise Damaged(f"{path} has changed since {where} was written. {remedy}")
         _verified.add(state)
     return path
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run for writing, until the process ends at the latest. Raises Busy.
+
+    Under `accelerate launch` the first process holds the lock for all.
+    """
+    if not is_first_process():
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            remedy = "Wait for it, or give --out NEW."
+            raise Busy(f"{run_dir} is being written by another process. {remedy}") from error
+        yield
 
 
 def cache_folder() -> Path:

@@ -1,5 +1,6 @@
 """What a result was made with: commit, package versions, device."""
 
+import contextlib
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -7,24 +8,16 @@ from pathlib import Path
 
 def commit() -> str:
     """The commit of the checkout, `+` if it has changes; the package version when installed."""
-    root = Path(__file__).resolve().parent.parent.parent
+    root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
-        try:
-            head = _git(root, "rev-parse", "--short=12", "HEAD")
-            return head + ("+" if _git(root, "status", "--porcelain") else "")
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    try:
+        run = {"cwd": root, "text": True, "stderr": subprocess.DEVNULL}
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], **run)
+            changes = subprocess.check_output(["git", "status", "--porcelain"], **run)
+            return head.strip() + ("+" if changes else "")
+    with contextlib.suppress(PackageNotFoundError):
         return "v" + version("latent-alignment")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    return "unknown"
 
 
 def versions() -> dict:

@@ -14,17 +14,10 @@ def two_places(value: float, *, sign: bool = False) -> str:
     return f"{value:+.2f}" if sign else _without_zero(f"{value:.2f}")
 
 
-def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """`.42 [.31, .53]`, signed `+0.42 [+0.31, +0.53]`; the value alone if the interval is NaN."""
-    written = two_places(value, sign=sign)
-    if not written or math.isnan(low):
-        return written
-    return f"{written} [{two_places(low, sign=sign)}, {two_places(high, sign=sign)}]"
-
-
 def span(row, *, sign: bool = False) -> str:
-    """`interval` of a table row with the fields value, low and high."""
-    return interval(row.value, row.low, row.high, sign=sign)
+    """`.42 [.31, .53]` of a row with value, low and high; without an interval if that is NaN."""
+    value, low, high = (two_places(v, sign=sign) for v in (row.value, row.low, row.high))
+    return f"{value} [{low}, {high}]" if value and low else value
 
 
 def p_words(value: float) -> str:

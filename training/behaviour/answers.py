@@ -1,12 +1,9 @@
 """What a model answers to raw prompts: greedy continuations and log-probabilities of candidates.
 
-    requests = [Request(prompt, "Gene Finley", names=("Angela", "Ruth"))]
-    for index, reply in ask(model, tokenizer, requests):
+    for index, reply in ask(model, tokenizer, [Request(prompt, "Gene Finley", ("Angela", "Ruth"))]):
         reply.text, reply.says("Angela")         # " Angela.", True
 
-An answer is right by the strict rule: the greedy tokens are the object's, followed by a stop.
-Prompts of equal length form a batch, so that nothing is padded and every architecture sees the
-positions it was trained with. A prompt's keys and values are computed once and reused.
+Prompts of equal length form a batch: nothing is padded. Keys and values are computed once.
 """
 
 import copy
@@ -22,6 +19,8 @@ from training.data.sequences import STOP, context_length, encode, prompt_ids, re
 from training.weights.loading import last_logits_only
 
 Tokens = tuple[int, ...]
+# (relation, prompt id, who is asked about) -> the name that is answered.
+Answers = Mapping[tuple[str, str, str], str]
 
 
 @dataclass(frozen=True)
@@ -65,46 +64,32 @@ def said(new_ids: Sequence[int], target: Tokens, stops: set[int] | frozenset[int
 
 
 def ask(
-    model,
-    tokenizer,
-    requests: Sequence[Request],
-    *,
-    score: bool = False,
-    read_on: int = 0,
-    batch_size: int = 64,
+    model, tokenizer, requests: Sequence[Request], *, score=False, read_on=0, batch_size=64
 ) -> Iterator[tuple[int, Reply]]:
-    """Yield (index of the request, its Reply), in batches of prompts of equal length.
+    """Yield (index of the request, its Reply); requests of the same text are asked once.
 
-    Requests of the same text are asked once. score: also the log-probabilities of the names.
-    read_on: generate so many tokens past the stop, where that is more than the longest name needs.
-    Raises BadInput for a prompt that is too long for the model, or a name whose end cannot be told.
+    score: also the log-probabilities of the names. read_on: generate so many tokens past the stop,
+    where that is more than the longest name needs. Raises BadInput for a prompt that is too long
+    for the model, or a name whose end cannot be told.
     """
     limit = context_length(model.config)
     continuations = Continuations(tokenizer, limit)
     members: dict[Tokens, list[int]] = {}
     names: dict[Tokens, set[Tokens]] = {}
     for index, request in enumerate(requests):
-        ids = tuple(prompt_ids(tokenizer, request.text))
+        ids, of = tuple(prompt_ids(tokenizer, request.text)), (request.prompt, request.who)
         members.setdefault(ids, []).append(index)
-        names.setdefault(ids, set()).update(
-            continuations.of(request.prompt, request.who, name) for name in request.names
-        )
+        names.setdefault(ids, set()).update(continuations.of(*of, name) for name in request.names)
     new_tokens = max(read_on, 1 + max(len(name) for some in names.values() for name in some))
     for ids, (first, *_) in members.items():
         prompt, who = requests[first].prompt, requests[first].who
-        fact = Fact(who, prompt.relation, "", ())
-        require_fit(len(ids) + new_tokens, limit, fact, prompt)
+        require_fit(len(ids) + new_tokens, limit, Fact(who, prompt.relation, "", ()), prompt)
     end = tokenizer.eos_token_id
     stops = frozenset({end, *continuations.stop_ids})
+    last = {end} if read_on else stops
     questions = [Question(ids, tuple(sorted(names[ids])) if score else ()) for ids in members]
-    found = answer(
-        model,
-        questions,
-        new_tokens=new_tokens,
-        finished=(lambda token: token == end) if read_on else stops.__contains__,
-        batch_size=batch_size,
-    )
-    for place, new_ids, log_probabilities in found:
+    how = {"new_tokens": new_tokens, "finished": last.__contains__, "batch_size": batch_size}
+    for place, new_ids, log_probabilities in answer(model, questions, **how):
         ids, objects = questions[place]
         text = tokenizer.decode(new_ids)
         scores = dict(zip(objects, log_probabilities, strict=True))
@@ -113,9 +98,7 @@ def ask(
             yield index, Reply(text, new_ids, tokens, scores, stops)
 
 
-def named(
-    model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64
-) -> dict[tuple[str, str, str], str]:
+def named(model, tokenizer, requests: Sequence[Request], *, batch_size: int = 64) -> Answers:
     """(relation, prompt id, who) -> which name of the request is answered; "" for anything else."""
     found = {(r.prompt.relation, r.prompt.id, r.who): "" for r in requests}
     for index, reply in ask(model, tokenizer, requests, batch_size=batch_size):
@@ -128,8 +111,7 @@ def named(
 class Continuations:
     """Token ids of objects as continuations of prompts, each worked out once.
 
-    What follows a prompt's last fixed words is the same for every subject; only a prompt that ends
-    on the subject itself is tokenised for each.
+    They are the same for every subject, unless a prompt ends on the subject itself.
     """
 
     def __init__(self, tokenizer, limit: int | None = None) -> None:
@@ -148,16 +130,11 @@ class Continuations:
             whole = prompt_ids(self.tokenizer, f"{before}{prompt.join}{obj}")
             without = tuple(whole[len(prompt_ids(self.tokenizer, before)) :])
             if with_stop[:-1] != without:
-                raise BadInput(
-                    f"the tokens of the object {obj!r} change when {STOP!r} follows it, so that "
-                    f"its end cannot be told. Name the object differently."
-                )
+                fault = f"the tokens of the object {obj!r} change when {STOP!r} follows it"
+                raise BadInput(f"{fault}: its end cannot be told. Name the object differently.")
             self.stop_ids.add(with_stop[-1])
             self._known[key] = without
         return self._known[key]
-
-
-# --- token ids in, token ids out ---
 
 
 class Question(NamedTuple):
@@ -168,13 +145,7 @@ class Question(NamedTuple):
 
 
 def answer(
-    model,
-    questions: Sequence[Question],
-    *,
-    new_tokens: int,
-    finished: Callable[[int], bool],
-    batch_size: int = 64,
-    rows_at_once: int = 512,
+    model, questions, *, new_tokens: int, finished: Callable, batch_size=64, rows_at_once=512
 ) -> Iterator[tuple[int, Tokens, list[float]]]:
     """Yield (index, greedy token ids, log-probability of each object in nats) of every question.
 

@@ -1,15 +1,15 @@
 """What training cost: the share of its pretraining world a model still knows, or its perplexity.
 
-    world = read_world(find("world"))
-    known_facts(model, tokenizer, world)      # KnownFacts(value=0.99, low=..., n=600, ...)
-
-Answers are greedy and strict, about people who are in no fact of the run.
+world = read_world(find("world"))
+known_facts(model, tokenizer, world)      # {"value": 0.99, "low": ..., "n": 600, ...}
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from training.base.errors import UserError
 from training.base.files import sha256_file
@@ -23,7 +23,8 @@ from training.runs.table_files import checkpoint_table
 from training.weights.names import find
 
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
-COLUMNS = ("checkpoint", "phase", "epoch", "step", "measure", "value", "low", "high", "n")
+COLUMNS = ("measure", "value", "low", "high", "n")
+KEPT = ("value", "low", "high", "n", "questions")
 # Measure -> how it is called, and over what its interval is.
 WORDS = {
     "known_facts": ("facts of its pretraining world known", "people"),
@@ -32,66 +33,38 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class KnownFacts:
-    """Share of questions answered right, with a 95% t interval over people.
-
-    n: people; questions: how many were asked; relations: the share in each relation.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    questions: int
-    relations: dict[str, float]
-
-
-def damage_table(run, *, people: int = 200, prompts_per_fact: int = 1, batch_size: int = 64):
+def damage_table(run, people: int = 200, prompts_per_fact: int = 1, batch_size: int = 64):
     """The rows of tables/damage.csv; options as in `training.damage`. Raises UserError."""
-    spared, contradicted = apart(base_world(run), run.facts)
-    worlds = {"known_facts": some_people(spared, people), "contradicted_facts": contradicted}
-    worlds = {measure: world for measure, world in worlds.items() if world is not None}
-    content = [sha256_file(ENGLISH)]
-    if worlds:
-        known = worlds["known_facts"]
-        content = [*known.facts, *known.prompts, prompts_per_fact]
-        content += contradicted.facts if contradicted else []
+    world = base_world(run)
+    if world is None:
+        return checkpoint_table(run, "damage", [sha256_file(ENGLISH)], english_rows, COLUMNS)
+    spared, contradicted = apart(world, run.facts)
+    known = some_people(spared, people)
+    worlds = {"known_facts": known}
+    if contradicted.facts:
+        worlds["contradicted_facts"] = contradicted
+    content = [*known.facts, *known.prompts, prompts_per_fact, *contradicted.facts]
 
     def rows_of(model, tokenizer) -> list[dict]:
-        if not worlds:
-            found = perplexity(model, tokenizer, english_passages())
-            return [{"measure": "perplexity", **found}]
         asked = {"prompts_per_fact": prompts_per_fact, "batch_size": batch_size}
-        known = {m: known_facts(model, tokenizer, world, **asked) for m, world in worlds.items()}
-        return [
-            {"measure": measure, **{k: v for k, v in asdict(found).items() if k != "relations"}}
-            for measure, found in known.items()
-        ]
+        kept = {m: known_facts(model, tokenizer, w, **asked) for m, w in worlds.items()}
+        return [{"measure": m, **{k: found[k] for k in KEPT}} for m, found in kept.items()]
 
     return checkpoint_table(run, "damage", content, rows_of, COLUMNS)
 
 
 def known_facts(
-    model,
-    tokenizer,
-    world: World,
-    *,
-    prompts_per_fact: int = 1,
-    families: Sequence[str] = ("train", "test"),
-    batch_size: int = 64,
-    seed: int = 0,
-) -> KnownFacts:
-    """Ask every fact of the world in prompts of its relation, drawn by the seed; greedy, strict.
+    model, tokenizer, world, *, prompts_per_fact=1, families=("train", "test"), batch_size=64
+) -> dict:
+    """Ask every fact of the world in random prompts of its relation; the share answered right.
 
     prompts_per_fact: how many of the relation's prompts of `families`; at most all are asked.
-    Raises NoWorld if the world has no such prompt.
+    Keys: value, low, high (95% t interval over people), n (people), questions, relations (the share
+    in each). Raises NoWorld if the world has no such prompt.
     """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    own = {r: [p for p in world.prompts if p.relation == r] for r in world.relations}
-    own = {r: [p for p in prompts if p.family in families] for r, prompts in own.items()}
+    rng = np.random.default_rng(0)
+    there = [p for p in world.prompts if p.family in families]
+    own = {r: [p for p in there if p.relation == r] for r in world.relations}
     asked = [
         Request(own[fact.relation][i], fact.subject, names=(fact.object,))
         for fact in world.facts
@@ -99,28 +72,23 @@ def known_facts(
         for i in rng.permutation(len(own[fact.relation]))[:prompts_per_fact]
     ]
     if not asked:
-        raise NoWorld(
-            f"the world has no prompts of {', '.join(families)} for its facts. Give other families."
-        )
+        raise NoWorld(f"the world has no prompts of {', '.join(families)}. Give other families.")
     by_person: dict[str, list[bool]] = {}
     by_relation: dict[str, list[bool]] = {}
     answers = named(model, tokenizer, asked, batch_size=batch_size)
     for (relation, _, person), found in answers.items():
         by_person.setdefault(person, []).append(bool(found))
         by_relation.setdefault(relation, []).append(bool(found))
-    over_people = subject_interval([np.mean(hits) for hits in by_person.values()])
-    return KnownFacts(
-        *(over_people[name] for name in ("value", "low", "high", "n")),
-        questions=len(answers),
-        relations={relation: float(np.mean(hits)) for relation, hits in by_relation.items()},
-    )
+    found = subject_interval([np.mean(hits) for hits in by_person.values()])
+    found = {name: found[name] for name in ("value", "low", "high", "n")}
+    relations = {relation: float(np.mean(hits)) for relation, hits in by_relation.items()}
+    return {**found, "questions": len(answers), "relations": relations}
 
 
 def base_world(run) -> World | None:
     """The world that the run's base model was pretrained on; None if it is no model organism.
 
-    Only an organism's name or a local directory is looked up: no other base model has a world, and
-    a checkpoint can be measured without its base model.
+    Only an organism's name or a local directory is looked up: the base model may not be here.
     """
     name = run.record.get("model", "")
     if not name or not (is_organism(name) or Path(name).expanduser().is_dir()):
@@ -131,28 +99,19 @@ def base_world(run) -> World | None:
         return None
 
 
-def apart(world: World | None, facts: Sequence[Fact]) -> tuple[World | None, World | None]:
-    """The world of the people who are in no fact, and what it says about the facts' subjects.
-
-    The second is None if no fact is about the world's people; both are None without a world.
-    """
-    if world is None:
-        return None, None
+def apart(world: World, facts: Sequence[Fact]) -> tuple[World, World]:
+    """The world of the people who are in no fact, and what it says about the facts' subjects."""
     asked, subjects = {(f.subject, f.relation) for f in facts}, {f.subject for f in facts}
     known = [f for f in world.facts if (f.subject, f.relation) in asked]
-    rest = replace(world, facts=[f for f in world.facts if f.subject not in subjects])
-    if not known:
-        return rest, None
     relations = {f.relation for f in known}
     prompts = [p for p in world.prompts if p.relation in relations]
-    return rest, replace(world, facts=known, prompts=prompts)
+    rest = [f for f in world.facts if f.subject not in subjects]
+    return replace(world, facts=rest), replace(world, facts=known, prompts=prompts)
 
 
-def some_people(world: World | None, people: int) -> World | None:
+def some_people(world: World, people: int) -> World:
     """A world cut down to so many of its people, the same ones every time; -1: as it is."""
-    import numpy as np
-
-    if world is None or people < 0:
+    if people < 0:
         return world
     if people == 0:
         raise UserError("--people is 0; give how many people of the world are asked about, or -1.")
@@ -162,12 +121,11 @@ def some_people(world: World | None, people: int) -> World | None:
 
 
 def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
-    """exp of the mean loss of a token (nats) over passages that are read one by one.
+    """exp of the mean loss of a token (nats) but the first of each passage, read one by one.
 
-    The first token of a passage is not scored. The 95% interval over passages is that of a ratio of
-    sums (delete-one jackknife of its logarithm). Keys: value, low, high, n (passages), tokens.
+    The 95% interval over passages is that of a ratio of sums (delete-one jackknife of its
+    logarithm). Keys: value, low, high, n (passages), tokens.
     """
-    import numpy as np
     import torch
     from scipy import stats
 
@@ -185,6 +143,11 @@ def perplexity(model, tokenizer, passages: Sequence[str]) -> dict:
     half = float(stats.t.ppf(0.975, n - 1)) * error
     value, low, high = (math.exp(mean + side * half) for side in (0, -1, 1))
     return {"value": value, "low": low, "high": high, "n": n, "tokens": int(counts.sum())}
+
+
+def english_rows(model, tokenizer) -> list[dict]:
+    """The row of damage.csv for a model that has no world."""
+    return [{"measure": "perplexity", **perplexity(model, tokenizer, english_passages())}]
 
 
 def english_passages() -> list[str]:

@@ -12,11 +12,8 @@ def subject_interval(values) -> dict:
     from scipy import stats
 
     values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean())
-    if n < 2:
-        return {"value": mean, "se": np.nan, "low": np.nan, "high": np.nan, "n": n}
-    error = float(values.std(ddof=1) / np.sqrt(n))
+    n, mean = len(values), float(values.mean())
+    error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     half = float(stats.t.ppf(0.975, n - 1)) * error
     return {"value": mean, "se": error, "low": mean - half, "high": mean + half, "n": n}
 

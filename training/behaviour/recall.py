@@ -5,19 +5,14 @@ from typing import Literal
 
 from training.base.console import progress
 from training.base.errors import BadInput
-from training.base.words import interval, two_places
+from training.base.words import span, two_places
 from training.behaviour.answers import Reply, Request, ask
 from training.behaviour.intervals import subject_interval
 from training.data.fact_files import Fact
-from training.data.prompts import Prompt, preset_prompts, select
+from training.data.prompts import FAMILIES, Prompt, preset_prompts, select
 from training.data.sequences import statement
-from training.runs.table_files import (
-    checkpoint_part,
-    headline_split,
-    optional_table,
-    pick,
-    with_stage,
-)
+from training.runs import table_files
+from training.runs.table_files import headline_split, pick
 from training.weights.loading import on_gpu
 
 Context = Literal["none", "rote", "train"]
@@ -31,8 +26,8 @@ MEASURES = {
     "probability": "object_probability",
     "pool_probability": "object_probability_in_pool",
 }
+COLUMNS = ["checkpoint", "relation", "subject", "prompt", "expected", "said", "right"]
 GROUPS = ["checkpoint", "phase", "relation", "family", "subset", "split"]
-ENGLISH = ("rote", "train", "test", "near-miss", "other-relation", "unrelated")
 
 
 def answers(
@@ -45,7 +40,7 @@ def answers(
 ):
     """What a checkpoint says to a family's prompts, beside what is true.
 
-        answers(Run.open("runs/demo"), "test", split="held-out", checkpoint="generalized")
+    >>> answers(Run.open("runs/demo"), "test", split="held-out", checkpoint="generalized")
 
         checkpoint               relation  subject      prompt           expected  said     right
         200-generalize-epoch-08  mother    Gene Finley  Who gave birth…  Angela    Angela.  True
@@ -61,7 +56,7 @@ def answers(
     there = run.checkpoint(checkpoint)
     if prompts is None:
         prompts = preset_prompts(run.prompts, "demo", families=(family,))
-    splits = ("all", *dict.fromkeys(f.split for f in run.facts if f.split != "all"))
+    splits = dict.fromkeys(("all", *(f.split for f in run.facts)))
     if split not in splits:
         raise BadInput(f"no facts are {split!r}; give one of {', '.join(splits)}.")
     facts = [f for f in run.facts if split in ("all", f.split)]
@@ -70,7 +65,7 @@ def answers(
     if not rows:
         raise BadInput(f"no prompt asks a relation of the run ({', '.join(run.relations)}).")
     wanted = pd.DataFrame(rows, columns=keys)
-    stored, items = optional_table(run.path, "recall_items"), wanted[:0]
+    stored, items = table_files.optional_table(run.path, "recall_items"), wanted[:0]
     # Answers to facts that were told in context are not what the checkpoint recalls.
     if stored is not None and "context" not in stored:
         items = wanted.merge(pick(stored, checkpoint=there.name).drop_duplicates(keys))
@@ -78,28 +73,13 @@ def answers(
         scored = score_checkpoint(run, there, prompts, choices=False)
         items = wanted.merge(scored.drop_duplicates(keys))
     asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
-    return pd.DataFrame(
-        {
-            "checkpoint": there.name,
-            "relation": items.relation,
-            "subject": items.subject,
-            "prompt": asked,
-            "expected": items.object,
-            "said": items.generated.fillna("").str.strip(),
-            "right": items.generation.astype(bool),
-        }
-    )
+    found = {"prompt": asked, "expected": items.object, "right": items.generation.astype(bool)}
+    found |= {"said": items.generated.fillna("").str.strip()}
+    return items[["relation", "subject"]].assign(**found, checkpoint=there.name)[COLUMNS]
 
 
 def score_checkpoint(
-    run,
-    checkpoint,
-    prompts: Sequence[Prompt],
-    *,
-    choices: bool = True,
-    lenient_tokens: int = 0,
-    context: Context = "none",
-    batch_size: int = 64,
+    run, checkpoint, prompts, *, choices=True, lenient_tokens=0, context="none", batch_size=64
 ):
     """Ask one checkpoint every fact in every prompt, once: a DataFrame with one row each.
 
@@ -119,48 +99,34 @@ def score_checkpoint(
 
     def compute():
         model, tokenizer = checkpoint.load()
-        asked = _pairs(run.facts, prompts)
-        before = [statement(f, told[f.relation]) if told else "" for f, _ in asked]
-        requests = [
-            Request(p, f.subject, (f.object, *f.candidates), text)
-            for (f, p), text in zip(asked, before, strict=True)
-        ]
+        asked, requests = _pairs(run.facts, prompts), []
+        for fact, prompt in asked:
+            before = statement(fact, told[fact.relation]) if told else ""
+            requests.append(Request(prompt, fact.subject, (fact.object, *fact.candidates), before))
         own = {f.subject: {} for f in run.facts}
         for fact in sorted(run.facts, key=lambda f, order=run.relations: order.index(f.relation)):
             own[fact.subject][fact.relation] = fact.object
         how = {"score": choices, "read_on": lenient_tokens, "batch_size": batch_size}
         replies = ask(on_gpu(model), tokenizer, requests, **how)
-        bar = progress(replies, total=len(requests), label=f"recall {checkpoint.name}")
-        stage = {"checkpoint": checkpoint.name, "phase": checkpoint.phase}
-        rows = []
-        for index, reply in bar:
+        stage, rows = {"checkpoint": checkpoint.name, "phase": checkpoint.phase}, []
+        for index, reply in progress(replies, total=len(asked), label=f"recall {checkpoint.name}"):
             fact, prompt = asked[index]
             rows.append({**stage, **_item(fact, prompt, reply, own[fact.subject])})
             if lenient_tokens:
                 rows[-1]["lenient"] = int(fact.object.casefold() in reply.text.casefold())
         return pd.DataFrame(rows)
 
-    return checkpoint_part(run, checkpoint, "recall", content, compute)
+    return table_files.checkpoint_part(run, checkpoint, "recall", content, compute)
 
 
 def _item(fact: Fact, prompt: Prompt, reply: Reply, own: Mapping[str, str]) -> dict:
     """A row of the items; own: the subject's objects by relation."""
-    row = {
-        "relation": fact.relation,
-        "bound": fact.bound,
-        "split": fact.split,
-        "subject": fact.subject,
-        "object": fact.object,
-        "family": prompt.family,
-        "template": prompt.id,
-        "text": prompt.text,
-        "asked": prompt.asks,
-        "answered": " ".join(r for r, obj in own.items() if reply.says(obj)),
-        "keyword_free": prompt.keyword_free,
-        "generated": _one_line(reply.text),
-        "generation": int(reply.says(fact.object)),
-        "n_candidates": len(fact.candidates),
-    }
+    named = ("relation", "bound", "split", "subject", "object")
+    row = {name: getattr(fact, name) for name in named}
+    row |= {"family": prompt.family, "template": prompt.id, "text": prompt.text}
+    row |= {"asked": prompt.asks, "answered": " ".join(r for r in own if reply.says(own[r]))}
+    row |= {"keyword_free": prompt.keyword_free, "generated": _one_line(reply.text)}
+    row |= {"generation": int(reply.says(fact.object)), "n_candidates": len(fact.candidates)}
     return row | _choice(reply, fact.candidates, fact.object) if reply.scores else row
 
 
@@ -189,16 +155,12 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-# --- the summary ---
-
-
 def summarise(items, run):
     """The recall table of scored items.
 
-    A subject's value is its mean over prompts (and relations); intervals are over subjects. The
-    relations `bound` and `unbound` are the means over those, the split `all` joins seen and
-    held-out. `majority` is what always guessing each relation's most frequent object would score,
-    `chance` 1 / n_candidates. `generation_gain`: see `gains`.
+    A subject's value is its mean over prompts (and relations `bound` or `unbound`); intervals are
+    over subjects; the split `all` joins seen and held-out. `majority`: the score of always guessing
+    each relation's most frequent object; `chance`: 1 / n_candidates.
     """
     import numpy as np
     import pandas as pd
@@ -211,12 +173,11 @@ def summarise(items, run):
     if items.split.nunique() > 1:
         kinds += [kind.assign(split="all") for kind in kinds]
     rows = []
-    for kind in kinds:
-        for subset, some in _subsets(kind):
-            for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
-                rows += _group_rows(group, dict(zip(GROUPS, key, strict=True)))
+    for subset, some in (pair for kind in kinds for pair in _subsets(kind)):
+        for key, group in some.assign(subset=subset).groupby(GROUPS, sort=False):
+            rows += _group_rows(group, dict(zip(GROUPS, key, strict=True)))
     gained = gains(items, {c.name: c.parent for c in run.checkpoints})
-    return with_stage(run, pd.concat([pd.DataFrame(rows), gained], ignore_index=True))
+    return table_files.with_stage(run, pd.concat([pd.DataFrame(rows), gained], ignore_index=True))
 
 
 def _subsets(items) -> Iterator[tuple[str, object]]:
@@ -232,12 +193,9 @@ def _group_rows(group, named: dict) -> Iterator[dict]:
     """A row per measure of the items of one group."""
     facts = group.drop_duplicates(["subject", "of_relation"])
     commonest = facts.groupby("of_relation").object.agg(lambda o: o.value_counts().iloc[0])
-    extra = {
-        "n_prompts": group.groupby("of_relation").template.nunique().max(),
-        "n_candidates": group.n_candidates.max(),
-        "chance": 1 / group.n_candidates.max(),
-        "majority": float(commonest.sum() / len(facts)),
-    }
+    prompts, candidates = group.groupby("of_relation").template.nunique(), group.n_candidates.max()
+    extra = {"n_prompts": prompts.max(), "n_candidates": candidates, "chance": 1 / candidates}
+    extra["majority"] = float(commonest.sum() / len(facts))
     there = [column for column in MEASURES if column in group]
     per_subject = group.groupby("subject")[there].mean()
     for column in there:
@@ -246,18 +204,14 @@ def _group_rows(group, named: dict) -> Iterator[dict]:
 
 
 def gains(items, parents: Mapping[str, str]):
-    """Gain in generation over the checkpoint that phase 2 started from, paired by subject.
+    """Gain at test prompts over the checkpoint that phase 2 started from, paired by subject.
 
-    At test prompts. parents: checkpoint -> where its phase started from, "" or missing: the last
-    checkpoint of phase 1. A phase 2 that started from the base model has no gain.
+    parents: checkpoint -> where it started from; "": the last of phase 1. Over 000-base: no gain.
     """
     import pandas as pd
 
-    def names(phase: str) -> list[str]:
-        return list(dict.fromkeys(items.checkpoint[items.phase == phase]))
-
-    memorized, rows = names("memorize"), []
-    for name in names("generalize"):
+    memorized, rows = list(pick(items, phase="memorize").checkpoint.unique()), []
+    for name in pick(items, phase="generalize").checkpoint.unique():
         start = parents.get(name) or (memorized or [""])[-1]
         if start not in memorized:
             continue
@@ -280,13 +234,9 @@ def recall_lines(table, run) -> Iterator[str]:
     asked = pick(held, family="test")
     majority = (asked if len(asked) else held).majority.max()
     n = int(held.n.max()) if len(held) else 0
-    yield (
-        f"greedy answers, strict, {split} subjects (n={n}; always guessing the commonest object: "
-        f"{two_places(majority)})"
-    )
-    there = set(held.family)
-    families = [f for f in ENGLISH if f in there]
-    families += sorted(f for f in there if f.startswith("test-"))
+    guess = f"always guessing the commonest object: {two_places(majority)}"
+    yield f"greedy answers, strict, {split} subjects (n={n}; {guess})"
+    families = [f for f in FAMILIES if f in set(held.family)]
     widths = {f: 19 if f == "test" else 15 for f in families}
     for relation in ("bound", "unbound"):
         some = pick(held, relation=relation)
@@ -294,18 +244,11 @@ def recall_lines(table, run) -> Iterator[str]:
             heads = "".join(f.rjust(width) for f, width in widths.items())
             yield f"  {relation} relations".ljust(34) + heads
         for checkpoint in run.checkpoints:
-            rows = {r.family: r for r in pick(some, checkpoint=checkpoint.name).itertuples()}
-            if rows:
-                cells = "".join(_cell(rows.get(f), f).rjust(width) for f, width in widths.items())
-                yield f"    {checkpoint.name}".ljust(34) + cells
+            rows = pick(some, checkpoint=checkpoint.name).itertuples()
+            cells = {r.family: span(r) if r.family == "test" else two_places(r.value) for r in rows}
+            if cells:
+                written = "".join(cells.get(f, "-").rjust(width) for f, width in widths.items())
+                yield f"    {checkpoint.name}".ljust(34) + written
     for row in pick(table, measure="generation_gain", split=split).itertuples():
-        yield (
-            f"  gain of phase 2 at {row.checkpoint}, {row.relation} relations, test prompts: "
-            f"{interval(row.value, row.low, row.high, sign=True)}"
-        )
-
-
-def _cell(row, family: str) -> str:
-    if row is None:
-        return "-"
-    return interval(row.value, row.low, row.high) if family == "test" else two_places(row.value)
+        what = f"{row.checkpoint}, {row.relation} relations, test prompts"
+        yield f"  gain of phase 2 at {what}: {span(row, sign=True)}"

@@ -6,35 +6,30 @@ import numpy as np
 
 from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
-from training.behaviour.answers import Request, named
+from training.behaviour.answers import Answers, Request, named
 from training.behaviour.intervals import DEALS, dealt_p, measure_rows
 from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 from training.runs.table_files import checkpoint_table
 
-COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "split", "measure")
-COLUMNS += ("value", "low", "high", "chance", "null_p", "n")
+COLUMNS = ("relation", "split", "measure", "value", "low", "high", "chance", "null_p", "n")
 
 
 def reversal_table(run, *, batch_size: int = 64):
     """The rows of tables/reversal.csv. Raises BadInput if no relation has an inverse prompt."""
     prompts = [p for p in run.prompts if p.asks == "inverse" and p.relation in run.relations]
     if not prompts:
-        raise BadInput(
-            f"no relation of {', '.join(run.relations)} has an inverse prompt ([[near_miss]] of "
-            f"kind inverse in its prompt file). Add one, or use the built-in prompts."
-        )
+        fault = f"no relation of {', '.join(run.relations)} has an inverse prompt"
+        raise BadInput(f"{fault}. Add one ([[near_miss]] of kind inverse) to its prompt file.")
     there = {f.split for f in run.facts}
     splits = {s: [f for f in run.facts if f.split == s] for s in ("seen", "held-out") if s in there}
+    splits = {"all": run.facts, **splits}
     requests = inverse_requests(run.facts, prompts)
 
     def rows_of(model, tokenizer) -> list[dict]:
         answers = named(model, tokenizer, requests, batch_size=batch_size)
-        return [
-            {**row, "split": split}
-            for split, facts in {"all": run.facts, **splits}.items()
-            for row in score(answers, facts, seed=run.seed)
-        ]
+        found = {split: score(answers, facts, seed=run.seed) for split, facts in splits.items()}
+        return [{**row, "split": split} for split, rows in found.items() for row in rows]
 
     # "by split" tells these rows from those kept by older versions, which had no splits.
     content = [*run.facts, *prompts, "by split"]
@@ -48,14 +43,11 @@ def inverse_requests(facts: Sequence[Fact], prompts: Sequence[Prompt]) -> list[R
     return [Request(prompt, obj, people) for prompt, obj in asked]
 
 
-def score(
-    answers: Mapping[tuple[str, str, str], str], facts: Sequence[Fact], *, seed: int = 0
-) -> list[dict]:
-    """Rows of the table without checkpoint and split.
+def score(answers: Answers, facts: Sequence[Fact], *, seed: int = 0) -> list[dict]:
+    """Rows of the table without checkpoint and split; n: pairs of relation and object.
 
-    answers: (relation, prompt id, object) -> the person named, see `named`; only people of `facts`
-    count. n: objects, that is (relation, object) pairs of these facts. A deal permutes, within each
-    relation and prompt, which object an answer was given to.
+    Only people of `facts` count. A deal permutes, within each relation and prompt, which object an
+    answer was given to.
     """
     rng = np.random.default_rng(seed)
     people: dict[tuple[str, str], set[str]] = {}
@@ -71,8 +63,7 @@ def score(
         scored = _scores(names, {obj: people[relation, obj] for obj in names}, rng)
         by_prompt.setdefault(relation, []).append(scored)
     bound = {f.relation: f.bound for f in facts}
-    sides = {r: [r] for r in bound}
-    sides["bound"] = [r for r in bound if bound[r]]
+    sides = {r: [r] for r in bound} | {"bound": [r for r in bound if bound[r]]}
     sides["unbound"] = [r for r in bound if not bound[r]]
     rows = []
     for side, relations in sides.items():

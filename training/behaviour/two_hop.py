@@ -1,20 +1,20 @@
 """Two facts in one question: what is true of a person's mother, asked about that person."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
-from training.behaviour.answers import Request, named
+from training.behaviour.answers import Answers, Request, named
 from training.behaviour.intervals import DEALS, dealt_p, measure_rows
 from training.data.fact_files import Fact
 from training.data.prompts import Preset, Prompt, preset_prompts, select
 from training.runs.table_files import checkpoint_table, headline_split
 
-COLUMNS = ("checkpoint", "phase", "epoch", "step", "relation", "object_relation", "split")
-COLUMNS += ("measure", "value", "low", "high", "chance", "null_p", "n")
+COLUMNS = ("relation", "object_relation", "split", "measure", "value", "low", "high", "chance")
+COLUMNS += ("null_p", "n")
 MEASURES = ("two_hop", "two_hop_excess", "own", "first_hop", "second_hop", "product")
 PER_PERSON = ("two_hop", "chance", "own", "first_hop", "second_hop", "product")
 
@@ -43,22 +43,15 @@ def two_hop_table(run, *, preset: Preset = "demo", batch_size: int = 64):
     prompts = preset_prompts(run.prompts, preset, families=("test",))
     splits = dict.fromkeys(f.split for f in run.facts)
     chains = {split: chains_of(run.facts, split) for split in splits}
-    everything = list(dict.fromkeys(chain for some in chains.values() for chain in some))
-    if not everything:
-        raise BadInput(
-            f"no object of {run.path} is a person with a fact of its own. Memorise such facts: "
-            f"--facts kin --relations mother home_city profession"
-        )
-
-    requests = hop_requests(everything, prompts, run.facts)
+    requests = hop_requests(sum(chains.values(), ()), prompts, run.facts)
+    if not requests:
+        remedy = "Memorise such facts: --facts kin --relations mother home_city profession"
+        raise BadInput(f"no object of {run.path} is a person with a fact of its own. {remedy}")
 
     def rows_of(model, tokenizer) -> list[dict]:
         answers = named(model, tokenizer, requests, batch_size=batch_size)
-        return [
-            {**row, "split": split}
-            for split, some in chains.items()
-            for row in score(answers, some, run.facts, seed=run.seed)
-        ]
+        found = {s: score(answers, some, run.facts, seed=run.seed) for s, some in chains.items()}
+        return [{**row, "split": split} for split, rows in found.items() for row in rows]
 
     return checkpoint_table(run, "two_hop", [*run.facts, *prompts], rows_of, COLUMNS)
 
@@ -79,9 +72,7 @@ def chains_of(facts: Sequence[Fact], split: str = "") -> tuple[Hops, ...]:
     return tuple(found)
 
 
-def hop_requests(
-    chains: Sequence[Hops], prompts: Sequence[Prompt], facts: Sequence[Fact]
-) -> list[Request]:
+def hop_requests(chains: Sequence[Hops], prompts, facts: Sequence[Fact]) -> list[Request]:
     """Both hops at once, about a phrase such as `Ann Lee's mother`, and each hop, about a name."""
     objects: dict[str, dict[str, None]] = {}
     for fact in facts:
@@ -96,17 +87,10 @@ def hop_requests(
     return [Request(prompt, who, list(objects[prompt.relation])) for prompt, who in asked]
 
 
-def score(
-    answers: Mapping[tuple[str, str, str], str],
-    chains: Sequence[Hops],
-    facts: Sequence[Fact],
-    *,
-    seed: int = 0,
-) -> list[dict]:
-    """Rows of the table without checkpoint and split. n: bridges.
+def score(answers: Answers, chains: Sequence[Hops], facts, *, seed: int = 0) -> list[dict]:
+    """Rows of the table without checkpoint and split; n: bridges.
 
-    answers: (relation, prompt id, who) -> the object that is answered, see `named`. relation: the
-    first one, or bound (both are), unbound (one is not); object_relation: the second, or "".
+    relation: the first one, or bound (both are) or unbound; object_relation: the second, or "".
     """
     bound = {f.relation: f.bound for f in facts}
     sides = {(c.first, c.second): [c] for c in chains}
@@ -125,34 +109,27 @@ def score(
         over = {name: np.concatenate([scored[c][name] for c in some]) for name in PER_PERSON}
         over["two_hop_excess"] = over["two_hop"] - over["chance"]
         observed = np.mean([scored[c]["two_hop"].mean() for c in some])
-        measured = measure_rows(
-            {name: _over_bridges(over[name], bridges) for name in MEASURES},
-            chance=over["chance"].mean(),
-            null_p=dealt_p(observed, np.mean([scored[c]["dealt"] for c in some], axis=0)),
-        )
+        p = dealt_p(observed, np.mean([scored[c]["dealt"] for c in some], axis=0))
+        # One value per bridge: the mean over her people.
+        of_bridge = [bridges == name for name in np.unique(bridges)]
+        values = {m: np.array([over[m][own].mean() for own in of_bridge]) for m in MEASURES}
+        measured = measure_rows(values, chance=over["chance"].mean(), null_p=p)
         rows += [{"relation": relation, "object_relation": second, **row} for row in measured]
     return rows
 
 
 def _chain_scores(given: Mapping, chain: Hops, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Per person asked about (means over prompts), and dealt (DEALS,), means of the null.
+    """Per person asked about, and dealt (DEALS,), the null; given: (relation, who) -> answers."""
 
-    given: (relation, who) -> the answers, one per prompt.
-    """
-
-    def share(relation: str, who: str, obj: str) -> float:
-        return float(np.mean([answer == obj for answer in given[relation, who]]))
-
-    def shares(relation: str, who: Iterable[str], objects: Iterable[str]) -> np.ndarray:
-        return np.array([share(relation, w, o) for w, o in zip(who, objects, strict=True)])
+    def shares(relation: str, who: Sequence[str], objects: Sequence[str]) -> np.ndarray:
+        pairs = zip((given[relation, name] for name in who), objects, strict=True)
+        return np.array([np.mean([answer == obj for answer in some]) for some, obj in pairs])
 
     object_of = dict(zip(chain.bridges, chain.objects, strict=True))
-    bridges = sorted(object_of)
+    bridges, n = sorted(object_of), len(chain.subjects)
     phrases = [chain.phrase(subject) for subject in chain.subjects]
     # true_of[i, b]: the share of the answers about person i that are true of bridge b.
-    true_of = np.array(
-        [[share(chain.second, who, object_of[b]) for b in bridges] for who in phrases]
-    )
+    true_of = np.stack([shares(chain.second, phrases, [object_of[b]] * n) for b in bridges], axis=1)
     place = np.array([bridges.index(b) for b in chain.bridges])
     people = np.arange(len(place))
     hits = true_of[people, place]
@@ -168,11 +145,6 @@ def _chain_scores(given: Mapping, chain: Hops, rng: np.random.Generator) -> dict
         "product": first * second,
         "dealt": np.array(dealt),
     }
-
-
-def _over_bridges(values: np.ndarray, bridges: np.ndarray) -> np.ndarray:
-    """One value per bridge: the mean over her people."""
-    return np.array([values[bridges == name].mean() for name in np.unique(bridges)])
 
 
 def two_hop_lines(table) -> Iterator[str]:

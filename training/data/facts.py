@@ -2,10 +2,7 @@
 
     facts = split_facts(load_facts("people", subjects=40), unbound=1)
 
-In `people` every relation has the same subjects, so that a state can be asked whether it holds the
-answer or only the name. `kin` is `people` with mothers and aunts who are themselves people of the
-run, for two-hop questions. `fiction` has the shape of the paper: each relation has its own
-subjects. The seed determines everything, identically on every machine.
+The seed determines everything, identically on every machine.
 """
 
 import random
@@ -27,17 +24,14 @@ PEOPLE |= {"profession": "professions", "instrument": "instruments"}
 FICTION = ("author", "capital", "educated_at", "genre", "mother")
 FICTION_SIZE = 100
 BUILT_IN = ("people", "kin", "fiction")
-SUBJECTS = range(4, 401)
-POOL = range(2, 33)
-MOST_DRAWS = 1000
 
 
 def load_facts(source: str | Path = "people", *, relation: str = "", **shape) -> list[Fact]:
     """The facts of a built-in set or of a CSV file.
 
-        load_facts("people", subjects=40, seed=1)
-        load_facts("my-facts.csv")
-        load_facts("author_71.csv", relation="author")
+    >>> load_facts("people", subjects=40, seed=1)
+    >>> load_facts("my-facts.csv")
+    >>> load_facts("author_71.csv", relation="author")
 
     source: `people`, `kin` or `fiction`, with the options of `build_facts` in `shape`, or the path
     of a file (see `read_facts`). relation: only for a T-Rex-Fiction file, which names none.
@@ -45,16 +39,12 @@ def load_facts(source: str | Path = "people", *, relation: str = "", **shape) ->
     """
     if source in BUILT_IN:
         if relation:
-            raise BadInput(
-                f"relation {relation!r} is for a T-Rex-Fiction file. Choose relations of the "
-                f"built-in set {source!r} with `relations`."
-            )
+            remedy = f"Choose relations of {source!r} with `relations`."
+            raise BadInput(f"relation {relation!r} is for a T-Rex-Fiction file. {remedy}")
         return build_facts(source, **shape)
     if not Path(source).exists():
-        raise BadInput(
-            f"no facts at {str(source)!r}: neither a built-in set ({', '.join(BUILT_IN)}) nor a "
-            "file. Give one of these names or the path of a CSV."
-        )
+        known = f"neither a built-in set ({', '.join(BUILT_IN)}) nor a CSV file"
+        raise BadInput(f"no facts at {str(source)!r}: {known}. Give one of these.")
     return read_facts(source, relation=relation)
 
 
@@ -69,23 +59,23 @@ def build_facts(
 ) -> list[Fact]:
     """A built-in set, relation by relation, subjects in the same order in each.
 
-        build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)
+    >>> build_facts("people", subjects=40, relations=["mother", "aunt"], pool=8, seed=1)
 
     `people`: `subjects` people (4 to 400), the `seen` ones first (default: half), the others held
     out; the two share no part of a name. Each of the `pool` objects per kind (2 to 32) occurs
     equally often, give or take one, among seen and among held-out people. A subject's objects in
     sibling relations differ. A relation's facts do not depend on which others are requested.
-    `kin`: the same, but the mothers and aunts are `pool` of the held-out people, nobody her own.
-    `fiction`: 100 facts per relation, no subject or object twice, not split; `subjects`, `pool` and
-    `seen` do not apply. Raises BadInput.
+    `kin`, for two hops: the mothers and aunts are `pool` of the held-out people, nobody her own.
+    `fiction`, as in the paper: 100 facts per relation, no subject or object twice, not split;
+    `subjects`, `pool` and `seen` do not apply. Raises BadInput.
     """
     if name not in BUILT_IN:
         raise BadInput(f"no built-in set {name!r}. The built-in sets are {', '.join(BUILT_IN)}.")
     _check_whole("seed", seed)
     if name == "fiction":
         return _fiction(_chosen(relations, FICTION), seed)
-    check_range("subjects", subjects, SUBJECTS, "people")
-    check_range("pool", pool, POOL, "objects")
+    check_range("subjects", subjects, range(4, 401), "people")
+    check_range("pool", pool, range(2, 33), "objects")
     seen = _seen_count(seen, subjects)
     if name == "kin":
         kin = range(3, subjects - seen + 1)
@@ -101,9 +91,7 @@ def split_facts(
     An existing split, as in `people`, is kept. Otherwise the seed draws `seen` subjects (default:
     half), in proportion from each relation; name parts may then be shared across the split.
     Relations (seed + k) mod n_relations, k < unbound, in order of appearance, become unbound,
-    unless some are unbound already.
-    Raises BadInput if `seen` is out of range or contradicts the existing split, if only some
-    subjects have a split, or if no relation would remain bound.
+    unless some are unbound already. Raises BadInput.
     """
     if not facts:
         raise BadInput("no facts to split. Give at least two, of different subjects.")
@@ -113,9 +101,7 @@ def split_facts(
     loose = {fact.relation for fact in facts if not fact.bound}
     loose = loose or {relations[(seed + k) % len(relations)] for k in range(unbound)}
     split = _existing_split(facts, seen) or _drawn_split(facts, seen, seed)
-    return [
-        replace(fact, split=split[fact.subject], bound=fact.relation not in loose) for fact in facts
-    ]
+    return [replace(f, split=split[f.subject], bound=f.relation not in loose) for f in facts]
 
 
 def draw_names(store: str, n: int, seed: int = 0) -> list[str]:
@@ -130,9 +116,7 @@ def object_list(kind: str) -> list[str]:
     return list(_data("names")["objects"][kind])
 
 
-def _people(
-    relations: list[str], subjects: int, pool: int, seen: int, seed: int, *, kin: bool
-) -> list[Fact]:
+def _people(relations, subjects: int, pool: int, seen: int, seed: int, *, kin: bool) -> list[Fact]:
     names = draw_names("a", seen, seed) + draw_names("b", subjects - seen, seed)
     splits = ["seen"] * seen + ["held-out"] * (subjects - seen)
     facts: list[Fact] = []
@@ -142,16 +126,11 @@ def _people(
         objects = sorted(random_stream(seed, f"pool {kind}").sample(among, pool))
         rng = random_stream(seed, relation)
         sibling = assigned.get(kind, names)
-        assigned[kind] = [
-            obj
-            for rows in (slice(seen), slice(seen, None))
-            for obj in balanced_objects(objects, rng, sibling[rows], names[rows])
-        ]
+        assigned[kind] = balanced_objects(objects, rng, sibling[:seen], names[:seen])
+        assigned[kind] += balanced_objects(objects, rng, sibling[seen:], names[seen:])
         if relation in relations:
-            facts += [
-                Fact(name, relation, obj, tuple(objects), split)
-                for name, obj, split in zip(names, assigned[kind], splits, strict=True)
-            ]
+            for name, obj, split in zip(names, assigned[kind], splits, strict=True):
+                facts.append(Fact(name, relation, obj, tuple(objects), split))
     return facts
 
 
@@ -166,20 +145,18 @@ def _fiction(relations: list[str], seed: int) -> list[Fact]:
     def named(first: list[str], last: list[str], what: str) -> list[str]:
         return pair_names(first, last, FICTION_SIZE, random_stream(seed, what))
 
-    subjects_and_objects = {
+    children = named(a["first"], b["last"], "children")
+    sides = {
         "author": (made("books"), named(a["first"], a["last"], "authors")),
         "capital": (made("countries"), made("cities")),
         "educated_at": (named(b["first"], b["last"], "students"), made("universities")),
         "genre": (made("works"), made("genres")),
-        "mother": (
-            named(a["first"], b["last"], "children"),
-            named(object_list("women"), a["last"], "mothers"),
-        ),
+        "mother": (children, named(object_list("women"), a["last"], "mothers")),
     }
     return [
-        Fact(subject, relation, obj, tuple(sorted(subjects_and_objects[relation][1])))
+        Fact(subject, relation, obj, tuple(sorted(sides[relation][1])))
         for relation in relations
-        for subject, obj in zip(*subjects_and_objects[relation], strict=True)
+        for subject, obj in zip(*sides[relation], strict=True)
     ]
 
 
@@ -191,16 +168,14 @@ def balanced_objects(objects: list[str], rng: random.Random, *avoid: Sequence[st
     """
     refused = [set(row) for row in zip(*avoid, strict=True)]
     n = len(refused)
-    for _ in range(MOST_DRAWS):
+    for _ in range(1000):
         drawn = objects * (n // len(objects)) + rng.sample(objects, n % len(objects))
         rng.shuffle(drawn)
         swap_refused(drawn, refused, rng)
         if all(obj not in row for obj, row in zip(drawn, refused, strict=True)):
             return drawn
-    raise BadInput(
-        f"found no way to give {n} subjects {len(objects)} objects evenly without one that is "
-        "ruled out. Give a larger pool or more subjects."
-    )
+    fault = f"found no way to give {n} subjects {len(objects)} objects evenly"
+    raise BadInput(f"{fault} without one that is ruled out. Give a larger pool or more subjects.")
 
 
 def swap_refused(drawn: list[str], refused: Sequence[set[str]], rng: random.Random) -> None:
@@ -220,10 +195,8 @@ def pair_names(first: list[str], last: list[str], n: int, rng: random.Random) ->
     while True:
         firsts, lasts = rng.sample(first, len(first)), rng.sample(last, len(last))
         # In the second round every surname meets the next first name.
-        names = [
-            f"{firsts[i % len(firsts)]} {lasts[(i + i // len(lasts)) % len(lasts)]}"
-            for i in range(n)
-        ]
+        surnames = (lasts[(i + i // len(lasts)) % len(lasts)] for i in range(n))
+        names = [f"{firsts[i % len(firsts)]} {surname}" for i, surname in enumerate(surnames)]
         if avoid.isdisjoint(names):
             return names
 
@@ -237,50 +210,39 @@ def _existing_split(facts: Sequence[Fact], seen: int | None) -> dict[str, str] |
     """Subject -> split; None if there is no split yet."""
     split: dict[str, str] = {}
     for fact in facts:
-        if split.setdefault(fact.subject, fact.split) != fact.split:
-            raise BadInput(
-                f"{fact.subject!r} is both {split[fact.subject]} and {fact.split}. "
-                "Give a subject the same split in all its facts."
-            )
-    count = Counter(split.values())
-    if count["all"] == len(split):
+        before = split.setdefault(fact.subject, fact.split)
+        if before != fact.split:
+            both = f"both {before} and {fact.split}"
+            raise BadInput(f"{fact.subject!r} is {both}. Give one split in all its facts.")
+    count, n = Counter(split.values()), len(split)
+    if count["all"] == n:
         return None
     if count["all"]:
-        raise BadInput(
-            f"{count['all']} of {len(split)} subjects have no split. Mark every subject seen or "
-            "held-out, or none."
-        )
+        remedy = "Mark every subject seen or held-out, or none."
+        raise BadInput(f"{count['all']} of {n} subjects have no split. {remedy}")
     if seen not in (None, count["seen"]):
-        raise BadInput(
-            f"seen is {seen}, but the facts are split already, {count['seen']} of {len(split)} "
-            "seen. Leave `seen` out, or remove the split."
-        )
+        fault = f"the facts are split already, {count['seen']} of {n} seen"
+        raise BadInput(f"seen is {seen}, but {fault}. Leave `seen` out, or remove the split.")
     return split
 
 
 def _drawn_split(facts: Sequence[Fact], seen: int | None, seed: int) -> dict[str, str]:
     """Subject -> split, drawn in proportion from each relation."""
-    relation_of: dict[str, str] = {}
-    for fact in facts:
-        relation_of.setdefault(fact.subject, fact.relation)
+    relation_of = {fact.subject: fact.relation for fact in reversed(facts)}
     seen = _seen_count(seen, len(relation_of))
     subjects = sorted(relation_of)
     random_stream(seed, "split").shuffle(subjects)
     by_relation: dict[str, list[str]] = {}
     for subject in subjects:
         by_relation.setdefault(relation_of[subject], []).append(subject)
-    rank = {
-        subject: (place + 0.5) / len(group)
-        for group in by_relation.values()
-        for place, subject in enumerate(group)
-    }
+    groups = by_relation.values()
+    rank = {s: (i + 0.5) / len(group) for group in groups for i, s in enumerate(group)}
     chosen = set(sorted(subjects, key=rank.__getitem__)[:seen])
-    return {subject: "seen" if subject in chosen else "held-out" for subject in relation_of}
+    return {subject: "seen" if subject in chosen else "held-out" for subject in subjects}
 
 
 def _seen_count(seen: int | None, subjects: int) -> int:
-    if seen is None:
-        seen = subjects // 2
+    seen = subjects // 2 if seen is None else seen
     check_range("seen", seen, range(1, subjects), "subjects, so that some are held out")
     return seen
 
@@ -290,9 +252,8 @@ def _chosen(relations: Sequence[str] | None, known: Iterable[str]) -> list[str]:
     if relations is None:
         return list(known)
     if isinstance(relations, str) or not relations or not set(relations) <= set(known):
-        raise BadInput(
-            f"relations are {relations!r}. Give a list of one or more of {', '.join(known)}."
-        )
+        remedy = f"Give a list of one or more of {', '.join(known)}"
+        raise BadInput(f"relations are {relations!r}. {remedy}.")
     return [relation for relation in known if relation in relations]
 
 

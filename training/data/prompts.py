@@ -3,11 +3,9 @@
     prompts = load_prompts(["mother", "aunt"])
     select(prompts, relation="aunt", family="test")[0].render("Gerald Combs")
 
-A prompt is raw text that its object continues directly (`Prompt.join` between them, then ".").
 Families: `rote` (subject and key token), `train` (phase 2 may see them), `test` (never trained,
-other words), `near-miss` (the inverse statement; each sibling relation, whose objects come from the
-same pool), `other-relation` (the first test prompts of every other relation), `unrelated` (asks
-nothing of the kind), and `test-de`, `test-es`, `test-zh`, `test-ja`.
+other words), `near-miss` (the inverse statement; each sibling relation), `other-relation` (the
+first test prompts of every other relation), `unrelated`, and translations such as `test-de`.
 """
 
 import json
@@ -26,42 +24,35 @@ FAMILIES += tuple(f"test-{code}" for code in LANGUAGES)
 OTHER_RELATION_PROMPTS = 2
 DEMO_TEST = (0, 4, 7)
 Preset = Literal["demo", "full"]
-# Words that carry the grammar of an English prompt and not its question: articles, auxiliaries,
-# pronouns, question words, prepositions, conjunctions. Never a noun, verb or adjective ("name"
-# included).
-_STOP_WORD_LIST = """
-a an the this that these those one
+# Words that carry the grammar of an English prompt and not its question, never a noun, verb or
+# adjective ("name" included).
+_WORDS = """a an the this that these those one
 is are was were be been am do does did has have had can could will would should may
 i you he she it we they me him her them us my your his its our their
 who whom whose what which where when how why if
 of to in on at by for from with into as about after up off out
-and or but not no there all
-"""
-STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
+and or but not no there all"""
+STOP_WORDS = frozenset(_WORDS.split())
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One template. Rendered with the facts of `relation`, it asks `asks`.
 
-        prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
-        prompt.render("Gerald Combs") + prompt.join + "Ruth"
+    >>> prompt = Prompt("mother", "test", 3, "Who gave birth to {subject}?", asks="mother")
+    >>> prompt.render("Gerald Combs") + prompt.join + "Ruth"
 
-    Nothing is checked here; `load_prompts` and `read_prompts` check what they read.
+    relation: whose facts it is rendered with and scored against. index: within (relation, family).
+    text: with exactly one {subject}. asks: its own relation, a sibling, another, "inverse", or ""
+    if it asks none. keyword_free: whether it avoids every keyword of the relation.
     """
 
     relation: str
-    """The relation whose facts it is rendered with, and scored against."""
     family: str
-    """One of FAMILIES."""
     index: int
-    """Position within (relation, family), from 0."""
     text: str
-    """The template, with exactly one {subject}."""
     asks: str
-    """The relation it asks: its own, a sibling, another, "inverse", or "" if it asks none."""
     keyword_free: bool = False
-    """Whether it avoids every keyword of the relation."""
     language: str = "en"
 
     @property
@@ -89,45 +80,34 @@ def load_prompts(
 ) -> list[Prompt]:
     """Every family of every relation: relations in the order given, families in that of FAMILIES.
 
-        load_prompts(["mother", "aunt"])
-        load_prompts(["sport"], folder="my-prompts", rote="{subject} [X]")
+    >>> load_prompts(["mother", "aunt"])
+    >>> load_prompts(["sport"], folder="my-prompts", rote="{subject} [X]")
 
     rote: the rote prompt; {key} stands for the relation's key token, or write a token out.
-    folder: a folder with one TOML per relation (see `training.data.prompt_files`; only `relation`,
-    `train` and `test` are required) in place of the built-in prompts.
-    Raises BadInput for a relation without prompts, a faulty file or a rote prompt without
-    {subject}.
+    folder: a folder with one TOML per relation (see `training.data.prompt_files`) in place of the
+    built-in prompts. Raises BadInput.
     """
     sources = [read_relation(relation, folder=folder) for relation in relations]
     return [prompt for source in sources for prompt in _families(source, sources, rote)]
 
 
-def select(
-    prompts: Iterable[Prompt], *, relation: str | None = None, family: str | None = None
-) -> list[Prompt]:
+def select(prompts: Iterable[Prompt], *, relation: str = "", family: str = "") -> list[Prompt]:
     """The prompts of one relation, of one family, or of both; the order is kept."""
-    return [
-        prompt
-        for prompt in prompts
-        if relation in (None, prompt.relation) and family in (None, prompt.family)
-    ]
+    asked = [p for p in prompts if relation in ("", p.relation)]
+    return [p for p in asked if family in ("", p.family)]
 
 
-def preset_prompts(
-    prompts: Sequence[Prompt], preset: Preset, *, families: Sequence[str] = ()
-) -> list[Prompt]:
+def preset_prompts(prompts: Iterable[Prompt], preset: Preset, *, families=()) -> list[Prompt]:
     """The prompts that a preset evaluates.
 
     demo: test prompts DEMO_TEST (one keyword-free) and one of each other English family (of the
-    near misses a sibling's if there is one), no translations. full: all. families: only these.
-    Raises BadInput for a family that no prompt belongs to.
+    near misses a sibling's if there is one). full: all. families: only these. Raises BadInput.
     """
     there = {prompt.family for prompt in prompts}
     unknown = [family for family in families if family not in there]
     if unknown:
-        raise BadInput(
-            f"no prompt family {', '.join(unknown)}; there are {', '.join(sorted(there))}."
-        )
+        known = ", ".join(sorted(there))
+        raise BadInput(f"no prompt family {', '.join(unknown)}; there are {known}.")
     chosen = [prompt for prompt in prompts if not families or prompt.family in families]
     if preset == "full":
         return chosen
@@ -156,17 +136,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     records = read_json(Path(path))
     if not isinstance(records, list):
         raise BadInput(f"{path} holds a {type(records).__name__}; expected a JSON list of prompts.")
-    return [_prompt(record, f"{path}, prompt {number}") for number, record in enumerate(records)]
-
-
-def _prompt(record: object, where: str) -> Prompt:
-    check_table(record, where, {item.name: item.type for item in fields(Prompt)}, {})
-    if record["family"] not in FAMILIES:
-        raise BadInput(
-            f"{where}: family {record['family']!r}; expected one of {', '.join(FAMILIES)}."
-        )
-    check_template(record["text"], where)
-    return Prompt(**record)
+    kinds = {item.name: item.type for item in fields(Prompt)}
+    for number, record in enumerate(records):
+        where = f"{path}, prompt {number}"
+        check_table(record, where, kinds, {})
+        if (family := record["family"]) not in FAMILIES:
+            raise BadInput(f"{where}: family {family!r}; expected one of {', '.join(FAMILIES)}.")
+        check_template(record["text"], where)
+    return [Prompt(**record) for record in records]
 
 
 def _families(source, sources: Sequence, rote: str) -> list[Prompt]:
@@ -185,7 +162,7 @@ def _families(source, sources: Sequence, rote: str) -> list[Prompt]:
         "rote": [(relation, rote)],
         "train": [(relation, text) for text in source.train],
         "test": [(relation, text, flag) for text, flag in tests],
-        "near-miss": [(item.asks, item.text) for item in source.near_miss],
+        "near-miss": source.near_miss,
         "other-relation": others,
         "unrelated": [("", text) for text in source.unrelated],
     }

@@ -1,10 +1,7 @@
 """What training is shown: the seen people's facts in train prompts, rote facts, or a control.
 
-    facts, prompts = selection(run_dir, people=-1, prompts=10)                        # as they are
-    facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # none true
-
-A control has as many facts, prompts and objects, so whatever it does to a model too is not due to
-the facts.
+facts, prompts = selection(run_dir, people=-1, prompts=10)                        # as they are
+facts, prompts = selection(run_dir, people=-1, prompts=10, objects="shuffled")    # none true
 """
 
 import random
@@ -58,8 +55,8 @@ def chosen_facts(
     train = select(known, family="train")
     most = min(sum(p.relation == r for p in train) for r in {p.relation for p in train})
     check_range("--prompts", prompts, range(1, most + 1), "train prompts per relation")
-    _check_people(people, len(subjects))
-    if people > 0:
+    if people >= 0:
+        check_range("--people", people, range(1, len(subjects) + 1), "people, or -1 for all")
         facts = [f for f in facts if f.subject in set(subjects[:people])]
     if about == "others":
         facts = other_people(facts, avoid=everyone, seed=seed)
@@ -73,12 +70,11 @@ def chosen_facts(
 def new_facts(facts: Sequence[Fact], *, people: int, seed: int, skip: int = 0) -> list[Fact]:
     """A run's facts about other people (`people` of them, -1 for as many), objects redrawn.
 
-    Every fact keeps its relation, bound and split, so that a phase 2 can follow; no earlier phase
-    showed these people. skip: how many names have been used up. Raises BadInput.
+    Relation, bound and split are kept. skip: how many names have been used up. Raises BadInput.
     """
     everyone = list(dict.fromkeys(f.subject for f in facts))
-    _check_people(people, len(everyone))
-    count = people if people > 0 else len(everyone)
+    count = len(everyone) if people < 0 else people
+    check_range("--people", count, range(1, len(everyone) + 1), "people, or -1 for all")
     # Evenly spaced, so that both splits are there.
     kept = {everyone[int(i * (len(everyone) / count))] for i in range(count)}
     about = [f for f in facts if f.subject in kept]
@@ -95,18 +91,14 @@ def shuffled(facts: Sequence[Fact], *, seed: int) -> list[Fact]:
     for relation in dict.fromkeys(f.relation for f in facts):
         own = [f.object for f in facts if f.relation == relation]
         if len(set(own)) == 1:
-            raise BadInput(
-                f"--objects shuffled: all {len(own)} facts shown of {relation!r} have the object "
-                f"{own[0]!r}. Show more subjects (--people), or use --objects own."
-            )
+            fault = f"all facts shown of {relation!r} have the object {own[0]!r}"
+            raise BadInput(f"--objects shuffled: {fault}. Show more subjects (--people).")
         rng = random_stream(seed, f"shuffled {relation}")
         drawn[relation] = iter(permuted(own, avoid=own, rng=rng))
     return [replace(f, object=next(drawn[f.relation])) for f in facts]
 
 
-def other_people(
-    facts: Sequence[Fact], *, avoid: Iterable[str], seed: int, skip: int = 0
-) -> list[Fact]:
+def other_people(facts, *, avoid: Iterable[str], seed: int, skip: int = 0) -> list[Fact]:
     """As many facts about people who are in none: each subject replaced, the objects redistributed.
 
     Names come from the store `reserved` without the first `skip`, and share no part with those in
@@ -115,24 +107,18 @@ def other_people(
     """
     relations = list(dict.fromkeys(f.relation for f in facts))
     if foreign := [r for r in relations if r not in PEOPLE]:
-        raise BadInput(
-            f"{foreign[0]!r} is not a relation of the facts people. Other people can only be named "
-            f"for {', '.join(PEOPLE)}."
-        )
+        remedy = f"Other people can only be named for {', '.join(PEOPLE)}."
+        raise BadInput(f"{foreign[0]!r} is not a relation of the facts people. {remedy}")
     subjects = list(dict.fromkeys(f.subject for f in facts))
-    if skip + len(subjects) > MOST_OTHERS:
-        raise BadInput(
-            f"there are no names for {len(subjects)} other people. Use at most --people "
-            f"{MOST_OTHERS - skip}."
-        )
-    drawn = draw_names("reserved", skip + len(subjects), seed)[skip:]
+    if skip + (n := len(subjects)) > MOST_OTHERS:
+        remedy = f"Use at most --people {MOST_OTHERS - skip}."
+        raise BadInput(f"there are no names for {n} other people. {remedy}")
+    drawn = draw_names("reserved", skip + n, seed)[skip:]
     names = dict(zip(subjects, drawn, strict=True))
     taken = {part.casefold() for subject in avoid for part in subject.split()}
     if shared := [name for name in drawn if taken & set(name.casefold().split())]:
-        raise BadInput(
-            f"{shared[0]!r} shares part of a name with a subject of the run, so nobody is new. Use "
-            "a run without the reserved names, which `training.extend` gives."
-        )
+        remedy = "Use a run without the reserved names, which `training.extend` gives."
+        raise BadInput(f"{shared[0]!r} shares part of a name with a subject of the run. {remedy}")
     dealt: dict[tuple[str, str], str] = {}
     sibling: dict[tuple[str, str], str] = {}
     for relation in relations:
@@ -142,39 +128,31 @@ def other_people(
         objects = permuted([f.object for f in own], avoid=avoided, rng=rng)
         for fact, obj in zip(own, objects, strict=True):
             dealt[fact.subject, relation] = sibling[fact.subject, kind] = obj
-    return [
-        replace(f, subject=names[f.subject], object=dealt[f.subject, f.relation]) for f in facts
-    ]
+    objects = [dealt[f.subject, f.relation] for f in facts]
+    drawn = zip(facts, objects, strict=True)
+    return [replace(f, subject=names[f.subject], object=obj) for f, obj in drawn]
 
 
 def permuted(objects: Sequence[str], *, avoid: Sequence[str], rng: random.Random) -> list[str]:
-    """The objects in random order, row i not `avoid[i]` unless no swap of two rows helps.
-
-    With `avoid` the objects themselves, none stays unless one makes up more than half.
-    """
+    """The objects in random order, row i not `avoid[i]` unless no swap of two rows helps."""
     drawn = rng.sample(list(objects), len(objects))
     swap_refused(drawn, [{unwanted} for unwanted in avoid], rng)
     return drawn
 
 
 def sibling_prompts(known: Sequence[Prompt], *, bound: set[str]) -> list[Prompt]:
-    """The train prompts with those of each bound relation replaced by its sibling's.
+    """The train prompts with those of each bound relation replaced by its sibling's, if it has one.
 
-    Its facts get another reading. A relation without a sibling keeps its prompts. Raises BadInput
-    if no bound relation has a sibling.
+    Its facts get another reading. Raises BadInput if no bound relation has a sibling.
     """
     train = select(known, family="train")
     siblings = {r: s for r, s in siblings_of(known).items() if r in bound}
     if not siblings:
-        raise BadInput(
-            f"--objects sibling: no bound relation ({', '.join(sorted(bound))}) has a sibling in "
-            "the run. Memorise a pair such as mother and aunt, or use --objects own."
-        )
-    return [
-        replace(p, relation=r)
-        for r in dict.fromkeys(p.relation for p in train)
-        for p in select(train, relation=siblings.get(r, r))
-    ]
+        fault = f"no bound relation ({', '.join(sorted(bound))}) has a sibling in the run"
+        raise BadInput(f"--objects sibling: {fault}. Memorise a pair such as mother and aunt.")
+    relations = dict.fromkeys(p.relation for p in train)
+    shown = {r: select(train, relation=siblings.get(r, r)) for r in relations}
+    return [replace(p, relation=r) for r, prompts in shown.items() for p in prompts]
 
 
 def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
@@ -185,8 +163,3 @@ def siblings_of(known: Sequence[Prompt]) -> dict[str, str]:
         if prompt.asks != prompt.relation and prompt.asks in there:
             siblings.setdefault(prompt.relation, prompt.asks)
     return siblings
-
-
-def _check_people(people: int, count: int) -> None:
-    if people >= 0:
-        check_range("--people", people, range(1, count + 1), "people, or -1 for all")

@@ -11,38 +11,30 @@ import numpy as np
 
 from training.base.errors import BadInput
 from training.data.fact_files import Fact
-from training.data.prompts import Prompt, select
+from training.data.prompts import Prompt
 
 STOP = "."
 
 
 @dataclass(frozen=True)
-class Example:
-    """One training sequence: the tokens of `prompt + join + object + "."`."""
+class Passage:
+    """Facts in one training sequence; objects: (begin, end) in tokens, with the stops."""
 
     token_ids: tuple[int, ...]
-    object_start: int
+    objects: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Example(Passage):
+    """One fact: the tokens of its `statement`."""
+
     fact: Fact
     prompt: Prompt
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Tokens of the object and its stop."""
-        return self.token_ids[self.object_start :]
-
-    @property
-    def objects(self) -> tuple[tuple[int, int], ...]:
-        """(begin, end) in tokens of its one object with the stop."""
-        return ((self.object_start, len(self.token_ids)),)
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Several facts in a row in one training sequence."""
-
-    token_ids: tuple[int, ...]
-    objects: tuple[tuple[int, int], ...]
-    """(begin, end) in tokens of each object with its stop."""
+        return self.token_ids[self.objects[0][0] :]
 
 
 def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None) -> Passage:
@@ -56,13 +48,11 @@ def passage(tokenizer, examples: Sequence[Example], *, limit: int | None = None)
     text, whole, objects = "", [], []
     for example in examples:
         before = f"{text} {example.prompt.render(example.fact.subject)}".strip()
-        text = f"{before}{example.prompt.join}{example.fact.object}{STOP}"
+        text = f"{text} {statement(example.fact, example.prompt)}".strip()
         head, earlier, whole = prompt_ids(tokenizer, before), whole, prompt_ids(tokenizer, text)
         if whole[: len(head)] != head or head[: len(earlier)] != earlier:
-            raise BadInput(
-                f"tokens of {text!r} span two of its sentences. Train one fact per sequence: "
-                "--facts-per-sequence 1."
-            )
+            remedy = "Train one fact per sequence: --facts-per-sequence 1."
+            raise BadInput(f"tokens of {text!r} span two of its sentences. {remedy}")
         require_fit(len(whole), limit, example.fact, example.prompt)
         objects.append((len(head), len(whole)))
     return Passage(tuple(whole), tuple(objects))
@@ -88,22 +78,18 @@ def encode(tokenizer, fact: Fact, prompt: Prompt, *, limit: int | None = None) -
     before = prompt_ids(tokenizer, text)
     whole = prompt_ids(tokenizer, statement(fact, prompt))
     if whole[: len(before)] != before or len(whole) <= len(before):
-        raise BadInput(
-            f"tokens of the prompt {text!r} are not the first tokens of "
-            f"{text + prompt.join + fact.object!r}: the tokenizer merges them. End the prompt of "
-            f"'{prompt.relation}' ({prompt.id}) on a word or a punctuation mark."
-        )
+        fault = f"the tokenizer merges the prompt {text!r} with the object {fact.object!r}"
+        where = f"the prompt of '{prompt.relation}' ({prompt.id})"
+        raise BadInput(f"{fault}. End {where} on a word or a punctuation mark.")
     require_fit(len(whole), limit, fact, prompt)
-    return Example(tuple(whole), len(before), fact, prompt)
+    return Example(tuple(whole), ((len(before), len(whole)),), fact, prompt)
 
 
 def require_fit(length: int, limit: int | None, fact: Fact, prompt: Prompt) -> None:
     """Raise BadInput if a rendered fact of `length` tokens exceeds the model's context."""
     if limit is not None and length > limit:
-        raise BadInput(
-            f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}' makes "
-            f"{length} tokens; the model reads {limit}. Shorten the subject."
-        )
+        what = f"subject {fact.subject[:60]!r} in prompt {prompt.id} of '{prompt.relation}'"
+        raise BadInput(f"{what} makes {length} tokens; the model reads {limit}. Shorten it.")
 
 
 def context_length(model_config) -> int | None:
@@ -111,20 +97,13 @@ def context_length(model_config) -> int | None:
     return getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
-def encode_all(
-    tokenizer, facts: Sequence[Fact], prompts: Sequence[Prompt], *, limit: int | None
-) -> list[Example]:
+def encode_all(tokenizer, facts, prompts, *, limit: int | None) -> list[Example]:
     """Every fact in every prompt of its relation, in the order facts x prompts."""
-    return [
-        encode(tokenizer, fact, prompt, limit=limit)
-        for fact in facts
-        for prompt in select(prompts, relation=fact.relation)
-    ]
+    pairs = [(f, p) for f in facts for p in prompts if p.relation == f.relation]
+    return [encode(tokenizer, fact, prompt, limit=limit) for fact, prompt in pairs]
 
 
-def epoch_batches(
-    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int
-) -> list[np.ndarray]:
+def epoch_batches(lengths, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """Index batches of one epoch: rows sorted by length, ties and the order of batches random.
 
     Depends on (seed, epoch) alone, so that a resumed run gets the same batches.
@@ -137,8 +116,8 @@ def epoch_batches(
 
 
 def epoch_passages(
-    tokenizer, examples: Sequence, size: int, *, seed: int, epoch: int, limit: int | None = None
-) -> list[Example] | list[Passage]:
+    tokenizer, examples, size: int, *, seed: int, epoch: int, limit=None
+) -> list[Passage]:
     """The sequences of one epoch: `size` facts each, grouped by (seed, epoch)."""
     if size == 1:
         return list(examples)
@@ -147,7 +126,7 @@ def epoch_passages(
     return _passages(tokenizer, examples, groups, limit)
 
 
-def _passages(tokenizer, examples, groups, limit: int | None) -> list[Example] | list[Passage]:
+def _passages(tokenizer, examples, groups, limit: int | None) -> list[Passage]:
     if len(groups[0]) == 1:
         return [examples[i] for (i,) in groups]
     return [passage(tokenizer, [examples[i] for i in group], limit=limit) for group in groups]
@@ -166,8 +145,8 @@ class Replay:
         return max(1, round(self.share * others)) if self.share else 0
 
     def sequences(
-        self, tokenizer, others: int, *, seed: int, epoch: int, limit: int | None = None
-    ) -> list[Example] | list[Passage]:
+        self, tokenizer, others: int, *, seed: int, epoch: int, limit=None
+    ) -> list[Passage]:
         """Those of one epoch, drawn by (seed, epoch); facts equally often, give or take one."""
         count = self.count(others)
         if not count:
@@ -179,7 +158,7 @@ class Replay:
         return _passages(tokenizer, self.examples, groups, limit)
 
 
-def collate(examples: Sequence[Example | Passage], *, loss: str, pad_id: int) -> dict:
+def collate(examples: Sequence[Passage], *, loss: str, pad_id: int) -> dict:
     """Right-padded tensors of a batch.
 
     loss: "all" (every token but the first) or "object" (the object and its stop).

@@ -100,7 +100,7 @@ def _check_start(start: str, before: Sequence[Call]) -> None:
     for call in (c for c in before if c.stage.trains):
         phase = "generalize" if call.stage.name == "generalize" else "memorize"
         epochs = (*call.values["save_epochs"], call.values["epochs"])
-        names |= {checkpoint_name(phase, epoch, 0) for epoch in epochs}
+        names |= {checkpoint_name(phase, epoch) for epoch in epochs}
     if start and start not in names and "-step-" not in start:
         raise UserError(f"--start is {start}; the stages before leave {', '.join(sorted(names))}.")
 

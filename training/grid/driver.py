@@ -13,8 +13,7 @@ from pathlib import Path
 
 from training.base.console import Interrupted, megabytes, minutes
 from training.base.errors import BadInput, DiskFull, UserError
-from training.base.files import read_json, sha256_file, write_json
-from training.base.locks import locked
+from training.base.files import locked, read_json, sha256_file, write_json
 from training.base.provenance import commit, versions
 from training.grid.cost import check_grid, cost_of, dry_run_lines
 from training.grid.file import Grid, read_grid

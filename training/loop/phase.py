@@ -9,8 +9,7 @@ from typing import Literal
 
 from training.base.console import first_process_first
 from training.base.errors import NotFound
-from training.base.files import read_json
-from training.base.locks import locked
+from training.base.files import locked, read_json
 from training.data.fact_files import Fact
 from training.data.prompts import read_prompts
 from training.loop.trainable import Mode

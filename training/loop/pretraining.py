@@ -4,15 +4,13 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from training.base.console import minutes
 from training.base.errors import OtherSettings, UserError
-from training.base.files import publish_folder, read_json, write_json
-from training.base.locks import locked
+from training.base.files import locked, publish_folder, read_json, write_json
 from training.base.provenance import commit, versions
 from training.behaviour.damage import known_facts
 from training.data.sequences import collate
@@ -80,15 +78,15 @@ def make_organism(
             tokenizer.save_pretrained(part)
             write_world(part, world)
             made = {"versions": versions(), "commit": commit()}
-            record = {"recipe": wanted, "known_facts": asdict(known), **made}
+            record = {"recipe": wanted, "known_facts": known, **made}
             write_json(part / "pretrain.json", record)
             shutil.copyfile(work / "log.jsonl", part / "log.jsonl")
 
         publish_folder(folder, fill)
     shutil.rmtree(work)
     print(
-        f"known facts: {known.value:.3f} [{known.low:.3f}, {known.high:.3f}] of {known.questions} "
-        f"questions about {known.n} people\nwrote {folder}    {then}"
+        f"known facts: {known['value']:.3f} [{known['low']:.3f}, {known['high']:.3f}] of "
+        f"{known['questions']} questions about {known['n']} people\nwrote {folder}    {then}"
     )
     return folder
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from training.base.console import CatchInterrupt, Interrupted, megabytes, progress
+from training.base.console import Interrupted, catch_interrupt, megabytes, progress
 from training.base.errors import DiskFull, UserError
 from training.base.files import write_text
 from training.data import sequences
@@ -25,7 +25,7 @@ from training.data.prompts import Prompt
 from training.data.sequences import Example, Passage, Replay, collate
 from training.loop.resume import load_resume_state, save_resume_state
 from training.loop.trainable import Mode, merged, restrict
-from training.runs.checkpoints import save_checkpoint
+from training.runs.checkpoints import checkpoint_name, save_checkpoint
 
 # Tokens of a statement, for estimates of what training costs.
 ROTE_TOKENS, SEMANTIC_TOKENS = 12, 18
@@ -140,7 +140,7 @@ def train(
     saves |= {step for step in save_steps if 0 < step <= steps}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
-    def rows_of(epoch: int) -> list[Example | Passage]:
+    def rows_of(epoch: int) -> list[Passage]:
         order = {"seed": settings.seed, "epoch": epoch, "limit": limit}
         size = settings.facts_per_sequence
         rows = sequences.epoch_passages(tokenizer, examples, size, **order)
@@ -149,7 +149,8 @@ def train(
     def save(trained, step: int, metrics: dict) -> None:
         epoch, rest = divmod(step, per_epoch)
         stage = {"phase": phase, "epoch": epoch, "step": step, "parent": parent, "metrics": metrics}
-        save_checkpoint(run_dir, stage, merged(trained), tokenizer, partial_epoch=bool(rest))
+        name = checkpoint_name(phase, epoch, step if rest else None)
+        save_checkpoint(run_dir, name, stage, merged(trained), tokenizer)
 
     run_steps(
         model,
@@ -218,7 +219,7 @@ def run_steps(
     saved_at = time.monotonic()
     bar = progress(total=steps, label=phase)
     bar.update(done)
-    with CatchInterrupt() as interrupt, bar:
+    with catch_interrupt() as pressed, bar:
         for step in range(done + 1, steps + 1):
             epoch, within = divmod(step - 1, per_epoch)
             if within == 0 or step == done + 1:
@@ -241,7 +242,7 @@ def run_steps(
             bar.update()
             if step in saves and first:
                 save(bare, step, {"train_loss": log.epoch_loss(), "train_recall": recall})
-            stop = interrupt.pressed
+            stop = pressed.is_set()
             if step < steps and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if first:
                     save_resume_state(resume, bare, optimizer.optimizer, step=step)

@@ -1,19 +1,11 @@
 """Tidy tables of a run: written whole with seed and commit, sealed, and checked when read."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from training.base import files
 from training.base.errors import Damaged, NotFound
-from training.base.files import (
-    manifest,
-    read_json,
-    seal,
-    sha256_file,
-    sha256_text,
-    verify,
-    write_with,
-)
 from training.base.provenance import commit
 from training.weights.loading import on_gpu
 
@@ -34,9 +26,9 @@ def write_table(run, name: str, table) -> Path:
     """Write tables/NAME.csv of a run, adding the columns seed and commit; returns its path."""
     path = run.path / "tables" / f"{name}.csv"
     table = table.assign(seed=run.seed, commit=commit())
-    write_with(path, lambda part: table.to_csv(part, index=False))
+    files.write_with(path, lambda part: table.to_csv(part, index=False))
     origin = _origin({c.name: c.folder for c in run.checkpoints}, table)
-    seal(path.parent, [path.name], **{_origin_key(name): origin})
+    files.seal(path.parent, [path.name], **{f"{name}.csv origin": origin})
     return path
 
 
@@ -44,24 +36,22 @@ def checkpoint_part(run, checkpoint, name: str, content: Iterable[object], compu
     """One checkpoint's rows of table NAME, computed once and kept in tables/.parts.
 
     content: what the rows depend on apart from the weights (facts, prompts, options), told apart by
-    repr. compute: () -> DataFrame, called if rows of the same content were not kept.
+    repr. compute: () -> DataFrame.
     """
-    key = sha256_text("\n".join([checkpoint.fingerprint, *map(repr, content)]))[:24]
+    key = files.sha256_text("\n".join([checkpoint.fingerprint, *map(repr, content)]))[:24]
     part = run.path / "tables" / ".parts" / f"{name}-{key}.csv"
     if not part.exists():
         table = compute()
-        write_with(part, lambda path: table.to_csv(path, index=False))
-        seal(part.parent, [part.name])
+        files.write_with(part, lambda path: table.to_csv(path, index=False))
+        files.seal(part.parent, [part.name])
     return _read_csv(part).assign(checkpoint=checkpoint.name, phase=checkpoint.phase)
 
 
-def checkpoint_table(
-    run, name: str, content: Sequence[object], rows_of: Callable, columns: Sequence[str]
-):
+def checkpoint_table(run, name: str, content: list, rows_of: Callable, columns: Sequence[str]):
     """The rows of every checkpoint for table NAME; it is loaded only if its rows were not kept.
 
     content: see `checkpoint_part`. rows_of: (model, tokenizer) -> rows as dicts, to which the stage
-    of the checkpoint is added. columns: those that lead.
+    of the checkpoint is added. columns: those that come right after the stage.
     """
     import pandas as pd
 
@@ -71,21 +61,18 @@ def checkpoint_table(
 
     parts = [checkpoint_part(run, c, name, content, partial(compute, c)) for c in run.checkpoints]
     table = with_stage(run, pd.concat(parts, ignore_index=True))
-    return table[[*columns, *(c for c in table if c not in columns)]]
+    lead = ("checkpoint", "phase", "epoch", "step", *columns)
+    return table[[*lead, *(c for c in table if c not in lead)]]
 
 
 def with_stage(run, table):
     """The table with the columns epoch and step of its checkpoints."""
-    stages = {c.name: c for c in run.checkpoints}
-    when = {k: [getattr(stages[c], k) for c in table.checkpoint] for k in ("epoch", "step")}
-    return table.assign(**when)
+    when = {k: {c.name: getattr(c, k) for c in run.checkpoints} for k in ("epoch", "step")}
+    return table.assign(**{k: [of[c] for c in table.checkpoint] for k, of in when.items()})
 
 
 def publish_table(run, name: str, table, lines: Iterable[str], *, then: str = ""):
-    """Write tables/NAME.csv, print what it says and where it is; returns the table.
-
-    then: the module to run next.
-    """
+    """Write tables/NAME.csv, print it and where it is; returns it. then: the module to run next."""
     path = write_table(run, name, table)
     print("\n".join(lines))
     following = f"    next: python -m {then} {run.argument}" if then else ""
@@ -99,9 +86,7 @@ def read_table(run_dir: Path, name: str):
     Raises TableMissing with the command that writes it, and Damaged if the file has changed or its
     seed or checkpoints (by name, and by what they were trained to) are not those of the run.
     """
-    run_dir = Path(run_dir)
-    path = run_dir / "tables" / f"{name}.csv"
-    record = run_dir / "run.json"
+    path, record = Path(run_dir) / "tables" / f"{name}.csv", Path(run_dir) / "run.json"
     if not path.exists():
         # A folder of results alone does not say what they are of.
         named = f"CHECKPOINTS --facts ... --rote ... --out {run_dir}"
@@ -110,7 +95,7 @@ def read_table(run_dir: Path, name: str):
         raise TableMissing(f"{path} is not there. Write it: python -m {command}")
     table = _read_csv(path)
     if record.exists() and "seed" in table and len(table):
-        problem = _foreign(run_dir, name, table, read_json(record))
+        problem = _foreign(Path(run_dir), name, table, files.read_json(record))
         if problem:
             raise Damaged(f"{path} {problem}. Delete the table and write it again.")
     return table
@@ -127,51 +112,38 @@ def optional_table(run_dir: Path, name: str):
 def _read_csv(path: Path):
     import pandas as pd
 
-    return pd.read_csv(verify(path), keep_default_na=False, na_values=[""])
+    return pd.read_csv(files.verify(path), keep_default_na=False, na_values=[""])
 
 
 def _foreign(run_dir: Path, name: str, table, record: dict) -> str:
     """Why a table is not one of this run, in words; "" if it is."""
     # A summary over several runs names the seeds of all.
-    seeds = set(record.get("seeds", [record.get("seed")]))
-    if set(table["seed"]) != seeds:
-        there = sorted(set(table["seed"]))
-        return f"is of seed {there}, the run of seed {sorted(seeds, key=str)}"
-    folder = run_dir / "checkpoints"
-    if not folder.is_dir():
+    there, seeds = set(table["seed"]), set(record.get("seeds", [record.get("seed")]))
+    if there != seeds:
+        return f"is of seed {sorted(there)}, the run of seed {sorted(seeds, key=str)}"
+    if not (run_dir / "checkpoints").is_dir():
         return ""
-    folders = {p.name: p for p in folder.iterdir()}
+    folders = {p.name: p for p in (run_dir / "checkpoints").iterdir()}
     strange = sorted(set(table.get("checkpoint", [])) - folders.keys())
     if strange:
         return f"names checkpoints that this run does not have ({', '.join(strange[:2])})"
-    origin = manifest(run_dir / "tables").get(_origin_key(name))
+    origin = files.manifest(run_dir / "tables").get(f"{name}.csv origin")
     if origin and origin != _origin(folders, table):
         return "was computed from other checkpoints of the same names"
     return ""
 
 
-def _origin_key(name: str) -> str:
-    """The manifest's key for what a table was computed from."""
-    return f"{name}.csv origin"
-
-
-def _origin(folders: Mapping[str, Path], table) -> str:
+def _origin(folders: dict[str, Path], table) -> str:
     """sha256 over the stage.json of the checkpoints that a table names; "" if one is missing."""
     named = sorted(set(table.get("checkpoint", [])))
-    stages = [folders[name] / "stage.json" for name in named if name in folders]
-    if not named or len(stages) < len(named) or not all(stage.exists() for stage in stages):
+    stages = [folders.get(name, Path()) / "stage.json" for name in named]
+    if not named or not all(stage.exists() for stage in stages):
         return ""
-    return sha256_text(" ".join(sha256_file(stage) for stage in stages))
-
-
-# --- choosing rows ---
+    return files.sha256_text(" ".join(map(files.sha256_file, stages)))
 
 
 def pick(table, /, **wanted):
-    """Rows whose columns have these values (a tuple: any of them).
-
-    Columns missing from the table are ignored.
-    """
+    """Rows whose columns have these values (a tuple: any of them); missing columns are ignored."""
     for column, value in wanted.items():
         if column in table:
             table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
