@@ -229,13 +229,6 @@ def test_key_tokens_survive_saving(tokenizer, tmp_path):
     assert prompt_ids(again, text) == prompt_ids(tokenizer, text)
 
 
-def test_a_key_token_that_is_there_already_is_refused(tokenizer):
-    size = len(tokenizer)
-    with pytest.raises(BadInput, match=r"\[X_aunt\]"):
-        add_key_tokens(tokenizer, ["[X_new]", "[X_aunt]"])
-    assert len(tokenizer) == size
-
-
 @pytest.mark.parametrize("init", ["random", "mean"])
 def test_key_rows_differ_and_depend_on_seed_and_name_alone(init):
     model, _ = tiny_model("llama")

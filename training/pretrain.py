@@ -39,12 +39,7 @@ class Options:
 
 def main(options: Options) -> Path:
     """Pretrain, resume, or find it done; return the model's directory."""
-    return make_organism(
-        options.name,
-        out=options.out,
-        precision=options.precision,
-        resume_minutes=options.resume_minutes,
-    )
+    return make_organism(**vars(options))
 
 
 if __name__ == "__main__":

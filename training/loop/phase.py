@@ -1,9 +1,9 @@
 """What the commands of a training phase share: begin, train and finish a phase of a run."""
 
-import os
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from training.base.locks import locked
 from training.data.fact_files import Fact
 from training.data.prompts import read_prompts
 from training.loop.trainable import Mode
+from training.loop.trainer import TrainingSettings
 from training.runs.checkpoints import list_checkpoints
 from training.runs.directory import begin_phase, create_run, end_phase, refuse_foreign_folder
 
@@ -40,6 +41,8 @@ class PhaseOptions:
 def run_phase(
     run_dir: Path,
     phase: str,
+    settings: TrainingSettings,
+    options: PhaseOptions,
     *,
     begin: Callable[[], dict],
     teach: Callable[[], str],
@@ -49,15 +52,16 @@ def run_phase(
 ) -> Path:
     """Begin, train and finish a phase, or find it finished; return the run directory.
 
-    begin: makes the run directory if it is new and returns the settings to record. teach: trains
-    and returns what the recall in the log is of, in words. then: the command that comes next.
-    name: of this command, if it is not the phase's. before: see `begin_phase`.
+    begin: makes the run directory if it is new and returns what to record beside the settings.
+    teach: trains and returns what the recall in the log is of, in words. then: the command that
+    comes next. name: of this command, if it is not the phase's. before: see `begin_phase`.
     """
     refuse_foreign_folder(run_dir)
     following, resume = f"next: python -m {then} {run_dir}", run_dir / "resume"
     with locked(run_dir):
         with first_process_first():
-            unfinished = begin_phase(run_dir, phase, begin(), before=before)
+            chosen = {**asdict(settings), "save_epochs": options.save_epochs, **begin()}
+            unfinished = begin_phase(run_dir, phase, chosen, before=before)
         if not unfinished:
             print(f"{name or phase} is finished in {run_dir}    {following}")
             return run_dir
@@ -66,7 +70,7 @@ def run_phase(
         metrics = read_json(last.folder / "stage.json")["metrics"]
         end_phase(run_dir, phase, **metrics)
         shutil.rmtree(resume / phase, ignore_errors=True)
-        if resume.exists() and not os.listdir(resume):
+        with contextlib.suppress(OSError):
             resume.rmdir()
     print(
         f"{said} while training, last epoch: {metrics['train_recall']:.2f}\n"

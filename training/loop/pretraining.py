@@ -53,25 +53,21 @@ def make_organism(
         print(f"{name} is finished in {folder}    {then}")
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} holds something other than an organism. Give --out a new or empty folder."
-        )
+        raise UserError(f"{folder} holds other things. Give --out a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(work):
         if (work / "recipe.json").exists():
             _require_same(work, read_json(work / "recipe.json"), wanted)
         write_json(work / "recipe.json", wanted)
         world = build_world(people=recipe.people, relations=recipe.relations, seed=recipe.seed)
-        said = sentences(world, seed=recipe.seed)
         tokenizer = recipes.new_tokenizer(recipe, world)
         model = recipes.new_model(recipe, tokenizer)
         print(
-            f"pretrain {name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
-            f"{recipe.people} people x {len(world.relations)} relations, {len(said)} sentences; "
-            f"{recipe.steps} steps of {recipe.batch} sentences, learning rate "
-            f"{recipe.learning_rate:g}; about {minutes(recipes.seconds_on_two_cores(recipe))} on 2 "
-            f"cores without a GPU"
+            f"pretrain {name}: {model.num_parameters() / 1e6:.1f}M parameters, {recipe.people} "
+            f"people, {recipe.steps} steps of {recipe.batch} sentences; about "
+            f"{minutes(recipes.seconds_on_two_cores(recipe))} on 2 cores without a GPU"
         )
+        said = sentences(world, seed=recipe.seed)
         pretrain(model, tokenizer, said, recipe, work, precision, resume_minutes)
         known = known_facts(model.eval(), tokenizer, world)
 
@@ -100,37 +96,27 @@ def pretrain(
 
     resume: minutes between two saves of the resume state; see `run_steps`.
     """
-    settings = TrainingSettings(
-        epochs=1,
-        batch_size=recipe.batch,
-        facts_per_sequence=recipe.passage,
-        learning_rate=recipe.learning_rate,
-        loss="all",
-        warmup_steps=min(WARMUP, recipe.steps // 10),
-        precision=precision,
-        seed=recipe.seed,
-    )
-    size, pad_id = recipe.passage, tokenizer.pad_token_id
+    size = recipe.passage
+    kept = {"seed": recipe.seed, "learning_rate": recipe.learning_rate, "precision": precision}
+    kept |= {"batch_size": recipe.batch, "facts_per_sequence": size}
+    warmup = min(WARMUP, recipe.steps // 10)
+    settings = TrainingSettings(epochs=1, loss="all", warmup_steps=warmup, **kept)
 
     def passages(epoch: int) -> list[list]:
         order = np.random.default_rng([recipe.seed, epoch, size]).permutation(len(said))
-        return [
-            [said[i] for i in order[begin : begin + size]] for begin in range(0, len(order), size)
-        ]
+        return [[said[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
 
-    run_steps(
-        model,
-        settings,
-        work,
-        phase="pretrain",
-        steps=recipe.steps,
-        per_epoch=math.ceil(math.ceil(len(said) / size) / settings.sequences_per_step),
-        rows_of=passages,
-        length=lambda row: sum(len(sentence.text) for sentence in row),
-        batch_of=lambda rows: collate(tokenise(tokenizer, rows), loss="all", pad_id=pad_id),
-        betas=BETAS,
-        resume_minutes=resume,
-    )
+    def length(row: Sequence) -> int:
+        return sum(len(sentence.text) for sentence in row)
+
+    def batch_of(rows: list) -> dict:
+        passages = tokenise(tokenizer, rows)
+        return collate(passages, loss="all", pad_id=tokenizer.pad_token_id)
+
+    per_epoch = math.ceil(math.ceil(len(said) / size) / settings.sequences_per_step)
+    duration = {"phase": "pretrain", "steps": recipe.steps, "per_epoch": per_epoch}
+    rows = {"rows_of": passages, "length": length, "batch_of": batch_of}
+    run_steps(model, settings, work, **duration, **rows, betas=BETAS, resume_minutes=resume)
 
 
 def _require_same(folder: Path, old: dict, new: dict) -> None:

@@ -45,19 +45,9 @@ def learn(run_dir: Path, settings: TrainingSettings, options: RoteOptions) -> st
     print(
         f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
         f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), learning rate "
-        f"{settings.learning_rate:g}"
-        + ("" if settings.train == "all" else f", train {settings.train}")
+        f"{settings.learning_rate:g}, train {settings.train}"
     )
-    train(
-        model,
-        tokenizer,
-        examples,
-        settings,
-        run_dir,
-        phase=PHASE,
-        parent=base.name,
-        save_epochs=options.save_epochs,
-        key_tokens=base.key_tokens,
-        resume_minutes=options.resume_minutes,
-    )
+    stage = {"phase": PHASE, "parent": base.name, "key_tokens": base.key_tokens}
+    saves = {"save_epochs": options.save_epochs, "resume_minutes": options.resume_minutes}
+    train(model, tokenizer, examples, settings, run_dir, **stage, **saves)
     return "recalled"

@@ -1,8 +1,4 @@
-"""Which weights a phase trains: all, the embeddings, the attention projections, or a LoRA.
-
-model = restrict(model, "lora", rows=key_ids)    # embedding rows that are trained in every mode
-save(merged(model))                              # an ordinary model, whatever was trained
-"""
+"""Which weights a phase trains: all, the embeddings, the attention projections, or a LoRA."""
 
 import copy
 import warnings
@@ -19,10 +15,9 @@ LORA_RANK, LORA_ALPHA = 8, 16
 def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     """The model with only the weights of `mode` left to train; for lora wrapped in a PeftModel.
 
-    embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank
-    LORA_RANK beside every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA /
-    LORA_RANK; its start is drawn by torch's global generator. rows: of both embedding matrices,
-    trained in every mode. Raises BadInput.
+    embeddings: the input and the output matrix. attention: see `attention_projections`. lora:
+    beside every linear layer of the blocks; its start is drawn by torch's global generator. rows:
+    of both embedding matrices, trained in every mode. Raises BadInput.
     """
     if mode == "all":
         return model
@@ -30,9 +25,8 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     if mode == "lora":
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(
-            r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        where = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+        config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, **where)
         with warnings.catch_warnings():
             # It says that it transposes the projections of gpt2.
             warnings.simplefilter("ignore")
@@ -71,7 +65,7 @@ def attention_projections(model) -> list:
     if not found:
         raise BadInput(
             f"--train attention: {type(model).__name__} has no linear layer within a module named "
-            f"attn or attention. Use --train lora, embeddings or all."
+            "attn or attention. Use --train lora, embeddings or all."
         )
     return found
 

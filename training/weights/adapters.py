@@ -1,7 +1,5 @@
 """A PEFT adapter merged onto its base model, as an ordinary model directory.
 
-    weights = merge_adapter(Path("my-adapter"), Path("results/mine/merged"))
-
 peft loads and merges the adapter, whatever its kind. Adapters are read from safetensors only;
 nothing is written into the folder of the adapter or of its base.
 """
@@ -14,8 +12,7 @@ from training.base.files import publish_folder, read_json, sha256_file, sha256_t
 from training.weights.loading import fingerprint, load_folder, load_tokenizer
 from training.weights.names import find
 
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def merge_adapter(folder: Path, destination: Path) -> Path:
@@ -64,16 +61,13 @@ def _resize(model, folder: Path, vocabulary: int) -> None:
     from safetensors import safe_open
 
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    names = [name for name, module in model.named_modules() if module in layers]
-    ours = {
-        f"base_model.model.{name}{part}.weight" for name in names for part in ("", ".base_layer")
-    }
-    here = layers[0].weight.shape[0]
-    rows = max(vocabulary, here)
+    names = [f"base_model.model.{n}" for n, module in model.named_modules() if module in layers]
+    ours = {f"{name}{part}.weight" for name in names for part in ("", ".base_layer")}
+    rows = max(vocabulary, len(layers[0].weight))
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for key in ours & set(tensors.keys()):
             rows = tensors.get_slice(key).get_shape()[0]
-    if rows != here:
+    if rows != len(layers[0].weight):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model.resize_token_embeddings(rows, mean_resizing=False)
@@ -111,11 +105,9 @@ def _merged(model, folder: Path):
 
 def _untie(model) -> None:
     """Give every module its own weights: what is merged into one must not change another."""
-    from torch.nn import Parameter
-
     seen: set[int] = set()
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if id(weight) in seen:
-                setattr(module, name, Parameter(weight.detach().clone()))
+                setattr(module, name, type(weight)(weight.detach().clone()))
             seen.add(id(weight))

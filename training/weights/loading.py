@@ -1,11 +1,10 @@
 """Load a base model or checkpoint from a directory of safetensors, or of one GGUF file."""
 
-import hashlib
 import inspect
 from pathlib import Path
 
 from training.base.errors import BadInput, NotFound
-from training.base.files import sha256_file
+from training.base.files import sha256_file, sha256_text
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -13,22 +12,19 @@ def weights_files(folder: Path) -> list[Path]:
     tensors = sorted(p for p in folder.glob("*.safetensors") if p.name != "key_tokens.safetensors")
     gguf = sorted(folder.glob("*.gguf"))
     if not tensors and len(gguf) != 1:
-        other = [p.name for end in ("bin", "pt") for p in sorted(folder.glob(f"*.{end}"))]
-        risky = f" (it has {', '.join(other[:3])}, which may run code when read)" if other else ""
+        other = sorted(p.name for end in ("bin", "pt") for p in folder.glob(f"*.{end}"))[:3]
+        risky = f" (it has {', '.join(other)}, which may run code when read)" if other else ""
         raise BadInput(
             f"{folder} has no *.safetensors and {len(gguf)} *.gguf files{risky}. Give safetensors "
-            f"or one GGUF file: save the model again with save_pretrained(folder)."
+            "or one GGUF file: save the model again with save_pretrained(folder)."
         )
     return tensors or gguf
 
 
 def fingerprint(folder: Path) -> str:
     """sha256 over the names and bytes of a model directory's weight files and its config."""
-    digest = hashlib.sha256()
-    config = folder / "config.json"
-    for path in [*weights_files(folder), *([config] if config.exists() else [])]:
-        digest.update(f"{path.name} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+    files = [*weights_files(folder), *folder.glob("config.json")]
+    return sha256_text("".join(f"{path.name} {sha256_file(path)}\n" for path in files))
 
 
 def load_folder(folder: Path, *, dtype: str = "float32"):
@@ -52,7 +48,7 @@ def load_folder(folder: Path, *, dtype: str = "float32"):
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise NotFound(
             f"{folder} is not a causal language model that transformers can load ({error}). It "
-            f"needs config.json, tokenizer.json and *.safetensors."
+            "needs config.json, tokenizer.json and *.safetensors."
         ) from error
     return model.eval(), tokenizer
 
@@ -90,9 +86,8 @@ def on_gpu(model):
     """The model on the first GPU if there is one; a model spread over devices stays as it is."""
     import torch
 
-    if not torch.cuda.is_available() or hasattr(model, "hf_device_map"):
-        return model
-    return model.to("cuda")
+    spread = hasattr(model, "hf_device_map")
+    return model.to("cuda") if torch.cuda.is_available() and not spread else model
 
 
 def last_logits_only(model) -> dict:

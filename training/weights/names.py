@@ -24,30 +24,24 @@ ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 
 
 def find(name: str) -> Path:
-    """The directory of a base model that is on this machine.
-
-    Raises NotFound, with the command that makes it if there is one.
-    """
+    """The directory of a base model on this machine. Raises NotFound, which says how to get it."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path.resolve()
     if is_ours(name):
-        folder = cached_folder(name)
-        if (folder / "config.json").exists():
-            return folder
+        config = cached_folder(name) / "config.json"
     else:
         hub_id = HUB_ALIASES.get(name.lower(), name)
         if not is_hub_id(hub_id) or path.exists():
             raise NotFound(
-                f"no model '{name}': it is not an alias, a directory or a hub id (owner/name). "
-                f"Aliases: {', '.join(ALIASES)}. For a model of your own give its directory, e.g. "
-                f"--model ./my-model (config.json, tokenizer files, *.safetensors)."
+                f"no model '{name}': it is not an alias ({', '.join(ALIASES)}), a directory "
+                "(--model ./my-model, with config.json, tokenizer and *.safetensors) or a hub id."
             )
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(hub_id, "config.json")
-        if isinstance(config, str):
-            return Path(config).parent
+    if isinstance(config, str | Path) and Path(config).exists():
+        return Path(config).parent
     raise NotFound(
         f"model '{name}' is not on this machine. Fetch or make it: python -m training.models {name}"
     )
@@ -72,7 +66,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name is that of a model that this project converts or makes itself."""
+    """Whether this project converts or makes the model of that name itself."""
     return name.lower() in ("smollm2", "tiny") or is_organism(name)
 
 
