@@ -32,7 +32,6 @@ from training.runs.directory import create_run
 from training.weights.key_tokens import KeyInit, place_key_tokens
 from training.weights.loading import fingerprint, load_folder
 
-WORLD = "world"
 PEOPLE_RELATIONS = ("mother", "aunt", "home_city", "profession")
 # The choices that a second call on the same run must repeat.
 INPUTS = ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")
@@ -110,7 +109,7 @@ def _facts_and_prompts(options: Options) -> tuple[list[Fact], list[Prompt]]:
     chosen = {"subjects": options.subjects, "pool": options.pool, "seen": seen}
     usual = FICTION if options.facts == "fiction" else PEOPLE_RELATIONS
     chosen |= {"relations": options.relations or usual, "seed": options.seed}
-    if options.facts == WORLD:
+    if options.facts == "world":
         facts = contradictions(world_of(options.model), **chosen)
     elif options.facts in BUILT_IN:
         facts = build_facts(options.facts, **chosen)

@@ -2,27 +2,26 @@
 
     title = "How little meaning is enough"
     stages = ["memorize", "generalize", "recall", "analysis.probes"]   # commands, in order
-    keep = "tables"                     # delete weights no run needs any more; "checkpoints": keep
-    all
+    keep = "tables"               # delete weights no run needs any more; "checkpoints": keep all
 
-    [settings]                          # the same in every run: STAGE.option, as in the command's
-    --help memorize.model = "world"
+    [settings]                    # the same in every run: STAGE.option, as in the command's --help
+    memorize.model = "world"
 
-    [grid]                              # every combination of these lists
+    [grid]                        # every combination of these lists
     memorize.seed = [1, 2, 3, 4, 5]
     generalize.prompts = [1, 2, 4, 10]
 
-    [[condition]]                       # optional: named variants, each crossed with the grid
+    [[condition]]                 # optional: named variants, each crossed with the grid
     name = "loss on all tokens"
     memorize.loss = "all"
 
-    [[repetition]]                      # optional: settings that together make one repetition
+    [[repetition]]                # optional: settings that together make one repetition
     memorize = { seed = 11, model = "world:1" }
 
-    [rows.probes]                       # optional: other rows of a table than the headline ones
+    [rows.probes]                 # optional: other rows of a table than the headline ones
     measure = ["transfer_accuracy"]
 
-    [compare]                           # optional: how analysis.ablations compares
+    [compare]                     # optional: how analysis.ablations compares
     by = ["generalize.prompts"]
 
 Every mistake is a BadInput that names the file, the key and the remedy, before anything starts.
@@ -30,7 +29,7 @@ Every mistake is a BadInput that names the file, the key and the remedy, before 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
@@ -38,7 +37,6 @@ from training.base.errors import BadInput
 from training.base.toml import check_table, did_you_mean, entries, read_toml
 from training.grid.stages import OURS, Call, Stage, coerced, find_stage, hints
 
-KEEP = ("tables", "checkpoints")
 ENTRIES = {"title": str, "keep": str, "settings": dict, "grid": dict, "condition": list}
 ENTRIES |= {"repetition": list, "rows": dict, "compare": dict}
 COMPARE = {"by": object, "unit": object, "against": object}
@@ -66,9 +64,9 @@ class Grid:
     runs: tuple[GridRun, ...]
     axes: tuple[str, ...]
     """"STAGE.option" of every setting that is not the same in all runs."""
-    rows: Mapping[str, Mapping[str, tuple]] = field(default_factory=dict)
-    compare: Mapping[str, object] = field(default_factory=dict)
-    repeats: tuple[str, ...] = ()
+    rows: Mapping[str, Mapping[str, tuple]]
+    compare: Mapping[str, object]
+    repeats: tuple[str, ...]
     """"STAGE.option" of the settings that make a repetition; they do not distinguish conditions."""
 
     @property
@@ -78,11 +76,7 @@ class Grid:
 
 
 def read_grid(path: str | Path, *, repetitions: int = 0) -> Grid:
-    """Read a grid file; check the names of stages and options and the types of values.
-
-    repetitions: keep only that many [[repetition]] of the file, the first ones; 0: all.
-    Raises BadInput.
-    """
+    """Read a grid file, with its first `repetitions` only unless 0. Raises BadInput."""
     path = Path(path).expanduser()
     data = read_toml(path)
     try:
@@ -96,8 +90,8 @@ def _grid(path: Path, data: dict, repetitions: int) -> Grid:
     compare = data.get("compare", {})
     check_table(compare, "compare", {}, COMPARE)
     keep = data.get("keep", "tables")
-    if keep not in KEEP:
-        raise BadInput(f"keep is {keep!r}; expected one of {', '.join(KEEP)}.")
+    if keep not in ("tables", "checkpoints"):
+        raise BadInput(f"keep is {keep!r}; expected one of tables, checkpoints.")
     stages = _stages(data, "")
     settings = _settings(data.get("settings", {}), stages, "settings")
     axes = _settings(data.get("grid", {}), stages, "grid", lists=True)
@@ -132,22 +126,21 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
         {f"{call.stage.name}.{k}": v for call in calls for k, v in call.values.items()}
         for _, calls, _ in found
     ]
+    keys = dict.fromkeys(key for *_, options in found for key in options)
+
+    def varying(some: Sequence[dict]) -> list[str]:
+        return [k for k in keys if len({json.dumps(values.get(k)) for values in some}) > 1]
+
     by_condition: dict[str, list[dict]] = {}
     for (name, *_), values in zip(found, resolved, strict=True):
         by_condition.setdefault(name, []).append(values)
-
-    def differs(key: str, some: Sequence[dict]) -> bool:
-        return len({json.dumps(values.get(key)) for values in some}) > 1
-
-    keys = dict.fromkeys(key for *_, options in found for key in options)
-    varying = [key for key in keys if differs(key, resolved)]
-    told = {key for key in varying if any(differs(key, some) for some in by_condition.values())}
-    runs = []
+    told = {key for some in by_condition.values() for key in varying(some)}
+    axes, runs = varying(resolved), []
     for (name, calls, _), values in zip(found, resolved, strict=True):
-        varied = {key: values[key] for key in varying if key in values}
+        varied = {key: values[key] for key in axes if key in values}
         words = [f"{key} {_words(value)}" for key, value in varied.items() if key in told]
         runs.append(GridRun(calls, name, varied, ", ".join([*filter(None, [name]), *words])))
-    return tuple(runs), tuple(varying)
+    return tuple(runs), tuple(axes)
 
 
 def _stages(data: dict, where: str) -> dict[str, Stage]:
@@ -178,7 +171,7 @@ def _conditions(data: dict, stages: dict[str, Stage]) -> list[tuple[str, dict, d
         where = f"condition {table['name']!r}"
         own = _stages(table, where) if "stages" in table else stages
         given = {key: value for key, value in table.items() if key not in ("name", "stages")}
-        found.append((table["name"], own, _settings(given, {**stages, **own}, where)))
+        found.append((table["name"], own, _settings(given, stages | own, where)))
     return found
 
 
@@ -199,20 +192,18 @@ def _settings(
             raise BadInput(f"{where} sets {name!r}; {did_you_mean(name, stages, 'the stages')}")
         if not isinstance(options, dict):
             raise BadInput(f"{where}.{name} is {options!r}; expected {name}.OPTION = value.")
-        known = [option for option in hints(stages[name].command) if option not in OURS]
+        kinds = {k: kind for k, kind in hints(stages[name].command).items() if k not in OURS}
         for written, value in options.items():
             option, what = written.replace("-", "_"), f"{where} sets {name}.{written}"
             if option in OURS:
                 raise BadInput(f"{what}; the sweep itself decides where runs lie. Remove it.")
-            if option not in known:
-                raise BadInput(f"{what}; {did_you_mean(option, known, f'the options of {name}')}")
+            if option not in kinds:
+                raise BadInput(f"{what}; {did_you_mean(option, kinds, f'the options of {name}')}")
             values = _list(value, f"{where}.{name}.{written}") if lists else [value]
-            kind, taken = hints(stages[name].command)[option], []
-            for value in values:
-                try:
-                    taken.append(coerced(value, kind))
-                except ValueError as error:
-                    raise BadInput(f"{what} to {value!r}; expected {error}.") from error
+            try:
+                taken = [coerced(value, kinds[option]) for value in values]
+            except ValueError as error:
+                raise BadInput(f"{what} to {error}.") from error
             found[f"{name}.{option}"] = taken if lists else taken[0]
     return found
 

@@ -1,13 +1,9 @@
 """The one tidy table of a sweep: which rows of a run's tables it keeps, and how it is written.
 
-    headline_rows(read_table(run_dir, "cka"), {"site": ("embed",)}, name="cka")
-    read_sweep("results/headline")
-
 A run's rows are the headline ones of the tables its stages wrote: bound and unbound relations, the
-last checkpoint of each phase and, in a table over sites, the site that is largest at the last
-checkpoint (chosen there: do not claim its height without `null_p_max`). `[rows.TABLE]` in the grid
-file asks for others; `checkpoint = ["all"]` there keeps every checkpoint, for curves over training
-(`analysis.curves`).
+last checkpoint of each phase and, over sites, the site that is largest at the last checkpoint
+(chosen there: do not claim its height without `null_p_max`). `[rows.TABLE]` in the grid file asks
+for others; `checkpoint = ["all"]` there keeps every checkpoint (`analysis.curves`).
 """
 
 import json
@@ -21,18 +17,14 @@ from training.base.provenance import commit
 from training.runs.checkpoints import list_checkpoints
 from training.runs.table_files import at_largest_site, pick
 
-SIDES = ("bound", "unbound")
-ALL = ("all",)
+SIDES, SPLITS = ("bound", "unbound"), ("seen", "held-out")
 HEADLINE: dict[str, dict[str, tuple]] = {
     "recall": {
         "measure": ("generation", "generation_gain", "multiple_choice"),
-        "split": ("held-out", "seen", "all"),
+        "split": (*SPLITS, "all"),
     },
     "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
-    "reversal": {
-        "measure": ("reversal", "reversal_excess", "named"),
-        "split": ("seen", "held-out"),
-    },
+    "reversal": {"measure": ("reversal", "reversal_excess", "named"), "split": SPLITS},
     "two_hop": {},
     "probes": {"measure": ("transfer_accuracy",)},
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
@@ -55,20 +47,16 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
     chosen. Raises BadInput for a column or value that the table lacks.
     """
     wanted = dict(wanted or {})
-    every = wanted.get("checkpoint") == ALL
+    every = wanted.get("checkpoint") == ("all",)
     if every:
         del wanted["checkpoint"]
     for column, values in wanted.items():
+        asks = f"[rows.{name}] asks for {column}"
         if column not in table:
-            raise BadInput(
-                f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}."
-            )
+            raise BadInput(f"{asks}; the table has {', '.join(table.columns)}.")
         if not set(values) & set(table[column]):
-            there = ", ".join(map(str, dict.fromkeys(table[column].dropna())))
-            raise BadInput(
-                f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: "
-                f"{there}."
-            )
+            there = ", ".join(map(str, table[column].dropna().unique()))
+            raise BadInput(f"{asks} {', '.join(map(str, values))}; there are: {there}.")
     chosen = {**HEADLINE.get(name, {}), **wanted}
     table = pick(table, **chosen)
     if "relation" in table and "relation" not in chosen and set(SIDES) & set(table["relation"]):
@@ -97,11 +85,9 @@ def _at_best_site(table):
 
 
 def training_rows(folder: Path) -> list[dict]:
-    """Steps, tokens, seconds and last recall of the phase trained in a directory, and its
-    checkpoints.
+    """Steps, tokens, seconds and last recall of the phase trained in a directory.
 
-    For each checkpoint: tokens_so_far (in this phase) and, as `reference`, the checkpoint it came
-    from.
+    For each checkpoint: tokens_so_far in this phase and, as `reference`, the one it came from.
     """
     ((phase, record),) = read_json(folder / "run.json")["phases"].items()
     log = folder / "log.jsonl"
@@ -118,8 +104,7 @@ def training_rows(folder: Path) -> list[dict]:
     rows = [{"measure": name, "value": v} for name, v in found.items() if v is not None]
     for saved in (c for c in list_checkpoints(folder) if c.phase == phase):
         tokens = sum(step["tokens"] for step in steps if step["step"] <= saved.step)
-        parent = read_json(saved.folder / "stage.json").get("parent") or ""
-        row = {"reference": parent, "measure": "tokens_so_far", "value": tokens}
+        row = {"reference": saved.parent, "measure": "tokens_so_far", "value": tokens}
         rows.append({**saved.stage, **row})
     return rows
 
@@ -136,19 +121,15 @@ def read_sweep(results: Path):
     path = sweep_path(results)
     if not path.exists():
         return pd.DataFrame({"run": pd.Series(dtype=str)})
-    table = pd.read_csv(
-        verify(path), keep_default_na=False, na_values=[""], dtype={"run": str, "condition": str}
-    )
+    kinds = {"run": str, "condition": str}
+    table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""], dtype=kinds)
     if not {"run", "measure", "value"} <= set(table):
         raise BadInput(f"{path} lacks the column run, measure or value: it is not a sweep's table.")
     return table
 
 
 def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device: str = "cpu"):
-    """Append a run's rows to the table, write it whole and return it; a run that is there stays.
-
-    device: what the run ran on; tables from before GPUs lack the column.
-    """
+    """Append a run's rows to the table, write it whole and return it; a run that is there stays."""
     import pandas as pd
 
     if run in set(table["run"]):
