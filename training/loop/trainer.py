@@ -63,14 +63,11 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "facts_per_sequence", "learning_rate"):
             value = getattr(self, name)
-            least = "above 0" if name == "learning_rate" else "of at least 1"
             if not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {least}.")
-        if self.facts_per_sequence > self.batch_size:
-            raise UserError(
-                f"--facts-per-sequence is {self.facts_per_sequence} and --batch-size "
-                f"{self.batch_size}; a step takes whole sequences: give a larger batch."
-            )
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0.")
+        if self.sequences_per_step < 1:
+            size = f"--facts-per-sequence is {self.facts_per_sequence}"
+            raise UserError(f"{size} and --batch-size {self.batch_size}; give a larger batch.")
 
     @property
     def sequences_per_step(self) -> int:
@@ -223,11 +220,13 @@ def run_steps(
             if not math.isfinite(measured["loss"]):
                 said = f"the loss became {measured['loss']} at step {step} of {phase}. Give a lower"
                 raise UserError(f"{said} --learning-rate or --precision float32, with --out NEW.")
-            recall = log.add(step, epoch + 1, measured, rate)
-            bar.set_postfix(loss=f"{measured['loss']:.3f}", recall=f"{recall:.2f}", refresh=False)
+            metrics = log.add(step, epoch + 1, measured, rate)
+            bar.set_postfix(
+                {name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False
+            )
             bar.update()
             if step in saves and first:
-                save(bare, step, {"train_loss": log.epoch_loss(), "train_recall": recall})
+                save(bare, step, metrics)
             stop = interrupt.pressed
             if step < steps and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if first:
@@ -290,8 +289,8 @@ class StepLog:
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
             self.rows = [row for row in rows if row["phase"] == phase]
 
-    def add(self, step: int, epoch: int, measured: dict, rate: float) -> float:
-        """Append a step and return the recall over this epoch so far."""
+    def add(self, step: int, epoch: int, measured: dict, rate: float) -> dict:
+        """Append a step and return loss and recall over this epoch so far."""
         row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate}
         self.rows = [r for r in self.rows if r["epoch"] == epoch] + [row | measured]
         recall = sum(r["recalled"] for r in self.rows) / sum(r["count"] for r in self.rows)
@@ -299,11 +298,8 @@ class StepLog:
             row |= {"recall": recall, "seconds": round(time.monotonic() - self.started, 2)}
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row | measured) + "\n")
-        return recall
-
-    def epoch_loss(self) -> float:
-        """Mean loss of this epoch's steps so far."""
-        return sum(r["loss"] for r in self.rows) / len(self.rows)
+        loss = sum(r["loss"] for r in self.rows) / len(self.rows)
+        return {"train_loss": loss, "train_recall": recall}
 
 
 def check_disk(folder: Path, model, count: int) -> None:
@@ -312,9 +308,7 @@ def check_disk(folder: Path, model, count: int) -> None:
     needed = 4.0 * sum(p.numel() for p in model.parameters()) * (count + 2 * 3)
     free = shutil.disk_usage(folder).free
     what = f"{count} checkpoint{'s' if count != 1 else ''} and the resume state"
-    print(f"{what} need up to {megabytes(needed)} of disk ({megabytes(free)} free)")
+    said = f"{what} need up to {megabytes(needed)} of disk ({megabytes(free)} free)"
+    print(said)
     if needed > free:
-        raise DiskFull(
-            f"{folder} has room for {megabytes(free)} of {megabytes(needed)}. Save fewer epochs "
-            "(--save-epochs) or give --out on another disk."
-        )
+        raise DiskFull(f"{said}. Save fewer --save-epochs or give --out on another disk.")

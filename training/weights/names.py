@@ -23,8 +23,12 @@ HUB_ALIASES = {
 ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 
 
+class NotHere(NotFound):
+    """A model that `training.models` can fetch or make, but has not yet."""
+
+
 def find(name: str) -> Path:
-    """The directory of a base model on this machine. Raises NotFound, which says how to get it."""
+    """The directory of a base model on this machine. Raises NotHere or else NotFound."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path.resolve()
@@ -42,22 +46,9 @@ def find(name: str) -> Path:
         config = try_to_load_from_cache(hub_id, "config.json")
     if isinstance(config, str | Path) and Path(config).exists():
         return Path(config).parent
-    raise NotFound(
+    raise NotHere(
         f"model '{name}' is not on this machine. Fetch or make it: python -m training.models {name}"
     )
-
-
-def is_here(name: str) -> bool:
-    """Whether `find` finds the model. (`tiny` counts as here: it takes a second to make.)"""
-    try:
-        return name.lower() == "tiny" or bool(find(name))
-    except NotFound:
-        return False
-
-
-def can_be_had(name: str) -> bool:
-    """Whether `obtain` would try to fetch or make a model that is not here."""
-    return name.split(":")[0].lower() in ALIASES or is_hub_id(name)
 
 
 def is_hub_id(name: str) -> bool:
