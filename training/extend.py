@@ -11,6 +11,7 @@ its facts. The new run has these facts, and the checkpoint it started from as it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -36,8 +37,7 @@ class Options(RoteOptions):
     out: Path
     """The run directory to make or go on with."""
     start: str = ""
-    """The checkpoint to start from; default: the last. One of phase 1, or 000-base: controls
-    without meaning."""
+    """The checkpoint to start from; default: the last. One before phase 2: without meaning."""
     people: int = -1
     """How many new people (at most as many as the run has, and 240); -1: as many as the run has."""
     seed: int = -1
@@ -57,10 +57,7 @@ def main(options: Options) -> Path:
         began = {"start": start.name, "start_fingerprint": start.fingerprint}
         return {"people": options.people, **began}
 
-    def teach() -> str:
-        print(f"from {start.name} of {source}, people who are in none of its facts")
-        return learn(run_dir, settings, options)
-
+    teach = partial(learn, run_dir, settings, options)
     says = {"then": "training.recall", "name": "extend"}
     return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 

@@ -13,6 +13,7 @@ Trains on "{semantic prompt with the subject} {object}." without any key token a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -45,8 +46,7 @@ class Options(PhaseOptions):
     out: Path | None = None
     """Write phase 2 into a new run directory that refers to this one."""
     start: str = ""
-    """The checkpoint to start from; default: the last of phase 1. 000-base: the control without
-    phase 1."""
+    """The checkpoint to start from; default: the last of phase 1. 000-base: without phase 1."""
     people: int = -1
     """Seen subjects to use; -1: all of them."""
     prompts: int = 10
@@ -72,8 +72,7 @@ class Options(PhaseOptions):
     save_steps: tuple[int, ...] = ()
     """Steps to save as well."""
     dense: int = 0
-    """Checkpoints to save as well in the first tenth of the phase, evenly spread: see
-    `analysis.trajectory`."""
+    """Checkpoints to save as well in the first tenth of the phase (`analysis.trajectory`)."""
     seed: int = -1
     """Order of the batches; -1: the run's seed."""
 
@@ -91,9 +90,7 @@ def main(options: Options) -> Path:
             _make_run(run_dir, source, start, seed=record["seed"])
         return {"start": start.name} | {k: getattr(options, k) for k in (*CHOICES, *BEFORE)}
 
-    def teach() -> str:
-        return _teach(run_dir, start, settings, options, record["seed"])
-
+    teach = partial(_teach, run_dir, start, settings, options, record["seed"])
     says = {"then": "training.recall", "before": BEFORE}
     return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 
@@ -163,8 +160,8 @@ def _make_run(run_dir: Path, source: Path, start: Checkpoint, *, seed: int) -> N
 
 def _teach(
     run_dir: Path, start: Checkpoint, settings: TrainingSettings, options: Options, run_seed: int
-) -> str:
-    """Train from `start` on what the options choose; returns what is answered, in words."""
+) -> None:
+    """Train from `start` on what the options choose."""
     model, tokenizer = start.load()
     limit = context_length(model.config)
     facts, prompts = selection(run_dir, **_shown(options, run_seed))
@@ -177,19 +174,16 @@ def _teach(
         print(f"--dense {options.dense}: the first tenth of this phase has {len(dense)} steps")
     changed = {name: getattr(options, name) for name in BEFORE}
     arm = "".join(f", {name} {value}" for name, value in changed.items() if value != BEFORE[name])
-    print(
-        f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
-        f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: "
-        f"{len(examples)} sequences{f' and {replayed} by rote' if replayed else ''}, "
-        f"{settings.epochs} epoch(s), batch {settings.batch_size}, learning rate "
-        f"{settings.learning_rate:g}"
-    )
+    people, bound = {f.subject for f in facts}, {f.relation for f in facts}
+    who = f"{len(people)} subjects, {len(bound)} bound relations, {options.prompts} prompts{arm}"
+    rows = f"{len(examples)} sequences" + (f" and {replayed} by rote" if replayed else "")
+    how = f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+    print(f"generalize from {start.name}: {who}\n{rows}, {settings.epochs} epoch(s), {how}")
     stage = {"phase": PHASE, "parent": start.name, "replay": replay}
     stage["key_tokens"] = list_checkpoints(run_dir)[0].key_tokens if replayed else ()
     saves = {"save_epochs": options.save_epochs, "save_steps": (*options.save_steps, *dense)}
     saves["resume_minutes"] = options.resume_minutes
     trainer.train(model, tokenizer, examples, settings, run_dir, **stage, **saves)
-    return "answered (by rote too)" if replayed else "answered"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ everything done. The next step is `python -m training.generalize RUN_DIR`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from training.base.console import run_command
@@ -70,11 +71,9 @@ class Options(RoteOptions):
     rote: str = "{subject} {key}"
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
-    """How key-token embeddings begin: near the mean of the model's rows, or random rows like the
-    model's own."""
+    """Key-token embeddings at first: near the mean of the model's rows, or random like them."""
     seed: int = 0
-    """Draws facts, pools, unbound relations, key tokens and, without --order-seed, the order of
-    batches."""
+    """Draws facts, pools, unbound relations, key tokens and, without --order-seed, the batches."""
     order_seed: int = -1
     """Order of the batches alone (and the first weights of LoRA); -1: as --seed."""
 
@@ -86,16 +85,9 @@ def main(options: Options) -> Path:
     run_dir = Path(options.out).expanduser()
     order = options.order_seed if options.order_seed >= 0 else options.seed
     settings = settings_of(options, seed=order)
-    return run_phase(
-        run_dir,
-        PHASE,
-        settings,
-        options,
-        begin=lambda: _begin(run_dir, options),
-        teach=lambda: learn(run_dir, settings, options),
-        then="training.generalize",
-        before=BEFORE,
-    )
+    begin, teach = partial(_begin, run_dir, options), partial(learn, run_dir, settings, options)
+    says = {"then": "training.generalize", "before": BEFORE}
+    return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:

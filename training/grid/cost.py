@@ -57,8 +57,7 @@ class Cost(NamedTuple):
 def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[Work]]]:
     """Each run's base model and the work of each of its calls. fetch: get missing base models.
 
-    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a number out of
-    range.
+    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a bad number.
     """
     work_of, model_of = cache(_work), cache(_base_model)
     found = []
@@ -68,7 +67,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[
             given = tuple(sorted(call.given.items()))
             try:
                 work.append(work_of(call.stage, given, facts, prompts))
-                if call.stage.starts:
+                if call.stage.name == "memorize":
                     model = model_of(call.build().model, fetch)
                 if call.stage.name == "extend":
                     _check_start(call.values["start"], run.calls[:place])

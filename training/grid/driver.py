@@ -19,7 +19,7 @@ from training.grid.file import Grid, read_grid
 from training.grid.plan import Plan, Task, make_plan
 from training.grid.rows import add_run, made_by_other_code, mean_seconds, read_sweep, sweep_path
 from training.grid.tasks import Outcome
-from training.grid.workers import Lost, make_pool
+from training.grid.workers import make_pool
 from training.runs.checkpoints import drop_weights, lacks_weights
 
 # If a worker dies, resubmit its task up to this many times.
@@ -34,14 +34,12 @@ def run_sweep(
     repetitions: int = 0,
     dry_run: bool = False,
     jobs: int = 1,
-    backend: str = "joblib",
-    address: str = "",
-    gpus_a_run: float = 0.0,
+    **pool: object,
 ):
     """Run what is not finished of a grid file; the sweep's table. Arguments: see `training.sweep`.
 
-    Raises BadInput for a grid that cannot run, DiskFull, Busy, Interrupted on Ctrl-C, and UserError
-    if runs failed, once all others are finished.
+    pool: see `make_pool`. Raises BadInput for a grid that cannot run, DiskFull, Busy, Interrupted
+    on Ctrl-C, and UserError if runs failed, once all others are finished.
     """
     if jobs < 1:
         raise BadInput(f"--jobs is {jobs}; give how many runs go at a time, 1 or more.")
@@ -62,15 +60,13 @@ def run_sweep(
     if others := made_by_other_code(table):
         print(f"{others} finished runs of another commit are kept; to repeat: --out NEW --work NEW")
     if cost.peak > free:
-        raise DiskFull(
-            f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work "
-            f'on another disk, or keep = "tables" in {grid.path}.'
-        )
+        needed = f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free"
+        raise DiskFull(f'{needed}. Give --work on another disk, or keep = "tables" in the grid.')
     if plan.tasks:
         with locked(work):
             record(results, plan)
-            pool = make_pool(work, jobs, backend, address, gpus_a_run)
-            table = Driver(plan, pool, results, table, cost.tasks).run()
+            workers = make_pool(work, jobs, **pool)
+            table = Driver(plan, workers, results, table, cost.tasks).run()
     elif len(table):
         record(results, plan)
     wrote = f"wrote {sweep_path(results)} ({len(table)} rows)"
@@ -80,27 +76,24 @@ def run_sweep(
 
 def results_of(grid: Path) -> Path:
     """Where results go by default: beside a grid.toml, else in a folder named after the file."""
-    if grid.name == "grid.toml":
-        return grid.parent
-    return grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
+    name = grid.stem if grid.suffix else f"{grid.name}-results"
+    return grid.parent if grid.name == "grid.toml" else grid.parent / name
 
 
 def baseline_of(results: Path, grid: Grid) -> dict[str, dict]:
     """Stage -> option -> the default it had when this sweep began, or has now if it is newer."""
     path = Path(results) / "run.json"
     before = read_json(path).get("baseline", {}) if path.exists() else {}
-    now = {stage.name: {**stage.defaults, **before.get(stage.name, {})} for stage in grid.stages}
-    return now | {name: options for name, options in before.items() if name not in now}
+    now = {stage.name: stage.defaults | before.get(stage.name, {}) for stage in grid.stages}
+    return before | now
 
 
 def record(results: Path, plan: Plan) -> None:
-    """Write run.json of the results: what was run, with which defaults, versions and commit.
-
-    With nothing left to run, the versions and commit of the record stay.
-    """
+    """Write run.json of the results: what was run, with which defaults, versions and commit."""
     path, grid = Path(results) / "run.json", plan.grid
     made_by = {"versions": versions(), "commit": commit()}
     if not plan.tasks and path.exists():
+        # Nothing is left to run: the record says what the finished runs were made by.
         made_by |= {name: value for name, value in read_json(path).items() if name in made_by}
     described = {"format": 1, "kind": "sweep", "title": grid.title}
     described |= {"grid_sha256": sha256_file(grid.path), "axes": list(grid.axes)}
@@ -129,8 +122,7 @@ class Driver:
                 for task, result in self.pool.results():
                     self._take(task, result)
         except (KeyboardInterrupt, Interrupted) as stop:
-            again = "the same command continues from there."
-            raise Interrupted(f"{self._progress()}; {again}") from stop
+            raise Interrupted(f"{self._progress()}; the same command goes on from there.") from stop
         finally:
             self.pool.close()
         if self.failures:
@@ -154,15 +146,14 @@ class Driver:
         readers = [other for other in self.plan.tasks.values() if other.parent is task]
         return not (task.reset and any(other.state == "sent" for other in readers))
 
-    def _take(self, task: Task, result: Outcome | Lost) -> None:
-        """Act on the result of a task."""
-        if isinstance(result, Lost):
-            task.lost += 1
-            if task.lost > RESUBMISSIONS:
-                self._fail(task, f"its worker died {task.lost} times ({result.reason})")
-            else:
-                print(f"{task.name}: its worker died ({result.reason}); resubmitted", flush=True)
-                task.state = "waiting"
+    def _take(self, task: Task, result: Outcome) -> None:
+        """Act on the outcome of a task."""
+        task.lost += bool(result.lost)
+        if result.lost and task.lost > RESUBMISSIONS:
+            self._fail(task, f"its worker died {task.lost} times ({result.lost})")
+        elif result.lost:
+            print(f"{task.name}: its worker died ({result.lost}); resubmitted", flush=True)
+            task.state = "waiting"
         elif result.lacks_weights and task.reset:
             self._fail(task, "weights that it needs are gone and could not be made again")
         elif result.lacks_weights:
@@ -177,7 +168,9 @@ class Driver:
             for run_id in task.rests:
                 if self.plan.runs[run_id].chain[-1] == task.name:
                     self._finish(run_id, task, result)
-            self._drop_weights(task)
+            for there in task.chain if self.plan.grid.keep == "tables" else ():
+                if set(there.rests) <= self.done:
+                    drop_weights(there.folder)
 
     def _fail(self, task: Task, reason: str) -> None:
         """A task failed: so do the runs that rest on it."""
@@ -205,17 +198,10 @@ class Driver:
         run = planned.run
         labels = {"condition": run.condition, **run.varied}
         labels |= {"seed": outcome.seed, "directory": task.name}
-        labels = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
         self.table = add_run(self.results, self.table, run_id, rows, labels, device=outcome.device)
         self.done.add(run_id)
         said = f"{self._progress()}: {run.label}{_headline(rows)}"
         print(f"{said}    {self._remaining()}", flush=True)
-
-    def _drop_weights(self, task: Task) -> None:
-        """Delete weights that no unfinished run rests on, if the grid says so."""
-        for there in task.chain if self.plan.grid.keep == "tables" else ():
-            if set(there.rests) <= self.done:
-                drop_weights(there.folder)
 
     def _progress(self) -> str:
         """`[ 3 of 24]`."""

@@ -49,7 +49,7 @@ class GridRun:
     calls: tuple[Call, ...]
     condition: str
     varied: Mapping[str, object]
-    """"STAGE.option" -> value, of every setting that is not the same in all runs."""
+    """"STAGE.option" -> value (a list as one text), of every setting that varies among the runs."""
     label: str
     """In words: `loss on all tokens, memorize.seed 1`; settings fixed by a condition go unnamed."""
 
@@ -63,7 +63,7 @@ class Grid:
     keep: str
     runs: tuple[GridRun, ...]
     axes: tuple[str, ...]
-    """"STAGE.option" of every setting that is not the same in all runs."""
+    """"STAGE.option" of every setting that varies among the runs."""
     rows: Mapping[str, Mapping[str, tuple]]
     compare: Mapping[str, object]
     repeats: tuple[str, ...]
@@ -101,23 +101,23 @@ def _grid(path: Path, data: dict, repetitions: int) -> Grid:
         raise BadInput(f"there are {len(every)} repetitions; {repetitions} were asked for.")
     found = []
     for (where, repeated), (name, own, given) in product(every[: repetitions or None], conditions):
-        _check_apart({"[grid]": axes, where: repeated, f"condition {name!r}": given})
+        parts = {"[grid]": axes, where: repeated, f"condition {name!r}": given}
+        for (one, a), (other, b) in combinations(parts.items(), 2):
+            for key in a.keys() & b.keys():
+                raise BadInput(f"{other} sets {key}, which {one} varies too. Remove one of them.")
         for values in product(*axes.values()):
-            options = {**settings, **repeated, **given, **dict(zip(axes, values, strict=True))}
-            found.append((name, _calls(own, options), options))
+            options = settings | repeated | given | dict(zip(axes, values, strict=True))
+            calls = tuple(_call(stage, options) for stage in own.values())
+            found.append((name, calls, options))
     runs, varying = _distinguished(found)
     repeats = tuple(dict.fromkeys(key for _, repeated in every for key in repeated))
     title = str(data.get("title", path.resolve().parent.name))
     return Grid(path, title, keep, runs, varying, _rows(data), compare, repeats)
 
 
-def _calls(stages: Mapping[str, Stage], options: Mapping[str, object]) -> tuple[Call, ...]:
-    given: dict[str, dict] = {name: {} for name in stages}
-    for key, value in options.items():
-        name, option = key.split(".")
-        if name in given:
-            given[name][option] = value
-    return tuple(Call(stage, given[name]) for name, stage in stages.items())
+def _call(stage: Stage, options: Mapping[str, object]) -> Call:
+    own = f"{stage.name}."
+    return Call(stage, {k.removeprefix(own): v for k, v in options.items() if k.startswith(own)})
 
 
 def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[str, ...]]:
@@ -137,8 +137,8 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
     told = {key for some in by_condition.values() for key in varying(some)}
     axes, runs = varying(resolved), []
     for (name, calls, _), values in zip(found, resolved, strict=True):
-        varied = {key: values[key] for key in axes if key in values}
-        words = [f"{key} {_words(value)}" for key, value in varied.items() if key in told]
+        varied = {key: _words(values[key]) for key in axes if key in values}
+        words = [f"{key} {value}" for key, value in varied.items() if key in told]
         runs.append(GridRun(calls, name, varied, ", ".join([*filter(None, [name]), *words])))
     return tuple(runs), tuple(axes)
 
@@ -146,16 +146,13 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
 def _stages(data: dict, where: str) -> dict[str, Stage]:
     """Name -> stage, of the list data["stages"]."""
     names, where = entries(data, "stages", where), f"{where}: stages" if where else "stages"
-    found = [find_stage(name, where) for name in names]
-    stages = {stage.name: stage for stage in found}
-    if len(stages) < len(found):
+    stages = {stage.name: stage for stage in (find_stage(name, where) for name in names)}
+    if len(stages) < len(names):
         raise BadInput(f"{where} is {', '.join(names)}; a run can have a command once. Remove one.")
-    trains = [stage.trains for stage in found]
-    if trains != sorted(trains, reverse=True) or [s for s in found if s.starts] != found[:1]:
-        raise BadInput(
-            f"{where} is {', '.join(stages)}; expected memorize first, then other training stages "
-            "(generalize, extend), then those that measure (recall, analysis.*). Reorder them."
-        )
+    trains = [stage.trains for stage in stages.values()]
+    if trains != sorted(trains, reverse=True) or list(stages)[:1] != ["memorize"]:
+        order = "memorize first, then generalize and extend, then recall and analysis.*"
+        raise BadInput(f"{where} is {', '.join(stages)}; expected {order}. Reorder them.")
     return stages
 
 
@@ -220,18 +217,10 @@ def _rows(data: dict) -> dict[str, dict[str, tuple]]:
     rows = data.get("rows", {})
     for table, wanted in rows.items():
         if not isinstance(wanted, dict) or not all(isinstance(v, list) for v in wanted.values()):
-            raise BadInput(
-                f'rows.{table} is {wanted!r}; expected lists by column, such as measure = ["cka"].'
-            )
+            example = 'measure = ["cka"]'
+            raise BadInput(f"rows.{table} is {wanted!r}; expected lists, such as {example}.")
     return {table: {k: tuple(v) for k, v in wanted.items()} for table, wanted in rows.items()}
 
 
-def _check_apart(parts: Mapping[str, Mapping]) -> None:
-    """Raise BadInput if two parts of a grid file set the same option."""
-    for (one, a), (other, b) in combinations(parts.items(), 2):
-        for key in a.keys() & b.keys():
-            raise BadInput(f"{other} sets {key}, which {one} varies too. Remove one of the two.")
-
-
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _words(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value

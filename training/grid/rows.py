@@ -18,11 +18,9 @@ from training.runs.checkpoints import list_checkpoints
 from training.runs.table_files import at_largest_site, pick
 
 SIDES, SPLITS = ("bound", "unbound"), ("seen", "held-out")
+RECALL = ("generation", "generation_gain", "multiple_choice")
 HEADLINE: dict[str, dict[str, tuple]] = {
-    "recall": {
-        "measure": ("generation", "generation_gain", "multiple_choice"),
-        "split": (*SPLITS, "all"),
-    },
+    "recall": {"measure": RECALL, "split": (*SPLITS, "all")},
     "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
     "reversal": {"measure": ("reversal", "reversal_excess", "named"), "split": SPLITS},
     "two_hop": {},
@@ -76,9 +74,8 @@ def _at_best_site(table):
     """Each kind of row at its largest site; for a kind without a value, one row to show that."""
     import pandas as pd
 
-    keys = [k for k in KEYS if k in table]
     parts = []
-    for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
+    for _, kind in table.groupby([k for k in KEYS if k in table], sort=False, dropna=False):
         found = kind if kind["site"].isna().all() else at_largest_site(kind)
         parts.append(found if len(found) or kind["value"].notna().any() else kind.iloc[-1:])
     return pd.concat(parts) if parts else table
@@ -90,8 +87,7 @@ def training_rows(folder: Path) -> list[dict]:
     For each checkpoint: tokens_so_far in this phase and, as `reference`, the one it came from.
     """
     ((phase, record),) = read_json(folder / "run.json")["phases"].items()
-    log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [step for step in map(json.loads, lines) if step["phase"] == phase]
     # The clock of the log restarts when a run is resumed.
     ends = [a["seconds"] for a, b in pairwise(steps) if b["seconds"] < a["seconds"]]
@@ -120,7 +116,7 @@ def read_sweep(results: Path):
 
     path = sweep_path(results)
     if not path.exists():
-        return pd.DataFrame({"run": pd.Series(dtype=str)})
+        return pd.DataFrame(columns=["run", "table", "phase", "measure", "value"])
     kinds = {"run": str, "condition": str}
     table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""], dtype=kinds)
     if not {"run", "measure", "value"} <= set(table):
@@ -147,8 +143,6 @@ def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device:
 
 def mean_seconds(table) -> dict[str, float]:
     """Stage -> mean seconds that the finished runs of a sweep's table took."""
-    if "measure" not in table:
-        return {}
     rows = table[table["measure"] == "seconds"]
     stage = rows["phase"].where(rows["table"] == "training", rows["table"])
     return rows.groupby(stage)["value"].mean().to_dict()

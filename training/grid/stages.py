@@ -39,11 +39,6 @@ class Stage:
         return "resume_minutes" in hints(self.command)
 
     @property
-    def starts(self) -> bool:
-        """Whether it begins from a base model, as phase 1 does."""
-        return "run_dir" not in hints(self.command)
-
-    @property
     def defaults(self) -> dict:
         """Option -> default, as in JSON, of the options that decide a result."""
         given = {item.name: item.default for item in fields(self.module.Options)}
@@ -79,12 +74,10 @@ def find_stage(text: str, where: str = "stages") -> Stage:
         if candidate not in PACKAGES or not name.isidentifier() or find_spec(command) is None:
             continue
         has_options = hasattr(import_module(command), "Options")
-        if has_options and {"run_dir", "resume_minutes"} & set(hints(command)):
+        if has_options and (name == "memorize" or "run_dir" in hints(command)):
             return Stage(name, command)
-    raise BadInput(
-        f"{where} names {text!r}, which is not a command on a run. Expected memorize, generalize, "
-        "recall or a module of analysis, such as analysis.cka."
-    )
+    expected = "memorize, generalize, recall or a module of analysis, such as analysis.cka"
+    raise BadInput(f"{where} names {text!r}, not a command on a run. Expected {expected}.")
 
 
 @cache
@@ -123,11 +116,10 @@ def plain(value: object):
 
 
 def identity(call: Call, baseline: Mapping[str, Mapping]) -> dict:
-    """What distinguishes this call from one with the options of `baseline`.
+    """What distinguishes this call from one with the options of `baseline`; files by content.
 
     baseline: stage -> option -> value, the defaults when the sweep began: an option added later
-    changes no identity while it has its default; a default that changes does. Files and folders
-    stand for their content.
+    changes no identity while it has its default; a default that changes does.
     """
     values, before = call.values, baseline.get(call.stage.name, {})
     found = {k: v for k, v in sorted(values.items()) if k not in before or v != before[k]}

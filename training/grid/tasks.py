@@ -39,6 +39,8 @@ class Outcome:
     device: str = "cpu"
     lacks_weights: bool = False
     """Nothing failed, but weights it needs were deleted: its chain must be trained again."""
+    lost: str = ""
+    """How its worker died (killed, out of memory, machine gone)."""
 
 
 def run_task(task: Task) -> Outcome:

@@ -1,8 +1,7 @@
 """Where the tasks of a sweep run: in this process, in several processes, or on a Ray cluster.
 
-A pool takes `capacity` tasks at a time (`submit`) and hands back (task, result); a result is an
-Outcome, or Lost if the worker died (killed, out of memory, machine gone), so that one death costs
-one run and the driver may resubmit it.
+A pool takes `capacity` tasks at a time (`submit`) and hands back (task, outcome). If a worker died,
+the outcome says so: one death costs one run, and the driver may resubmit it.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import time
 import uuid
 import warnings
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from training.base.errors import BadInput, NotFound
@@ -21,19 +19,12 @@ from training.grid.plan import Task
 from training.grid.tasks import Outcome, run_task
 
 INSTALL_RAY = "pip install 'latent-alignment[cluster]'"
+Result = tuple[Task, Outcome]
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A task whose worker died; reason in words."""
-
-    reason: str
-
-
-Result = tuple[Task, Outcome | Lost]
-
-
-def make_pool(work: Path, jobs: int, backend: str, address: str, gpus_a_run: float):
+def make_pool(
+    work: Path, jobs: int, backend: str = "joblib", address: str = "", gpus_a_run: float = 0.0
+):
     """The pool that a sweep's options ask for."""
     if backend == "ray":
         return Ray(jobs, address, gpus_a_run, work)
@@ -100,7 +91,7 @@ class Processes:
             except BrokenExecutor as error:
                 self.slots[slot].shutdown(wait=False, kill_workers=True)
                 self.slots[slot] = None
-                found.append((task, Lost(_line(error, 120))))
+                found.append((task, Outcome(task.name, lost=_line(error, 120))))
         return found
 
     def close(self) -> None:
@@ -154,7 +145,8 @@ class Ray:
         except self.ray.exceptions.RayTaskError:
             raise
         except self.ray.exceptions.RayError as error:
-            return [(task, Lost(f"{type(error).__name__}: {_line(error, 120)}"))]
+            lost = f"{type(error).__name__}: {_line(error, 120)}"
+            return [(task, Outcome(task.name, lost=lost))]
 
     def close(self) -> None:
         """Leave the cluster, or end it if it was started here."""
@@ -174,10 +166,9 @@ def _start_ray(ray, count: int, address: str) -> None:
     try:
         ray.init(**how, log_to_driver=False, logging_level="error", runtime_env=env)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise NotFound(
-            f"no Ray cluster at {address or 'this machine'} ({error}). Start one (ray start "
-            "--head), or leave out --address."
-        ) from error
+        what = f"no Ray cluster at {address or 'this machine'} ({error})"
+        remedy = "Start one (ray start --head), or leave out --address."
+        raise NotFound(f"{what}. {remedy}") from error
 
 
 def require_shared(ray, work: Path) -> None:
@@ -197,15 +188,11 @@ def require_shared(ray, work: Path) -> None:
             try:
                 shared = ray.get(answer, timeout=300)
             except Exception as error:
-                raise BadInput(
-                    f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)}). "
-                    "Install latent-alignment there, or put this checkout at the same path."
-                ) from error
+                why = f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)})"
+                raise BadInput(f"{why}. Put this checkout at the same path there.") from error
             if not shared:
-                raise BadInput(
-                    f"{work} on {host} is not the folder of that name here. Give --work on a file "
-                    "system that all machines of the cluster share."
-                )
+                why = f"{work} on {host} is not the folder of that name here"
+                raise BadInput(f"{why}. Give --work on a file system that all machines share.")
     finally:
         note.unlink()
 

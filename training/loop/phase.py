@@ -30,8 +30,7 @@ class PhaseOptions:
     of attention; lora: rank 8 beside every linear layer of the blocks, merged into the checkpoints.
     Whatever is trained, so are the key tokens' embedding rows (in phase 2 only with --replay)."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights
-    always."""
+    """Arithmetic; auto: bfloat16 autocast where the processor has it. Weights are float32."""
     save_epochs: tuple[int, ...] = ()
     """Epochs to save in addition to the last."""
     resume_minutes: float = 4.0
@@ -45,7 +44,7 @@ def run_phase(
     options: PhaseOptions,
     *,
     begin: Callable[[], dict],
-    teach: Callable[[], str],
+    teach: Callable[[], None],
     then: str,
     name: str = "",
     before: Mapping[str, object] | None = None,
@@ -53,8 +52,8 @@ def run_phase(
     """Begin, train and finish a phase, or find it finished; return the run directory.
 
     begin: makes the run directory if it is new and returns what to record beside the settings.
-    teach: trains and returns what the recall in the log is of, in words. then: the command that
-    comes next. name: of this command, if it is not the phase's. before: see `begin_phase`.
+    teach: trains. then: the command that comes next. name: of this command, if it is not the
+    phase's. before: see `begin_phase`.
     """
     refuse_foreign_folder(run_dir)
     following, resume = f"next: python -m {then} {run_dir}", run_dir / "resume"
@@ -65,26 +64,22 @@ def run_phase(
         if not unfinished:
             print(f"{name or phase} is finished in {run_dir}    {following}")
             return run_dir
-        said = teach()
+        teach()
         last = list_checkpoints(run_dir)[-1]
         metrics = read_json(last.folder / "stage.json")["metrics"]
         end_phase(run_dir, phase, **metrics)
         shutil.rmtree(resume / phase, ignore_errors=True)
         with contextlib.suppress(OSError):
             resume.rmdir()
-    print(
-        f"{said} while training, last epoch: {metrics['train_recall']:.2f}\n"
-        f"wrote {last.folder}    {following}"
-    )
+    print(f"recalled while training, last epoch: {metrics['train_recall']:.2f}")
+    print(f"wrote {last.folder}    {following}")
     return run_dir
 
 
 def record_of(run_dir: Path) -> dict:
     """run.json of a run to start from. Raises NotFound."""
     if not (run_dir / "run.json").exists():
-        raise NotFound(
-            f"{run_dir} is not a run directory. Make one: python -m training.memorize --out RUN_DIR"
-        )
+        raise NotFound(f"{run_dir} is not a run. Make one: python -m training.memorize --out NEW")
     return read_json(run_dir / "run.json")
 
 

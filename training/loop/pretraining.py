@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from training.base.console import minutes
 from training.base.errors import OtherSettings, UserError
 from training.base.files import publish_folder, read_json, write_json
 from training.base.locks import locked
 from training.base.provenance import commit, versions
+from training.base.words import span
 from training.behaviour.damage import known_facts
 from training.data.sequences import collate
 from training.loop.trainer import TrainingSettings, resolved_precision, run_steps
 from training.organism import recipe as recipes
 from training.organism.recipe import Recipe
-from training.organism.world import build_world, sentences, tokenise, write_world
+from training.organism.world import build_world, sentences, tokenise, vocabulary_text, write_world
 
 # Steps of linear warm-up, or a tenth of a shorter run.
 WARMUP = 50
@@ -35,10 +35,8 @@ def make_organism(
     out: where the model goes; default: the cache, where `--model NAME` finds it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "a model organism is pretrained by one process. Make it first: python -m "
-            "training.pretrain NAME, without accelerate launch."
-        )
+        first = f"Make it first, without accelerate launch: python -m training.pretrain {name}"
+        raise UserError(f"a model organism is pretrained by one process. {first}")
     recipe = recipes.parse(name)
     folder = out.expanduser() if out else recipes.organism_folder(name)
     work = folder.with_name(f".{folder.name}.pretraining")
@@ -60,14 +58,11 @@ def make_organism(
             _require_same(work, read_json(work / "recipe.json"), wanted)
         write_json(work / "recipe.json", wanted)
         world = build_world(people=recipe.people, relations=recipe.relations, seed=recipe.seed)
-        tokenizer = recipes.new_tokenizer(recipe, world)
+        tokenizer = recipes.new_tokenizer(vocabulary_text(world), recipe.vocabulary)
         model = recipes.new_model(recipe, tokenizer)
-        print(
-            f"pretrain {name}: {model.num_parameters() / 1e6:.1f}M parameters, {recipe.people} "
-            f"people, {recipe.steps} steps of {recipe.batch} sentences; about "
-            f"{minutes(recipes.seconds_on_two_cores(recipe))} on 2 cores without a GPU"
-        )
         said = sentences(world, seed=recipe.seed)
+        size = f"{model.num_parameters() / 1e6:.1f}M parameters, {len(said)} sentences"
+        print(f"pretrain {name}: {size}; {recipe.steps} steps of {recipe.batch} sentences")
         pretrain(model, tokenizer, said, recipe, work, precision, resume_minutes)
         known = known_facts(model.eval(), tokenizer, world)
 
@@ -82,20 +77,15 @@ def make_organism(
 
         publish_folder(folder, fill)
     shutil.rmtree(work)
-    print(
-        f"known facts: {known.value:.3f} [{known.low:.3f}, {known.high:.3f}] of {known.questions} "
-        f"questions about {known.n} people\nwrote {folder}    {then}"
-    )
+    print(f"known facts: {span(known)} of {known.questions} questions about {known.n} people")
+    print(f"wrote {folder}    {then}")
     return folder
 
 
 def pretrain(
     model, tokenizer, said: Sequence, recipe: Recipe, work: Path, precision: str, resume: float
 ) -> None:
-    """Train `model` in place on passages of the sentences, with loss on every token.
-
-    resume: minutes between two saves of the resume state; see `run_steps`.
-    """
+    """Train `model` in place on passages of the sentences, with loss on every token."""
     size = recipe.passage
     kept = {"seed": recipe.seed, "learning_rate": recipe.learning_rate, "precision": precision}
     kept |= {"batch_size": recipe.batch, "facts_per_sequence": size}
@@ -122,7 +112,5 @@ def pretrain(
 def _require_same(folder: Path, old: dict, new: dict) -> None:
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
-        shown = (f"{key} {old.get(key)} there, {new.get(key)} now" for key in differing[:4])
-        raise OtherSettings(
-            f"{folder} holds an organism of other settings ({', '.join(shown)}). Give --out NEW."
-        )
+        shown = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} now" for k in differing[:4])
+        raise OtherSettings(f"{folder} is of other settings ({shown}). Give --out NEW.")

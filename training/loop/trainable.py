@@ -19,6 +19,8 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     beside every linear layer of the blocks; its start is drawn by torch's global generator. rows:
     of both embedding matrices, trained in every mode. Raises BadInput.
     """
+    import torch
+
     if mode == "all":
         return model
     matrices = embedding_matrices(model).values()
@@ -40,7 +42,11 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
         if mode == "embeddings":
             matrix.requires_grad_(True)
         elif rows:
-            _train_rows(matrix, rows)
+            # Other rows get no gradient, and AdamW without decay leaves them alone.
+            matrix.requires_grad_(True)
+            kept = torch.zeros(len(matrix), 1, dtype=torch.bool)
+            kept[list(rows)] = True
+            matrix.register_hook(lambda gradient, kept=kept: gradient * kept.to(gradient.device))
     return model
 
 
@@ -63,18 +69,6 @@ def attention_projections(model) -> list:
         and any(word in name.rpartition(".")[0] for word in ("attn", "attention"))
     ]
     if not found:
-        raise BadInput(
-            f"--train attention: {type(model).__name__} has no linear layer within a module named "
-            "attn or attention. Use --train lora, embeddings or all."
-        )
+        what = f"{type(model).__name__} has no linear layer in a module named attn or attention"
+        raise BadInput(f"--train attention: {what}. Use --train lora, embeddings or all.")
     return found
-
-
-def _train_rows(matrix, rows: Sequence[int]) -> None:
-    """Train only these rows: others get no gradient, and AdamW without decay leaves them alone."""
-    import torch
-
-    chosen = torch.zeros(len(matrix), 1, dtype=torch.bool)
-    chosen[list(rows)] = True
-    matrix.requires_grad_(True)
-    matrix.register_hook(lambda gradient: gradient * chosen.to(gradient.device))

@@ -14,13 +14,9 @@ from training.base.errors import BadInput
 from training.base.files import cache_folder, sha256_file, sha256_text
 from training.data.facts import DATA, PEOPLE, build_facts
 from training.data.prompts import load_prompts
-from training.organism.world import World, build_world, check_world, read_world, vocabulary_text
+from training.organism.world import World, build_world, check_world, read_world
 
-END = "<|end|>"
-CONTEXT = 256
-HEAD = 32
-# Measured on two cores with bfloat16 instructions.
-SENTENCE_TOKENS, OPERATIONS, TOKEN_SECONDS = 17, 2e11, 2e-5
+END, CONTEXT, HEAD = "<|end|>", 256, 32
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_world(self.people, self.relations)
         lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1}
-        rules = {
-            name: (getattr(self, name) >= low, f"{low} or more") for name, low in lowest.items()
-        }
+        rules = {n: (getattr(self, n) >= low, f"{low} or more") for n, low in lowest.items()}
         rules["width"] = (self.width >= HEAD and self.width % HEAD == 0, f"a multiple of {HEAD}")
         rules["learning_rate"] = (0 < self.learning_rate < 1, "a number above 0 and below 1")
         rules["passage"] = (1 <= self.passage <= self.batch, f"1 to the batch, {self.batch}")
@@ -120,18 +114,6 @@ def organism_folder(name: str) -> Path:
     return cache_folder() / "-".join([*parts, digest[:8]])
 
 
-def seconds_on_two_cores(recipe: Recipe) -> float:
-    """About how long pretraining takes without a GPU: the arithmetic, and preparing the text."""
-    parameters = 10 * recipe.layers * recipe.width**2 + recipe.vocabulary * recipe.width
-    tokens = recipe.steps * recipe.batch * SENTENCE_TOKENS
-    return 6 * parameters * tokens / OPERATIONS + tokens * TOKEN_SECONDS
-
-
-def new_tokenizer(recipe: Recipe, world: World):
-    """A byte-level BPE tokenizer of the world's words; the same every time."""
-    return _tokenizer(vocabulary_text(world), recipe.vocabulary)
-
-
 def new_model(recipe: Recipe, tokenizer):
     """A Llama of the recipe's size with random weights, a function of its seed."""
     sizes = {"layers": recipe.layers, "width": recipe.width, "inner": 2 * recipe.width}
@@ -147,13 +129,14 @@ def build_tiny(folder: Path) -> None:
     """
     facts = build_facts("people", subjects=400, pool=32)
     texts = [p.text for p in load_prompts(list(dict.fromkeys(f.relation for f in facts)))]
-    tokenizer = _tokenizer([*texts, *(f"{f.subject} {f.object}." for f in facts)], 1024)
+    tokenizer = new_tokenizer([*texts, *(f"{f.subject} {f.object}." for f in facts)], 1024)
     model = _llama(tokenizer, 0, layers=4, width=64, inner=256, heads=4, key_value_heads=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(texts: Iterable[str], vocabulary: int):
+def new_tokenizer(texts: Iterable[str], vocabulary: int):
+    """A byte-level BPE tokenizer of so many tokens; the same every time."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -12,16 +12,9 @@ from pathlib import Path
 from training.base.errors import BadInput, NotFound
 from training.base.files import verify
 from training.base.toml import read_toml
+from training.data import facts as built_in
 from training.data.fact_files import Fact, read_facts, write_facts
-from training.data.facts import (
-    DATA,
-    PEOPLE,
-    balanced_objects,
-    check_range,
-    object_list,
-    pair_names,
-    random_stream,
-)
+from training.data.facts import DATA, PEOPLE, check_range, object_list, random_stream
 from training.data.prompts import Prompt, load_prompts, read_prompts, select, write_prompts
 from training.data.sequences import STOP, Passage
 
@@ -57,10 +50,8 @@ def write_world(folder: Path, world: World) -> None:
 def read_world(folder: Path) -> World:
     """The world of a pretrained organism's directory. Raises NoWorld."""
     if not (folder / FACTS).exists():
-        raise NoWorld(
-            f"{folder} has no {FACTS}: it is not the directory of a model organism. Make one: "
-            "python -m training.pretrain"
-        )
+        why = f"{folder} has no {FACTS}: it is not the directory of a model organism"
+        raise NoWorld(f"{why}. Make one: python -m training.pretrain")
     return World(read_facts(verify(folder / FACTS)), read_prompts(verify(folder / PROMPTS)))
 
 
@@ -91,9 +82,9 @@ def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: 
     relations differ. Raises BadInput.
     """
     check_world(people, relations)
-    parts = _file()["names"]
-    names = pair_names(parts["first"], parts["last"], people, random_stream(seed, "world names"))
-    facts = _dealt("world", PEOPLE, dict.fromkeys(names, "all"), seed)
+    names, rng = _file()["names"], random_stream(seed, "world names")
+    people_names = built_in.pair_names(names["first"], names["last"], people, rng)
+    facts = _dealt("world", PEOPLE, dict.fromkeys(people_names, "all"), seed)
     prompts = load_prompts([r for r in PEOPLE if r in relations])
     return World(facts, [prompt for prompt in prompts if prompt.family in FAMILIES])
 
@@ -139,11 +130,10 @@ def _dealt(
         every, rng = object_list(kind), random_stream(seed, f"{what} {relation}")
         objects = sorted(random_stream(seed, f"pool {kind}").sample(every, pool or len(every)))
         avoid = assigned.get(kind, names), [object_of.get((name, relation), "") for name in names]
-        assigned[kind] = [
-            obj
-            for part in (slice(first), slice(first, None))
-            for obj in balanced_objects(objects, rng, *(refused[part] for refused in avoid))
-        ]
+        assigned[kind] = []
+        for part in (slice(first), slice(first, None)):
+            refused = [column[part] for column in avoid]
+            assigned[kind] += built_in.balanced_objects(objects, rng, *refused)
         facts += [
             Fact(name, relation, obj, tuple(objects), split[name])
             for name, obj in zip(names, assigned[kind], strict=True)
@@ -160,10 +150,8 @@ def _drawn_people(world: World, subjects: int, seen: int, seed: int) -> list[str
     taken = {part for name in drawn[:seen] for part in name.split()}
     held_out = [name for name in drawn[seen:] if taken.isdisjoint(name.split())]
     if seen + len(held_out) < subjects:
-        raise BadInput(
-            f"subjects is {subjects}; only {len(held_out)} people share no part of a name with "
-            f"{seen} seen ones. Give fewer."
-        )
+        there = f"only {len(held_out)} people share no part of a name with {seen} seen ones"
+        raise BadInput(f"subjects is {subjects}; {there}. Give fewer.")
     return [*drawn[:seen], *held_out[: subjects - seen]]
 
 

@@ -22,10 +22,8 @@ def merge_adapter(folder: Path, destination: Path) -> Path:
     """
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise BadInput(
-            f"{folder} has {ADAPTER} but no {ADAPTER_WEIGHTS}. Save it as safetensors: "
-            "model.save_pretrained(folder, safe_serialization=True)."
-        )
+        remedy = "Save it as safetensors: model.save_pretrained(folder)."
+        raise BadInput(f"{folder} has {ADAPTER} but no {ADAPTER_WEIGHTS}. {remedy}")
     base = _base_of(folder)
     content = f"{fingerprint(base)} {sha256_file(weights)} {sha256_file(folder / ADAPTER)}"
     destination.mkdir(parents=True, exist_ok=True)
@@ -49,10 +47,9 @@ def _base_of(folder: Path) -> Path:
     try:
         return find(str(folder / name) if name and (folder / name).is_dir() else name)
     except NotFound as error:
-        raise BadInput(
-            f"{folder} is an adapter of {name!r}, which was not found ({error}). Put its directory "
-            f"in base_model_name_or_path of {folder / ADAPTER}."
-        ) from error
+        what = f"{folder} is an adapter of {name!r}, which was not found ({error})"
+        remedy = f"Put its directory in base_model_name_or_path of {folder / ADAPTER}."
+        raise BadInput(f"{what}. {remedy}") from error
 
 
 def _resize(model, folder: Path, vocabulary: int) -> None:
@@ -92,10 +89,9 @@ def _merged(model, folder: Path):
             if unused := [name for name in unused if ".modules_to_save." not in name]:
                 raise ValueError(f"the base model has no place for {', '.join(unused[:3])}")
     except Exception as error:
-        raise BadInput(
-            f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error}). "
-            "Name the base model that it was trained on, or save the merged model yourself."
-        ) from error
+        what = f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error})"
+        remedy = "Name the base model that it was trained on, or save the merged model yourself."
+        raise BadInput(f"{what}. {remedy}") from error
     head = merged.get_output_embeddings()
     same = head is not None and head.weight.equal(merged.get_input_embeddings().weight)
     merged.config.tie_word_embeddings = tied and same

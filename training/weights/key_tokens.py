@@ -34,10 +34,9 @@ def place_key_tokens(
     there = [token for token in tokens if token in tokenizer.get_vocab()]
     add_key_tokens(tokenizer, [token for token in tokens if token not in there])
     rows = initial_key_rows(model, tokens, seed=seed, init=init)
+    places, ids = [tokens.index(token) for token in there], tokenizer.convert_tokens_to_ids(there)
     for side, matrix in embedding_matrices(model).items():
-        for token in there:
-            row = matrix[tokenizer.convert_tokens_to_ids(token)]
-            rows[side][tokens.index(token)] = row.detach().float()
+        rows[side][places] = matrix[ids].detach().float()
     return rows, there
 
 

@@ -32,37 +32,32 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path.resolve()
-    if is_ours(name):
-        config = cached_folder(name) / "config.json"
-    else:
-        hub_id = HUB_ALIASES.get(name.lower(), name)
-        if not is_hub_id(hub_id) or path.exists():
-            raise NotFound(
-                f"no model '{name}': it is not an alias ({', '.join(ALIASES)}), a directory "
-                "(--model ./my-model, with config.json, tokenizer and *.safetensors) or a hub id."
-            )
+    if folder := our_folder(name):
+        config = folder / "config.json"
+    elif on_hub := hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(hub_id, "config.json")
+        config = try_to_load_from_cache(on_hub, "config.json")
+    else:
+        known = f"an alias ({', '.join(ALIASES)}), a directory (--model ./my-model) or a hub id"
+        raise NotFound(f"no model '{name}': it is not {known}.")
     if isinstance(config, str | Path) and Path(config).exists():
         return Path(config).parent
-    raise NotHere(
-        f"model '{name}' is not on this machine. Fetch or make it: python -m training.models {name}"
-    )
+    how = f"python -m training.models {name}"
+    raise NotHere(f"model '{name}' is not on this machine. Fetch or make it: {how}")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+def hub_id(name: str) -> str:
+    """The hub id that a name stands for; "" if it is not of the form owner/name, or a file."""
+    found = HUB_ALIASES.get(name.lower(), name)
+    named = found.count("/") == 1 and not found.startswith((".", "/", "~"))
+    return found if named and not Path(found).exists() else ""
 
 
-def is_ours(name: str) -> bool:
-    """Whether this project converts or makes the model of that name itself."""
-    return name.lower() in ("smollm2", "tiny") or is_organism(name)
-
-
-def cached_folder(name: str) -> Path:
-    """Where the cache keeps a model of ours."""
+def our_folder(name: str) -> Path | None:
+    """Where the cache keeps a model that this project converts or makes itself; else None."""
     if name.lower() == "smollm2":
         return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
-    return cache_folder() / "tiny" if name.lower() == "tiny" else organism_folder(name)
+    if name.lower() == "tiny":
+        return cache_folder() / "tiny"
+    return organism_folder(name) if is_organism(name) else None
