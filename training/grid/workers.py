@@ -18,7 +18,6 @@ from training.base.files import write_text
 from training.grid.plan import Task
 from training.grid.tasks import Outcome, run_task
 
-INSTALL_RAY = "pip install 'latent-alignment[cluster]'"
 Result = tuple[Task, Outcome]
 
 
@@ -120,10 +119,9 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise NotFound(f"--backend ray needs the package ray: {INSTALL_RAY}") from error
-        self.ray = ray
-        self.running: dict = {}
-        self.ours = not ray.is_initialized()
+            remedy = "pip install 'latent-alignment[cluster]'"
+            raise NotFound(f"--backend ray needs the package ray: {remedy}") from error
+        self.ray, self.running, self.ours = ray, {}, not ray.is_initialized()
         if self.ours:
             _start_ray(ray, count, address)
         cpus = int(ray.cluster_resources().get("CPU", count)) if address else count

