@@ -229,13 +229,6 @@ def test_key_tokens_survive_saving(tokenizer, tmp_path):
     assert prompt_ids(again, text) == prompt_ids(tokenizer, text)
 
 
-def test_a_key_token_that_is_there_already_is_refused(tokenizer):
-    size = len(tokenizer)
-    with pytest.raises(BadInput, match=r"\[X_aunt\]"):
-        add_key_tokens(tokenizer, ["[X_new]", "[X_aunt]"])
-    assert len(tokenizer) == size
-
-
 @pytest.mark.parametrize("init", ["random", "mean"])
 def test_key_rows_differ_and_depend_on_seed_and_name_alone(init):
     model, _ = tiny_model("llama")
@@ -290,15 +283,15 @@ def test_rows_are_put_where_the_ids_are_and_nowhere_else(architecture, beyond):
 
 def test_an_organism_is_here_once_it_is_pretrained(monkeypatch, tmp_path):
     from training.organism.recipe import organism_folder
-    from training.weights.names import is_here
+    from training.weights.names import NotHere, find
 
     monkeypatch.setattr("training.organism.recipe.cache_folder", lambda: tmp_path)
-    assert not is_here("world-tiny:7")
     folder = organism_folder("world-tiny:7")
     folder.mkdir()
-    assert not is_here("world-tiny:7")
+    with pytest.raises(NotHere, match="training.models world-tiny:7"):
+        find("world-tiny:7")
     (folder / "config.json").write_text("{}")
-    assert is_here("world-tiny:7")
+    assert find("world-tiny:7") == folder
 
 
 # --- adapters -------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from training.grid.plan import make_plan
 from training.grid.rows import add_run, headline_rows, read_sweep, training_rows
 from training.grid.stages import coerced, hints, identity
 from training.grid.tasks import Outcome
-from training.grid.workers import Lost
 from training.runs.checkpoints import WeightsDropped, drop_weights, lacks_weights, list_checkpoints
 from training.runs.table_files import read_table
 from training.sweep import Options
@@ -349,7 +348,7 @@ class Dying:
     def results(self) -> list:
         job = self.running.pop(self.random.randrange(len(self.running)))
         if self.sent[job.name] <= self.most and self.random.random() < 0.5:
-            return [(job, Lost("killed"))]
+            return [(job, Outcome(job.name, lost="killed"))]
         if job.name in self.failing:
             return [(job, Outcome(job.name, failures={"": "it cannot work"}))]
         self.finished.append(job.name)

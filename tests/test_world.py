@@ -22,7 +22,14 @@ from training.organism.recipe import (
     recorded,
     world_of,
 )
-from training.organism.world import Sentence, build_world, contradictions, sentences, tokenise
+from training.organism.world import (
+    Sentence,
+    build_world,
+    contradictions,
+    sentences,
+    tokenise,
+    vocabulary_text,
+)
 
 
 def words_of(data) -> set[str]:
@@ -45,7 +52,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def tokenizer(world):
-    return new_tokenizer(Recipe(), world)
+    return new_tokenizer(vocabulary_text(world), Recipe().vocabulary)
 
 
 # --- what is true ---------------------------------------------------------------------------------
@@ -165,7 +172,10 @@ def test_names_never_met_are_spelled_in_as_many_pieces_as_those_of_the_world(wor
 
 
 def test_a_tokenizer_is_the_same_every_time_and_reads_every_character(world, tokenizer):
-    assert new_tokenizer(Recipe(), world).get_vocab() == tokenizer.get_vocab()
+    assert (
+        new_tokenizer(vocabulary_text(world), Recipe().vocabulary).get_vocab()
+        == tokenizer.get_vocab()
+    )
     text = "Zoë Müller [X_mother] 東京 Angela."
     assert tokenizer.decode(prompt_ids(tokenizer, text)) == text
 

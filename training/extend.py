@@ -5,13 +5,13 @@
 
 After phase 2 the key tokens stand for their relations. Are facts that are then learned behind them
 answered in meaningful prompts at once? Phase 1 is run once more, from the last checkpoint of
-RUN_DIR (or --start: one before phase 2 is the control), on as many facts about people who are in
-none of its facts. The new run has these facts, and the checkpoint it started from as its 000-base.
-Next: `python -m training.recall runs/more`.
+RUN_DIR (or --start: one before phase 2 is the control), on facts about people who are in none of
+its facts. The new run has these facts, and the checkpoint it started from as its 000-base.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -37,8 +37,7 @@ class Options(RoteOptions):
     out: Path
     """The run directory to make or go on with."""
     start: str = ""
-    """The checkpoint to start from; default: the last. One of phase 1, or 000-base: controls
-    without meaning."""
+    """The checkpoint to start from; default: the last. One before phase 2: without meaning."""
     people: int = -1
     """How many new people (at most as many as the run has, and 240); -1: as many as the run has."""
     seed: int = -1
@@ -55,20 +54,12 @@ def main(options: Options) -> Path:
 
     def begin() -> dict:
         _make_run(run_dir, source, start, people=options.people, seed=seed)
-        return {
-            **asdict(settings),
-            "save_epochs": list(options.save_epochs),
-            "people": options.people,
-            "start": start.name,
-            "start_fingerprint": start.fingerprint,
-        }
+        began = {"start": start.name, "start_fingerprint": start.fingerprint}
+        return {"people": options.people, **began}
 
-    def teach() -> str:
-        print(f"from {start.name} of {source}, people who are in none of its facts")
-        return learn(run_dir, settings, options)
-
-    then = "training.recall"
-    return run_phase(run_dir, PHASE, begin=begin, teach=teach, then=then, name="extend")
+    teach = partial(learn, run_dir, settings, options)
+    says = {"then": "training.recall", "name": "extend"}
+    return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
@@ -82,10 +73,8 @@ def _make_run(run_dir: Path, source: Path, start: Checkpoint, *, people: int, se
     parent = {"run": str(source.resolve()), "checkpoint": start.name, "extended": True}
     if (run_dir / "run.json").exists():
         if read_json(run_dir / "run.json").get("parent") != parent:
-            raise OtherSettings(
-                f"{run_dir} holds another run than new people after {start.name} of {source}. Give "
-                f"--out NEW."
-            )
+            wanted = f"new people after {start.name} of {source}"
+            raise OtherSettings(f"{run_dir} holds another run than {wanted}. Give --out NEW.")
         return
     old = read_facts(source / "facts.csv")
     # Phase 2 may have been about other people (--about others): these are not new either.

@@ -7,13 +7,13 @@
 
 Trains on "{semantic prompt with the subject} {object}." without any key token and saves
 200-generalize-epoch-NN. Held-out subjects and unbound relations are never shown, unless by rote
-(--replay). With --out NEW the phase goes into a run of its own that refers to this run's
-checkpoints. Next: `python -m training.recall RUN_DIR`.
+(--replay). With --out NEW the phase goes into a new run that refers to this run's checkpoints.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -32,7 +32,7 @@ from training.runs.checkpoints import Checkpoint, find_checkpoint, list_checkpoi
 
 PHASE = "generalize"
 # Options that are recorded beside the settings.
-CHOICES = ("people", "prompts", "save_epochs", "save_steps", "dense")
+CHOICES = ("people", "prompts", "save_steps", "dense")
 # The same, with the defaults for older records that lack them.
 BEFORE = {"objects": "own", "about": "seen", "replay": 0.0, "replay_facts": 4, "train": "all"}
 
@@ -46,8 +46,7 @@ class Options(PhaseOptions):
     out: Path | None = None
     """Write phase 2 into a new run directory that refers to this one."""
     start: str = ""
-    """The checkpoint to start from; default: the last of phase 1. 000-base: the control without
-    phase 1."""
+    """The checkpoint to start from; default: the last of phase 1. 000-base: without phase 1."""
     people: int = -1
     """Seen subjects to use; -1: all of them."""
     prompts: int = 10
@@ -55,8 +54,7 @@ class Options(PhaseOptions):
     objects: Objects = "own"
     """own: the facts as they are. Controls with the same prompts and objects: shuffled: the objects
     of each relation permuted among the same people, so that nothing true is shown; sibling: each
-    relation's facts in the prompts of its sibling relation (mother and aunt), another reading of
-    the key token."""
+    relation's facts in the prompts of its sibling (mother and aunt), another reading of the key."""
     about: About = "seen"
     """seen: the run's seen people; others: as many people who are in no fact of the run, with
     objects from the same pools (a control: what semantic prompts do on their own)."""
@@ -74,8 +72,7 @@ class Options(PhaseOptions):
     save_steps: tuple[int, ...] = ()
     """Steps to save as well."""
     dense: int = 0
-    """Checkpoints to save as well in the first tenth of the phase, evenly spread: see
-    `analysis.trajectory`."""
+    """Checkpoints to save as well in the first tenth of the phase (`analysis.trajectory`)."""
     seed: int = -1
     """Order of the batches; -1: the run's seed."""
 
@@ -85,29 +82,23 @@ def main(options: Options) -> Path:
     source = options.run_dir.expanduser()
     record = record_of(source)
     run_dir = options.out.expanduser() if options.out else source
-    settings = settings_of(options, record["seed"])
+    settings = _settings(options, record["seed"])
     start = _starting_point(source, record, options.start)
 
     def begin() -> dict:
         if run_dir != source:
             _make_run(run_dir, source, start, seed=record["seed"])
-        return {
-            **asdict(settings),
-            "start": start.name,
-            **{name: getattr(options, name) for name in (*CHOICES, *BEFORE)},
-        }
+        return {"start": start.name} | {k: getattr(options, k) for k in (*CHOICES, *BEFORE)}
 
-    def teach() -> str:
-        return _teach(run_dir, start, settings, options, record["seed"])
-
-    then = "training.recall"
-    return run_phase(run_dir, PHASE, begin=begin, teach=teach, then=then, before=BEFORE)
+    teach = partial(_teach, run_dir, start, settings, options, record["seed"])
+    says = {"then": "training.recall", "before": BEFORE}
+    return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
     """What the command leaves and costs on such a run. Raises UserError where it would."""
-    settings = settings_of(options, 0)
-    facts_shown, prompts_shown = chosen_facts(facts, prompts, **shown(options, 0))
+    settings = _settings(options, 0)
+    facts_shown, prompts_shown = chosen_facts(facts, prompts, **_shown(options, 0))
     examples = sum(p.relation == f.relation for f in facts_shown for p in prompts_shown)
     replayed = Replay((), options.replay).count(examples)
     steps = steps_of(examples, settings, replayed=replayed)
@@ -117,20 +108,15 @@ def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt
     return Work(facts, prompts, steps, options.batch_size * tokens)
 
 
-def settings_of(options: Options, run_seed: int) -> TrainingSettings:
-    """The training settings on a run of seed `run_seed`. Raises UserError for one out of range."""
-    if not 0 <= options.replay < math.inf:
-        raise UserError(
-            f"--replay is {options.replay}; give the rote sequences per semantic one, 0 for none."
-        )
-    if options.replay_facts < 1:
-        raise UserError(
-            f"--replay-facts is {options.replay_facts}; give the facts a sequence, 1 or more."
-        )
+def _settings(options: Options, run_seed: int) -> TrainingSettings:
+    for name, least in {"replay": 0, "replay_facts": 1}.items():
+        value = getattr(options, name)
+        if not least <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give {least} or more.")
     return trainer.settings_of(options, seed=options.seed if options.seed >= 0 else run_seed)
 
 
-def shown(options: Options, run_seed: int) -> dict:
+def _shown(options: Options, run_seed: int) -> dict:
     """The options of `chosen_facts`; controls are drawn by the run's seed."""
     names = ("people", "prompts", "objects", "about")
     return {name: getattr(options, name) for name in names} | {"seed": run_seed}
@@ -151,10 +137,8 @@ def _starting_point(source: Path, record: dict, name: str) -> Checkpoint:
     own = record["phases"].get("memorize")
     finished = own["complete"] if own else "parent" in record
     if not finished or not memorized:
-        raise UserError(
-            f"phase 1 is not finished in {source}. Finish it first: python -m training.memorize "
-            f"--out {source}"
-        )
+        first = f"python -m training.memorize --out {source}"
+        raise UserError(f"phase 1 is not finished in {source}. Finish it first: {first}")
     return memorized[-1]
 
 
@@ -164,9 +148,8 @@ def _make_run(run_dir: Path, source: Path, start: Checkpoint, *, seed: int) -> N
         there = run_dir / "checkpoints" / start.name / "stage.json"
         reference = read_json(there).get("weights", {}) if there.exists() else {}
         if reference.get("fingerprint") != start.fingerprint:
-            raise OtherSettings(
-                f"{run_dir} does not start from {start.name} of {source}. Give --out NEW."
-            )
+            wanted = f"{start.name} of {source}"
+            raise OtherSettings(f"{run_dir} does not start from {wanted}. Give --out NEW.")
         return
     for checkpoint in list_checkpoints(source):
         if checkpoint.name <= start.name:
@@ -177,45 +160,30 @@ def _make_run(run_dir: Path, source: Path, start: Checkpoint, *, seed: int) -> N
 
 def _teach(
     run_dir: Path, start: Checkpoint, settings: TrainingSettings, options: Options, run_seed: int
-) -> str:
-    """Train from `start` on what the options choose; returns what is answered, in words."""
+) -> None:
+    """Train from `start` on what the options choose."""
     model, tokenizer = start.load()
     limit = context_length(model.config)
-    facts, prompts = selection(run_dir, **shown(options, run_seed))
+    facts, prompts = selection(run_dir, **_shown(options, run_seed))
     examples = encode_all(tokenizer, facts, prompts, limit=limit)
     rote = encode_all(tokenizer, *rote_facts(run_dir), limit=limit) if options.replay else []
     replay = Replay(tuple(rote), options.replay, options.replay_facts)
     replayed = replay.count(len(examples))
     dense = dense_steps(options.dense, steps_of(len(examples), settings, replayed=replayed))
     if len(dense) < options.dense:
-        print(
-            f"--dense {options.dense}: the first tenth of this phase has {len(dense)} step(s) to "
-            f"save; --save-steps names others"
-        )
+        print(f"--dense {options.dense}: the first tenth of this phase has {len(dense)} steps")
     changed = {name: getattr(options, name) for name in BEFORE}
     arm = "".join(f", {name} {value}" for name, value in changed.items() if value != BEFORE[name])
-    print(
-        f"generalize from {start.name}: {len({f.subject for f in facts})} subjects, "
-        f"{len({f.relation for f in facts})} bound relations, {options.prompts} prompts{arm}: "
-        f"{len(examples)} sequences{f' and {replayed} by rote' if replayed else ''}, "
-        f"{settings.epochs} epoch(s), batch {settings.batch_size}, learning rate "
-        f"{settings.learning_rate:g}"
-    )
-    trainer.train(
-        model,
-        tokenizer,
-        examples,
-        settings,
-        run_dir,
-        phase=PHASE,
-        parent=start.name,
-        save_epochs=options.save_epochs,
-        save_steps=(*options.save_steps, *dense),
-        replay=replay,
-        key_tokens=list_checkpoints(run_dir)[0].key_tokens if replayed else (),
-        resume_minutes=options.resume_minutes,
-    )
-    return "answered (by rote too)" if replayed else "answered"
+    people, bound = {f.subject for f in facts}, {f.relation for f in facts}
+    who = f"{len(people)} subjects, {len(bound)} bound relations, {options.prompts} prompts{arm}"
+    rows = f"{len(examples)} sequences" + (f" and {replayed} by rote" if replayed else "")
+    how = f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}"
+    print(f"generalize from {start.name}: {who}\n{rows}, {settings.epochs} epoch(s), {how}")
+    stage = {"phase": PHASE, "parent": start.name, "replay": replay}
+    stage["key_tokens"] = list_checkpoints(run_dir)[0].key_tokens if replayed else ()
+    saves = {"save_epochs": options.save_epochs, "save_steps": (*options.save_steps, *dense)}
+    saves["resume_minutes"] = options.resume_minutes
+    trainer.train(model, tokenizer, examples, settings, run_dir, **stage, **saves)
 
 
 if __name__ == "__main__":

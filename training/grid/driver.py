@@ -1,7 +1,5 @@
 """A sweep: what is left of a grid is planned, its tasks go to workers, finished runs get rows.
 
-    table = run_sweep(Path("results/mine/grid.toml"), jobs=2)
-
 The driver alone writes the table. Killed or stopped, the same call continues: finished runs are in
 the table, finished stages in their directories. A failing run leaves the others alone.
 """
@@ -20,7 +18,7 @@ from training.grid.file import Grid, read_grid
 from training.grid.plan import Plan, Task, make_plan
 from training.grid.rows import add_run, made_by_other_code, mean_seconds, read_sweep, sweep_path
 from training.grid.tasks import Outcome
-from training.grid.workers import Lost, make_pool
+from training.grid.workers import make_pool
 from training.runs.checkpoints import drop_weights, lacks_weights
 
 # If a worker dies, resubmit its task up to this many times.
@@ -35,14 +33,12 @@ def run_sweep(
     repetitions: int = 0,
     dry_run: bool = False,
     jobs: int = 1,
-    backend: str = "joblib",
-    address: str = "",
-    gpus_a_run: float = 0.0,
+    **pool: object,
 ):
     """Run what is not finished of a grid file; the sweep's table. Arguments: see `training.sweep`.
 
-    Raises BadInput for a grid that cannot run, DiskFull, Busy, Interrupted on Ctrl-C, and UserError
-    if runs failed, once all others are finished.
+    pool: see `make_pool`. Raises BadInput for a grid that cannot run, DiskFull, Busy, Interrupted
+    on Ctrl-C, and UserError if runs failed, once all others are finished.
     """
     if jobs < 1:
         raise BadInput(f"--jobs is {jobs}; give how many runs go at a time, 1 or more.")
@@ -61,20 +57,15 @@ def run_sweep(
         print(f"nothing was started    next: python -m training.sweep {grid.path}")
         return table
     if others := made_by_other_code(table):
-        print(
-            f"{others} of the finished runs were made by another commit and are kept; to repeat "
-            "all give --out NEW and --work NEW"
-        )
+        print(f"{others} finished runs of another commit are kept; to repeat: --out NEW --work NEW")
     if cost.peak > free:
-        raise DiskFull(
-            f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free. Give --work "
-            f'on another disk, or keep = "tables" in {grid.path}.'
-        )
+        needed = f"{megabytes(cost.peak)} are needed in {work}, {megabytes(free)} are free"
+        raise DiskFull(f'{needed}. Give --work on another disk, or keep = "tables" in the grid.')
     if plan.tasks:
         with locked(work):
             record(results, plan)
-            pool = make_pool(work, jobs, backend, address, gpus_a_run)
-            table = Driver(plan, pool, results, table, cost.tasks).run()
+            workers = make_pool(work, jobs, **pool)
+            table = Driver(plan, workers, results, table, cost.tasks).run()
     elif len(table):
         record(results, plan)
     wrote = f"wrote {sweep_path(results)} ({len(table)} rows)"
@@ -84,27 +75,24 @@ def run_sweep(
 
 def results_of(grid: Path) -> Path:
     """Where results go by default: beside a grid.toml, else in a folder named after the file."""
-    if grid.name == "grid.toml":
-        return grid.parent
-    return grid.parent / (grid.stem if grid.suffix else f"{grid.name}-results")
+    name = grid.stem if grid.suffix else f"{grid.name}-results"
+    return grid.parent if grid.name == "grid.toml" else grid.parent / name
 
 
 def baseline_of(results: Path, grid: Grid) -> dict[str, dict]:
     """Stage -> option -> the default it had when this sweep began, or has now if it is newer."""
     path = Path(results) / "run.json"
     before = read_json(path).get("baseline", {}) if path.exists() else {}
-    now = {stage.name: {**stage.defaults, **before.get(stage.name, {})} for stage in grid.stages}
-    return now | {name: options for name, options in before.items() if name not in now}
+    now = {stage.name: stage.defaults | before.get(stage.name, {}) for stage in grid.stages}
+    return before | now
 
 
 def record(results: Path, plan: Plan) -> None:
-    """Write run.json of the results: what was run, with which defaults, versions and commit.
-
-    With nothing left to run, the versions and commit of the record stay.
-    """
+    """Write run.json of the results: what was run, with which defaults, versions and commit."""
     path, grid = Path(results) / "run.json", plan.grid
     made_by = {"versions": versions(), "commit": commit()}
     if not plan.tasks and path.exists():
+        # Nothing is left to run: the record says what the finished runs were made by.
         made_by |= {name: value for name, value in read_json(path).items() if name in made_by}
     described = {"format": 1, "kind": "sweep", "title": grid.title}
     described |= {"grid_sha256": sha256_file(grid.path), "axes": list(grid.axes)}
@@ -114,17 +102,17 @@ def record(results: Path, plan: Plan) -> None:
 
 
 class Driver:
-    """Sends tasks to a pool once their parents are done, and adds the rows of finished runs."""
+    """Sends tasks to a pool once their parents are done, and adds the rows of finished runs.
+
+    estimates: task name -> seconds. failures: run id -> reason.
+    """
 
     def __init__(self, plan: Plan, pool, results: Path, table, estimates: Mapping) -> None:
         self.plan, self.pool, self.results, self.table = plan, pool, results, table
-        self.estimates = estimates
-        """Task name -> seconds."""
+        self.estimates, self.began = estimates, time.monotonic()
         self.outcomes: dict[str, Outcome] = {}
         self.failures: dict[str, str] = {}
-        """Run id -> reason."""
         self.done: set[str] = set()
-        self.began = time.monotonic()
 
     def run(self):
         """Until every task is done or failed; the sweep's table. Raises UserError, Interrupted."""
@@ -133,12 +121,11 @@ class Driver:
                 for task, result in self.pool.results():
                     self._take(task, result)
         except (KeyboardInterrupt, Interrupted) as stop:
-            again = "the same command continues from there."
-            raise Interrupted(f"{self.progress()}; {again}") from stop
+            raise Interrupted(f"{self._progress()}; the same command goes on from there.") from stop
         finally:
             self.pool.close()
         if self.failures:
-            raise UserError(self.what_failed())
+            raise UserError(self._what_failed())
         return self.table
 
     def _send(self) -> bool:
@@ -158,17 +145,21 @@ class Driver:
         readers = [other for other in self.plan.tasks.values() if other.parent is task]
         return not (task.reset and any(other.state == "sent" for other in readers))
 
-    def _take(self, task: Task, result: Outcome | Lost) -> None:
-        """Act on the result of a task."""
-        if isinstance(result, Lost):
-            task.lost += 1
-            if task.lost > RESUBMISSIONS:
-                self._fail(task, f"its worker died {task.lost} times ({result.reason})")
-            else:
-                print(f"{task.name}: its worker died ({result.reason}); resubmitted", flush=True)
-                task.state = "waiting"
+    def _take(self, task: Task, result: Outcome) -> None:
+        """Act on the outcome of a task."""
+        task.lost += bool(result.lost)
+        if result.lost and task.lost > RESUBMISSIONS:
+            self._fail(task, f"its worker died {task.lost} times ({result.lost})")
+        elif result.lost:
+            print(f"{task.name}: its worker died ({result.lost}); resubmitted", flush=True)
+            task.state = "waiting"
+        elif result.lacks_weights and task.reset:
+            self._fail(task, "weights that it needs are gone and could not be made again")
         elif result.lacks_weights:
-            self._train_again(task)
+            # Train this task again, and those below it without weights.
+            for there in task.chain:
+                if not there.reset and (there is task or lacks_weights(there.folder)):
+                    there.reset, there.state = True, "waiting"
         elif "" in result.failures:
             self._fail(task, result.failures[""])
         else:
@@ -176,16 +167,9 @@ class Driver:
             for run_id in task.rests:
                 if self.plan.runs[run_id].chain[-1] == task.name:
                     self._finish(run_id, task, result)
-            self._drop_weights(task)
-
-    def _train_again(self, task: Task) -> None:
-        """Deleted weights are needed: train this task again, and those below it without weights."""
-        if task.reset:
-            self._fail(task, "weights that it needs are gone and could not be made again")
-            return
-        for there in task.chain:
-            if not there.reset and (there is task or lacks_weights(there.folder)):
-                there.reset, there.state = True, "waiting"
+            for there in task.chain if self.plan.grid.keep == "tables" else ():
+                if set(there.rests) <= self.done:
+                    drop_weights(there.folder)
 
     def _fail(self, task: Task, reason: str) -> None:
         """A task failed: so do the runs that rest on it."""
@@ -201,10 +185,10 @@ class Driver:
     def _finish(self, run_id: str, task: Task, outcome: Outcome) -> None:
         """Write the rows of a run, unless one of its measurements failed."""
         planned = self.plan.runs[run_id]
-        for key in planned.measured:
-            if key in outcome.failures:
-                self._fail_run(run_id, task, outcome.failures[key])
-                return
+        failed = [outcome.failures[key] for key in planned.measured if key in outcome.failures]
+        if failed:
+            self._fail_run(run_id, task, failed[0])
+            return
         rows = [row for name in planned.chain for row in self.outcomes[name].rows[""]]
         for key in planned.measured:
             stage = task.measurements[key].stage.name
@@ -213,49 +197,38 @@ class Driver:
         run = planned.run
         labels = {"condition": run.condition, **run.varied}
         labels |= {"seed": outcome.seed, "directory": task.name}
-        labels = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
         self.table = add_run(self.results, self.table, run_id, rows, labels, device=outcome.device)
         self.done.add(run_id)
-        print(f"{self.progress()}: {run.label}{_headline(rows)}    {self.remaining()}", flush=True)
+        said = f"{self._progress()}: {run.label}{_headline(rows)}"
+        print(f"{said}    {self._remaining()}", flush=True)
 
-    def _drop_weights(self, task: Task) -> None:
-        """Delete weights that no unfinished run rests on, if the grid says so."""
-        if self.plan.grid.keep == "tables":
-            for there in task.chain:
-                if set(there.rests) <= self.done:
-                    drop_weights(there.folder)
-
-    def progress(self) -> str:
+    def _progress(self) -> str:
         """`[ 3 of 24]`."""
         total = len(self.plan.left)
         return f"[{len(self.done):>{len(str(total))}} of {total}]"
 
-    def remaining(self) -> str:
+    def _remaining(self) -> str:
         """The time left, from the time taken and the estimates."""
-        past = future = 0.0
-        for name, task in self.plan.tasks.items():
-            if task.state in ("done", "failed"):
-                past += self.estimates[name]
-            else:
-                future += self.estimates[name]
+        over = [name for name, t in self.plan.tasks.items() if t.state in ("done", "failed")]
+        past = sum(self.estimates[name] for name in over)
+        future = sum(self.estimates[name] for name in self.plan.tasks) - past
         taken = time.monotonic() - self.began
-        if not past or not future:
+        if not past or len(over) == len(self.plan.tasks):
             return f"{minutes(taken)} so far"
         return f"about {minutes(taken * future / past)} left"
 
-    def what_failed(self) -> str:
+    def _what_failed(self) -> str:
         """The failed runs, their reasons, and what to do."""
-        failed = f"{len(self.failures)} of {len(self.plan.left)} runs failed"
-        lines = [f"  {self.plan.runs[id].run.label}: {why}" for id, why in self.failures.items()]
+        lines = [f"{len(self.failures)} of {len(self.plan.left)} runs failed, the others finished:"]
+        lines += [f"  {self.plan.runs[id].run.label}: {why}" for id, why in self.failures.items()]
         again = f"python -m training.sweep {self.plan.grid.path}"
-        lines += [f"  Fix the cause and start again (finished runs are skipped): {again}"]
-        return "\n".join([f"{failed}, the others are finished:", *lines])
+        return "\n".join([*lines, f"  Fix the cause and start again (only these are run): {again}"])
 
 
 def _headline(rows: list[dict]) -> str:
     """Recall at test prompts, held-out subjects, the last checkpoint; "" if not measured."""
-    wanted = {"table": "recall", "measure": "generation", "relation": "bound"}
-    wanted |= {"family": "test", "subset": "all"}
+    wanted = {"table": "recall", "measure": "generation", "relation": "bound", "family": "test"}
+    wanted |= {"subset": "all"}
     found = [row for row in rows if wanted.items() <= row.items() and row.get("split") != "seen"]
     if not found:
         return ""

@@ -2,27 +2,26 @@
 
     title = "How little meaning is enough"
     stages = ["memorize", "generalize", "recall", "analysis.probes"]   # commands, in order
-    keep = "tables"                     # delete weights no run needs any more; "checkpoints": keep
-    all
+    keep = "tables"               # delete weights no run needs any more; "checkpoints": keep all
 
-    [settings]                          # the same in every run: STAGE.option, as in the command's
-    --help memorize.model = "world"
+    [settings]                    # the same in every run: STAGE.option, as in the command's --help
+    memorize.model = "world"
 
-    [grid]                              # every combination of these lists
+    [grid]                        # every combination of these lists
     memorize.seed = [1, 2, 3, 4, 5]
     generalize.prompts = [1, 2, 4, 10]
 
-    [[condition]]                       # optional: named variants, each crossed with the grid
+    [[condition]]                 # optional: named variants, each crossed with the grid
     name = "loss on all tokens"
     memorize.loss = "all"
 
-    [[repetition]]                      # optional: settings that together make one repetition
+    [[repetition]]                # optional: settings that together make one repetition
     memorize = { seed = 11, model = "world:1" }
 
-    [rows.probes]                       # optional: other rows of a table than the headline ones
+    [rows.probes]                 # optional: other rows of a table than the headline ones
     measure = ["transfer_accuracy"]
 
-    [compare]                           # optional: how analysis.ablations compares
+    [compare]                     # optional: how analysis.ablations compares
     by = ["generalize.prompts"]
 
 Every mistake is a BadInput that names the file, the key and the remedy, before anything starts.
@@ -30,7 +29,7 @@ Every mistake is a BadInput that names the file, the key and the remedy, before 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
@@ -38,7 +37,6 @@ from training.base.errors import BadInput
 from training.base.toml import check_table, did_you_mean, entries, read_toml
 from training.grid.stages import OURS, Call, Stage, coerced, find_stage, hints
 
-KEEP = ("tables", "checkpoints")
 ENTRIES = {"title": str, "keep": str, "settings": dict, "grid": dict, "condition": list}
 ENTRIES |= {"repetition": list, "rows": dict, "compare": dict}
 COMPARE = {"by": object, "unit": object, "against": object}
@@ -51,7 +49,7 @@ class GridRun:
     calls: tuple[Call, ...]
     condition: str
     varied: Mapping[str, object]
-    """"STAGE.option" -> value, of every setting that is not the same in all runs."""
+    """"STAGE.option" -> value (a list as one text), of every setting that varies among the runs."""
     label: str
     """In words: `loss on all tokens, memorize.seed 1`; settings fixed by a condition go unnamed."""
 
@@ -65,10 +63,10 @@ class Grid:
     keep: str
     runs: tuple[GridRun, ...]
     axes: tuple[str, ...]
-    """"STAGE.option" of every setting that is not the same in all runs."""
-    rows: Mapping[str, Mapping[str, tuple]] = field(default_factory=dict)
-    compare: Mapping[str, object] = field(default_factory=dict)
-    repeats: tuple[str, ...] = ()
+    """"STAGE.option" of every setting that varies among the runs."""
+    rows: Mapping[str, Mapping[str, tuple]]
+    compare: Mapping[str, object]
+    repeats: tuple[str, ...]
     """"STAGE.option" of the settings that make a repetition; they do not distinguish conditions."""
 
     @property
@@ -78,11 +76,7 @@ class Grid:
 
 
 def read_grid(path: str | Path, *, repetitions: int = 0) -> Grid:
-    """Read a grid file; check the names of stages and options and the types of values.
-
-    repetitions: keep only that many [[repetition]] of the file, the first ones; 0: all.
-    Raises BadInput.
-    """
+    """Read a grid file, with its first `repetitions` only unless 0. Raises BadInput."""
     path = Path(path).expanduser()
     data = read_toml(path)
     try:
@@ -96,8 +90,8 @@ def _grid(path: Path, data: dict, repetitions: int) -> Grid:
     compare = data.get("compare", {})
     check_table(compare, "compare", {}, COMPARE)
     keep = data.get("keep", "tables")
-    if keep not in KEEP:
-        raise BadInput(f"keep is {keep!r}; expected one of {', '.join(KEEP)}.")
+    if keep not in ("tables", "checkpoints"):
+        raise BadInput(f"keep is {keep!r}; expected one of tables, checkpoints.")
     stages = _stages(data, "")
     settings = _settings(data.get("settings", {}), stages, "settings")
     axes = _settings(data.get("grid", {}), stages, "grid", lists=True)
@@ -107,23 +101,23 @@ def _grid(path: Path, data: dict, repetitions: int) -> Grid:
         raise BadInput(f"there are {len(every)} repetitions; {repetitions} were asked for.")
     found = []
     for (where, repeated), (name, own, given) in product(every[: repetitions or None], conditions):
-        _check_apart({"[grid]": axes, where: repeated, f"condition {name!r}": given})
+        parts = {"[grid]": axes, where: repeated, f"condition {name!r}": given}
+        for (one, a), (other, b) in combinations(parts.items(), 2):
+            for key in a.keys() & b.keys():
+                raise BadInput(f"{other} sets {key}, which {one} varies too. Remove one of them.")
         for values in product(*axes.values()):
-            options = {**settings, **repeated, **given, **dict(zip(axes, values, strict=True))}
-            found.append((name, _calls(own, options), options))
+            options = settings | repeated | given | dict(zip(axes, values, strict=True))
+            calls = tuple(_call(stage, options) for stage in own.values())
+            found.append((name, calls, options))
     runs, varying = _distinguished(found)
     repeats = tuple(dict.fromkeys(key for _, repeated in every for key in repeated))
     title = str(data.get("title", path.resolve().parent.name))
     return Grid(path, title, keep, runs, varying, _rows(data), compare, repeats)
 
 
-def _calls(stages: Mapping[str, Stage], options: Mapping[str, object]) -> tuple[Call, ...]:
-    given: dict[str, dict] = {name: {} for name in stages}
-    for key, value in options.items():
-        name, option = key.split(".")
-        if name in given:
-            given[name][option] = value
-    return tuple(Call(stage, given[name]) for name, stage in stages.items())
+def _call(stage: Stage, options: Mapping[str, object]) -> Call:
+    own = f"{stage.name}."
+    return Call(stage, {k.removeprefix(own): v for k, v in options.items() if k.startswith(own)})
 
 
 def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[str, ...]]:
@@ -132,37 +126,33 @@ def _distinguished(found: Sequence[tuple]) -> tuple[tuple[GridRun, ...], tuple[s
         {f"{call.stage.name}.{k}": v for call in calls for k, v in call.values.items()}
         for _, calls, _ in found
     ]
+    keys = dict.fromkeys(key for *_, options in found for key in options)
+
+    def varying(some: Sequence[dict]) -> list[str]:
+        return [k for k in keys if len({json.dumps(values.get(k)) for values in some}) > 1]
+
     by_condition: dict[str, list[dict]] = {}
     for (name, *_), values in zip(found, resolved, strict=True):
         by_condition.setdefault(name, []).append(values)
-
-    def differs(key: str, some: Sequence[dict]) -> bool:
-        return len({json.dumps(values.get(key)) for values in some}) > 1
-
-    keys = dict.fromkeys(key for *_, options in found for key in options)
-    varying = [key for key in keys if differs(key, resolved)]
-    told = {key for key in varying if any(differs(key, some) for some in by_condition.values())}
-    runs = []
+    told = {key for some in by_condition.values() for key in varying(some)}
+    axes, runs = varying(resolved), []
     for (name, calls, _), values in zip(found, resolved, strict=True):
-        varied = {key: values[key] for key in varying if key in values}
-        words = [f"{key} {_words(value)}" for key, value in varied.items() if key in told]
+        varied = {key: _words(values[key]) for key in axes if key in values}
+        words = [f"{key} {value}" for key, value in varied.items() if key in told]
         runs.append(GridRun(calls, name, varied, ", ".join([*filter(None, [name]), *words])))
-    return tuple(runs), tuple(varying)
+    return tuple(runs), tuple(axes)
 
 
 def _stages(data: dict, where: str) -> dict[str, Stage]:
     """Name -> stage, of the list data["stages"]."""
     names, where = entries(data, "stages", where), f"{where}: stages" if where else "stages"
-    found = [find_stage(name, where) for name in names]
-    stages = {stage.name: stage for stage in found}
-    if len(stages) < len(found):
+    stages = {stage.name: stage for stage in (find_stage(name, where) for name in names)}
+    if len(stages) < len(names):
         raise BadInput(f"{where} is {', '.join(names)}; a run can have a command once. Remove one.")
-    trains = [stage.trains for stage in found]
-    if trains != sorted(trains, reverse=True) or [s for s in found if s.starts] != found[:1]:
-        raise BadInput(
-            f"{where} is {', '.join(stages)}; expected memorize first, then other training stages "
-            "(generalize, extend), then those that measure (recall, analysis.*). Reorder them."
-        )
+    trains = [stage.trains for stage in stages.values()]
+    if trains != sorted(trains, reverse=True) or list(stages)[:1] != ["memorize"]:
+        order = "memorize first, then generalize and extend, then recall and analysis.*"
+        raise BadInput(f"{where} is {', '.join(stages)}; expected {order}. Reorder them.")
     return stages
 
 
@@ -178,7 +168,7 @@ def _conditions(data: dict, stages: dict[str, Stage]) -> list[tuple[str, dict, d
         where = f"condition {table['name']!r}"
         own = _stages(table, where) if "stages" in table else stages
         given = {key: value for key, value in table.items() if key not in ("name", "stages")}
-        found.append((table["name"], own, _settings(given, {**stages, **own}, where)))
+        found.append((table["name"], own, _settings(given, stages | own, where)))
     return found
 
 
@@ -199,20 +189,18 @@ def _settings(
             raise BadInput(f"{where} sets {name!r}; {did_you_mean(name, stages, 'the stages')}")
         if not isinstance(options, dict):
             raise BadInput(f"{where}.{name} is {options!r}; expected {name}.OPTION = value.")
-        known = [option for option in hints(stages[name].command) if option not in OURS]
+        kinds = {k: kind for k, kind in hints(stages[name].command).items() if k not in OURS}
         for written, value in options.items():
             option, what = written.replace("-", "_"), f"{where} sets {name}.{written}"
             if option in OURS:
                 raise BadInput(f"{what}; the sweep itself decides where runs lie. Remove it.")
-            if option not in known:
-                raise BadInput(f"{what}; {did_you_mean(option, known, f'the options of {name}')}")
+            if option not in kinds:
+                raise BadInput(f"{what}; {did_you_mean(option, kinds, f'the options of {name}')}")
             values = _list(value, f"{where}.{name}.{written}") if lists else [value]
-            kind, taken = hints(stages[name].command)[option], []
-            for value in values:
-                try:
-                    taken.append(coerced(value, kind))
-                except ValueError as error:
-                    raise BadInput(f"{what} to {value!r}; expected {error}.") from error
+            try:
+                taken = [coerced(value, kinds[option]) for value in values]
+            except ValueError as error:
+                raise BadInput(f"{what} to {error}.") from error
             found[f"{name}.{option}"] = taken if lists else taken[0]
     return found
 
@@ -229,18 +217,10 @@ def _rows(data: dict) -> dict[str, dict[str, tuple]]:
     rows = data.get("rows", {})
     for table, wanted in rows.items():
         if not isinstance(wanted, dict) or not all(isinstance(v, list) for v in wanted.values()):
-            raise BadInput(
-                f'rows.{table} is {wanted!r}; expected lists by column, such as measure = ["cka"].'
-            )
+            example = 'measure = ["cka"]'
+            raise BadInput(f"rows.{table} is {wanted!r}; expected lists, such as {example}.")
     return {table: {k: tuple(v) for k, v in wanted.items()} for table, wanted in rows.items()}
 
 
-def _check_apart(parts: Mapping[str, Mapping]) -> None:
-    """Raise BadInput if two parts of a grid file set the same option."""
-    for (one, a), (other, b) in combinations(parts.items(), 2):
-        for key in a.keys() & b.keys():
-            raise BadInput(f"{other} sets {key}, which {one} varies too. Remove one of the two.")
-
-
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _words(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -53,14 +53,12 @@ class Task:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the grid: the tasks it rests on, in order, and the keys of its measurements."""
+    """Run `index` of the grid: the tasks it rests on, in order; the keys of its measurements."""
 
     run: GridRun
     index: int
-    """In the grid."""
     chain: tuple[str, ...]
     measured: tuple[str, ...]
-    finished: bool
 
 
 @dataclass
@@ -68,24 +66,19 @@ class Plan:
     """The runs of a grid by id, and the tasks that are left, by name, parents before children."""
 
     grid: Grid
-    work: Path
     runs: dict[str, PlannedRun] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
-
-    @property
-    def left(self) -> list[str]:
-        """Ids of the unfinished runs."""
-        return [run_id for run_id, run in self.runs.items() if not run.finished]
+    left: list[str] = field(default_factory=list)
+    """Ids of the unfinished runs."""
 
 
 def make_plan(
     grid: Grid, work: Path, baseline: Mapping[str, Mapping], finished: Collection[str] = ()
 ) -> Plan:
     """The tasks that are left once the runs `finished` are done. baseline: see `identity`."""
-    plan = Plan(grid, work)
+    plan = Plan(grid)
     for index, run in enumerate(grid.runs):
-        chain: dict[str, Call] = {}
-        key = ""
+        chain, key = {}, ""
         for call in (c for c in run.calls if c.stage.trains):
             key = digest(key, identity(call, baseline))
             chain[f"{call.stage.name}-{key}"] = call
@@ -94,10 +87,10 @@ def make_plan(
         run_id = "r" + digest(key, list(measured))
         if run_id in plan.runs:
             continue
-        done = run_id in finished
-        plan.runs[run_id] = PlannedRun(run, index, tuple(chain), tuple(measured), done)
-        if done:
+        plan.runs[run_id] = PlannedRun(run, index, tuple(chain), tuple(measured))
+        if run_id in finished:
             continue
+        plan.left.append(run_id)
         parent = None
         for name, call in chain.items():
             task = plan.tasks.setdefault(name, Task(name, work, call, parent, grid.rows))

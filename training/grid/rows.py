@@ -1,13 +1,9 @@
 """The one tidy table of a sweep: which rows of a run's tables it keeps, and how it is written.
 
-    headline_rows(read_table(run_dir, "cka"), {"site": ("embed",)}, name="cka")
-    read_sweep("results/headline")
-
 A run's rows are the headline ones of the tables its stages wrote: bound and unbound relations, the
-last checkpoint of each phase and, in a table over sites, the site that is largest at the last
-checkpoint (chosen there: do not claim its height without `null_p_max`). `[rows.TABLE]` in the grid
-file asks for others; `checkpoint = ["all"]` there keeps every checkpoint, for curves over training
-(`analysis.curves`).
+last checkpoint of each phase and, over sites, the site that is largest at the last checkpoint
+(chosen there: do not claim its height without `null_p_max`). `[rows.TABLE]` in the grid file asks
+for others; `checkpoint = ["all"]` there keeps every checkpoint (`analysis.curves`).
 """
 
 import json
@@ -21,18 +17,12 @@ from training.base.provenance import commit
 from training.runs.checkpoints import list_checkpoints
 from training.runs.table_files import at_largest_site, pick
 
-SIDES = ("bound", "unbound")
-ALL = ("all",)
+SIDES, SPLITS = ("bound", "unbound"), ("seen", "held-out")
+RECALL = ("generation", "generation_gain", "multiple_choice")
 HEADLINE: dict[str, dict[str, tuple]] = {
-    "recall": {
-        "measure": ("generation", "generation_gain", "multiple_choice"),
-        "split": ("held-out", "seen", "all"),
-    },
+    "recall": {"measure": RECALL, "split": (*SPLITS, "all")},
     "damage": {"measure": ("known_facts", "contradicted_facts", "perplexity")},
-    "reversal": {
-        "measure": ("reversal", "reversal_excess", "named"),
-        "split": ("seen", "held-out"),
-    },
+    "reversal": {"measure": ("reversal", "reversal_excess", "named"), "split": SPLITS},
     "two_hop": {},
     "probes": {"measure": ("transfer_accuracy",)},
     "cka": {"measure": ("cka", "contrast", "contrast_partialled", "object_kernel")},
@@ -55,20 +45,16 @@ def headline_rows(table, wanted: Mapping[str, Sequence] | None = None, *, name: 
     chosen. Raises BadInput for a column or value that the table lacks.
     """
     wanted = dict(wanted or {})
-    every = wanted.get("checkpoint") == ALL
+    every = wanted.get("checkpoint") == ("all",)
     if every:
         del wanted["checkpoint"]
     for column, values in wanted.items():
+        asks = f"[rows.{name}] asks for {column}"
         if column not in table:
-            raise BadInput(
-                f"[rows.{name}] asks for {column}; the table has {', '.join(table.columns)}."
-            )
+            raise BadInput(f"{asks}; the table has {', '.join(table.columns)}.")
         if not set(values) & set(table[column]):
-            there = ", ".join(map(str, dict.fromkeys(table[column].dropna())))
-            raise BadInput(
-                f"[rows.{name}] asks for {column} {', '.join(map(str, values))}; there are: "
-                f"{there}."
-            )
+            there = ", ".join(map(str, table[column].dropna().unique()))
+            raise BadInput(f"{asks} {', '.join(map(str, values))}; there are: {there}.")
     chosen = {**HEADLINE.get(name, {}), **wanted}
     table = pick(table, **chosen)
     if "relation" in table and "relation" not in chosen and set(SIDES) & set(table["relation"]):
@@ -88,24 +74,20 @@ def _at_best_site(table):
     """Each kind of row at its largest site; for a kind without a value, one row to show that."""
     import pandas as pd
 
-    keys = [k for k in KEYS if k in table]
     parts = []
-    for _, kind in table.groupby(keys, sort=False, dropna=False) if keys else [(None, table)]:
+    for _, kind in table.groupby([k for k in KEYS if k in table], sort=False, dropna=False):
         found = kind if kind["site"].isna().all() else at_largest_site(kind)
         parts.append(found if len(found) or kind["value"].notna().any() else kind.iloc[-1:])
     return pd.concat(parts) if parts else table
 
 
 def training_rows(folder: Path) -> list[dict]:
-    """Steps, tokens, seconds and last recall of the phase trained in a directory, and its
-    checkpoints.
+    """Steps, tokens, seconds and last recall of the phase trained in a directory.
 
-    For each checkpoint: tokens_so_far (in this phase) and, as `reference`, the checkpoint it came
-    from.
+    For each checkpoint: tokens_so_far in this phase and, as `reference`, the one it came from.
     """
     ((phase, record),) = read_json(folder / "run.json")["phases"].items()
-    log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [step for step in map(json.loads, lines) if step["phase"] == phase]
     # The clock of the log restarts when a run is resumed.
     ends = [a["seconds"] for a, b in pairwise(steps) if b["seconds"] < a["seconds"]]
@@ -118,8 +100,7 @@ def training_rows(folder: Path) -> list[dict]:
     rows = [{"measure": name, "value": v} for name, v in found.items() if v is not None]
     for saved in (c for c in list_checkpoints(folder) if c.phase == phase):
         tokens = sum(step["tokens"] for step in steps if step["step"] <= saved.step)
-        parent = read_json(saved.folder / "stage.json").get("parent") or ""
-        row = {"reference": parent, "measure": "tokens_so_far", "value": tokens}
+        row = {"reference": saved.parent, "measure": "tokens_so_far", "value": tokens}
         rows.append({**saved.stage, **row})
     return rows
 
@@ -135,20 +116,16 @@ def read_sweep(results: Path):
 
     path = sweep_path(results)
     if not path.exists():
-        return pd.DataFrame({"run": pd.Series(dtype=str)})
-    table = pd.read_csv(
-        verify(path), keep_default_na=False, na_values=[""], dtype={"run": str, "condition": str}
-    )
+        return pd.DataFrame(columns=["run", "table", "phase", "measure", "value"])
+    kinds = {"run": str, "condition": str}
+    table = pd.read_csv(verify(path), keep_default_na=False, na_values=[""], dtype=kinds)
     if not {"run", "measure", "value"} <= set(table):
         raise BadInput(f"{path} lacks the column run, measure or value: it is not a sweep's table.")
     return table
 
 
 def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device: str = "cpu"):
-    """Append a run's rows to the table, write it whole and return it; a run that is there stays.
-
-    device: what the run ran on; tables from before GPUs lack the column.
-    """
+    """Append a run's rows to the table, write it whole and return it; a run that is there stays."""
     import pandas as pd
 
     if run in set(table["run"]):
@@ -166,8 +143,6 @@ def add_run(results: Path, table, run: str, rows: list, labels: Mapping, device:
 
 def mean_seconds(table) -> dict[str, float]:
     """Stage -> mean seconds that the finished runs of a sweep's table took."""
-    if "measure" not in table:
-        return {}
     rows = table[table["measure"] == "seconds"]
     stage = rows["phase"].where(rows["table"] == "training", rows["table"])
     return rows.groupby(stage)["value"].mean().to_dict()

@@ -1,9 +1,4 @@
-"""The stages of a grid: a command by name, the options of a call, and what identifies it.
-
-stage = find_stage("generalize")          # training.generalize
-call = Call(stage, {"prompts": 4})
-digest(identity(call, {"generalize": stage.defaults}))
-"""
+"""The stages of a grid: a command by name, the options of a call, and what identifies it."""
 
 import json
 import types
@@ -44,20 +39,11 @@ class Stage:
         return "resume_minutes" in hints(self.command)
 
     @property
-    def starts(self) -> bool:
-        """Whether it begins from a base model, as phase 1 does."""
-        return "run_dir" not in hints(self.command)
-
-    @property
     def defaults(self) -> dict:
         """Option -> default, as in JSON, of the options that decide a result."""
-        found = {}
-        for item in fields(self.module.Options):
-            made = item.default_factory
-            value = item.default if made is MISSING else made()
-            if item.name not in NO_MATTER:
-                found[item.name] = None if value is MISSING else plain(value)
-        return found
+        given = {item.name: item.default for item in fields(self.module.Options)}
+        given = {name: None if value is MISSING else value for name, value in given.items()}
+        return {name: plain(value) for name, value in given.items() if name not in NO_MATTER}
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ class Call:
     def values(self) -> dict:
         """Option -> value, as in JSON, of all options that decide a result."""
         given = {k: plain(v) for k, v in self.given.items() if k not in NO_MATTER}
-        return {**self.stage.defaults, **given}
+        return self.stage.defaults | given
 
     def build(self, **ours):
         """The options of the command; ours: run_dir and out, if the command has them."""
@@ -88,12 +74,10 @@ def find_stage(text: str, where: str = "stages") -> Stage:
         if candidate not in PACKAGES or not name.isidentifier() or find_spec(command) is None:
             continue
         has_options = hasattr(import_module(command), "Options")
-        if has_options and {"run_dir", "resume_minutes"} & set(hints(command)):
+        if has_options and (name == "memorize" or "run_dir" in hints(command)):
             return Stage(name, command)
-    raise BadInput(
-        f"{where} names {text!r}, which is not a command on a run. Expected memorize, generalize, "
-        "recall or a module of analysis, such as analysis.cka."
-    )
+    expected = "memorize, generalize, recall or a module of analysis, such as analysis.cka"
+    raise BadInput(f"{where} names {text!r}, not a command on a run. Expected {expected}.")
 
 
 @cache
@@ -103,26 +87,25 @@ def hints(command: str) -> dict[str, object]:
 
 
 def coerced(value: object, kind: object):
-    """A TOML value as an option of type `kind`. Raises ValueError with what was expected."""
+    """A TOML value as an option of type `kind`. Raises ValueError: `VALUE; expected ...`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return coerced(value, next(a for a in arguments if a is not type(None)))
+    expected = KINDS.get(kind, str(kind))
     if origin is typing.Literal:
         if value in arguments and not isinstance(value, bool):
             return value
-        raise ValueError(f"one of {', '.join(map(repr, arguments))}")
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError("a list (to try several lists, a list of lists under [grid])")
-        return tuple(coerced(v, arguments[0]) for v in value)
-    if isinstance(value, bool) is (kind is bool):
-        if kind is float and isinstance(value, int):
-            return float(value)
-        if kind is Path and isinstance(value, str):
-            return Path(value)
-        if isinstance(kind, type) and isinstance(value, kind):
+        expected = f"one of {', '.join(map(repr, arguments))}"
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(coerced(v, arguments[0]) for v in value)
+        expected = "a list (to try several lists, a list of lists under [grid])"
+    elif isinstance(value, bool) is (kind is bool):
+        if (kind is float and isinstance(value, int)) or (kind is Path and isinstance(value, str)):
+            return kind(value)
+        if isinstance(value, kind):
             return value
-    raise ValueError(KINDS.get(kind, str(kind)))
+    raise ValueError(f"{value!r}; expected {expected}")
 
 
 def plain(value: object):
@@ -133,26 +116,22 @@ def plain(value: object):
 
 
 def identity(call: Call, baseline: Mapping[str, Mapping]) -> dict:
-    """What distinguishes this call from one with the options of `baseline`.
+    """What distinguishes this call from one with the options of `baseline`; files by content.
 
     baseline: stage -> option -> value, the defaults when the sweep began: an option added later
-    changes no identity while it has its default; a default that changes does. Files and folders
-    stand for their content.
+    changes no identity while it has its default; a default that changes does.
     """
     values, before = call.values, baseline.get(call.stage.name, {})
     found = {k: v for k, v in sorted(values.items()) if k not in before or v != before[k]}
     for name in ("facts", "prompts"):
-        path = values.get(name)
-        if isinstance(path, str) and path and Path(path).exists():
-            found[f"{name} content"] = _content(Path(path))
+        given = values.get(name)
+        if isinstance(given, str) and given and (path := Path(given)).exists():
+            files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+            content = "".join(f"{p.name} {sha256_file(p)}\n" for p in files)
+            found[f"{name} content"] = sha256_text(content)[:10]
     return {"command": call.stage.command, **found}
 
 
 def digest(*parts: object) -> str:
     """Ten hexadecimal digits that stand for parts, distinguished by their JSON."""
     return sha256_text(json.dumps(parts, sort_keys=True))[:10]
-
-
-def _content(path: Path) -> str:
-    files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
-    return sha256_text("".join(f"{p.name} {sha256_file(p)}\n" for p in files))[:10]

@@ -1,8 +1,6 @@
 """One task of a sweep, in whatever process: train the directory, measure it, hand back its rows.
 
-What the commands print goes to the task's log. Nothing is raised but Ctrl-C: failures are in the
-outcome, so that a failing run leaves the others alone and its failure can be sent between
-processes.
+What the commands print goes to the task's log. Failures are in the outcome; only Ctrl-C is raised.
 """
 
 import contextlib
@@ -31,19 +29,18 @@ KEPT_ON_RESET = ("states", "tables", ".lock")
 
 @dataclass
 class Outcome:
-    """What came of a task. A key is that of a measurement, or "" for the training."""
+    """What came of a task: rows and failures by measurement ("": training), seconds by stage."""
 
     name: str
     seed: int | None = None
     rows: dict[str, list[dict]] = field(default_factory=dict)
-    """Key -> rows."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Stage -> seconds."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Key -> what went wrong, in one line."""
     device: str = "cpu"
     lacks_weights: bool = False
     """Nothing failed, but weights it needs were deleted: its chain must be trained again."""
+    lost: str = ""
+    """How its worker died (killed, out of memory, machine gone)."""
 
 
 def run_task(task: Task) -> Outcome:
@@ -55,7 +52,9 @@ def run_task(task: Task) -> Outcome:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         print(f"== {task.name}: process {os.getpid()} on {socket.gethostname()}, {now}")
         if task.reset:
-            _reset(task.folder)
+            for path in task.folder.glob("*"):
+                if path.name not in KEPT_ON_RESET:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         stage = task.call.stage
         parent = task.parent.folder if task.parent else None
         with _failure_into(outcome, "", stage.name):
@@ -68,13 +67,6 @@ def run_task(task: Task) -> Outcome:
                 with _failure_into(outcome, key, call.stage.name):
                     outcome.rows[key] = _measure(task, call)
     return outcome
-
-
-def _reset(folder: Path) -> None:
-    """Make a directory untrained; the states and tables computed in it stay."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in KEPT_ON_RESET:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _measure(task: Task, call: Call) -> list[dict]:

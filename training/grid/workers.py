@@ -1,47 +1,33 @@
 """Where the tasks of a sweep run: in this process, in several processes, or on a Ray cluster.
 
-A pool takes `capacity` tasks at a time (`submit`) and hands back (task, result); a result is an
-Outcome, or Lost if the worker died (killed, out of memory, machine gone), so that one death costs
-one run and the driver may resubmit it.
+A pool takes `capacity` tasks at a time (`submit`) and hands back (task, outcome). If a worker died,
+the outcome says so: one death costs one run, and the driver may resubmit it.
 """
 
 import contextlib
 import os
-import shutil
 import threading
 import time
+import uuid
 import warnings
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from training.base.errors import BadInput, NotFound
-from training.base.files import sha256_text, write_text
+from training.base.files import write_text
 from training.grid.plan import Task
 from training.grid.tasks import Outcome, run_task
 
-INSTALL_RAY = "pip install 'latent-alignment[cluster]'"
+Result = tuple[Task, Outcome]
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A task whose worker died; reason in words."""
-
-    reason: str
-
-
-Result = tuple[Task, Outcome | Lost]
-
-
-def make_pool(work: Path, jobs: int, backend: str, address: str, gpus_a_run: float):
+def make_pool(
+    work: Path, jobs: int, backend: str = "joblib", address: str = "", gpus_a_run: float = 0.0
+):
     """The pool that a sweep's options ask for."""
     if backend == "ray":
         return Ray(jobs, address, gpus_a_run, work)
-    if jobs == 1:
-        return ThisProcess()
-    import torch
-
-    return Processes(jobs, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return Processes(jobs) if jobs > 1 else ThisProcess()
 
 
 class ThisProcess:
@@ -64,10 +50,11 @@ class ThisProcess:
 class Processes:
     """`count` processes; with several GPUs each sees one, assigned round-robin."""
 
-    def __init__(self, count: int, gpus: int = 0) -> None:
+    def __init__(self, count: int) -> None:
+        import torch
+
         self.capacity = count
-        self.threads = max(1, (os.cpu_count() or 1) // count)
-        self.gpus = gpus
+        self.gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         # An executor with one worker per slot: joblib fails a whole executor when one worker dies.
         self.slots: list = [None] * count
         self.running: dict = {}
@@ -78,20 +65,19 @@ class Processes:
         """Start a task in a free slot."""
         taken = {slot for slot, _ in self.running.values()}
         slot = next(i for i in range(self.capacity) if i not in taken)
-        if self.slots[slot] is None:
-            self.slots[slot] = self._executor(slot)
+        self.slots[slot] = self.slots[slot] or self._executor(slot)
         self.running[self.slots[slot].submit(run_task, task)] = (slot, task)
 
     def _executor(self, slot: int):
         from joblib.externals.loky import ProcessPoolExecutor
 
-        threads = os.environ.get("OMP_NUM_THREADS", str(self.threads))
+        share = max(1, (os.cpu_count() or 1) // self.capacity)
+        threads = os.environ.get("OMP_NUM_THREADS", str(share))
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if self.gpus > 1:
             env["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
-        return ProcessPoolExecutor(
-            max_workers=1, env=env, initializer=_end_with, initargs=(os.getpid(),)
-        )
+        first = {"initializer": _end_with, "initargs": (os.getpid(),)}
+        return ProcessPoolExecutor(max_workers=1, env=env, **first)
 
     def results(self) -> list[Result]:
         """Wait until a task has ended; return all that have."""
@@ -104,7 +90,7 @@ class Processes:
             except BrokenExecutor as error:
                 self.slots[slot].shutdown(wait=False, kill_workers=True)
                 self.slots[slot] = None
-                found.append((task, Lost(_line(error, 120))))
+                found.append((task, Outcome(task.name, lost=_line(error, 120))))
         return found
 
     def close(self) -> None:
@@ -133,12 +119,9 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise NotFound(
-                f"--backend ray needs the package ray. Install it: {INSTALL_RAY}"
-            ) from error
-        self.ray = ray
-        self.running: dict = {}
-        self.ours = not ray.is_initialized()
+            remedy = "pip install 'latent-alignment[cluster]'"
+            raise NotFound(f"--backend ray needs the package ray: {remedy}") from error
+        self.ray, self.running, self.ours = ray, {}, not ray.is_initialized()
         if self.ours:
             _start_ray(ray, count, address)
         cpus = int(ray.cluster_resources().get("CPU", count)) if address else count
@@ -152,18 +135,16 @@ class Ray:
         self.running[self.remote.remote(task)] = task
 
     def results(self) -> list[Result]:
-        """Wait until a task has ended; return all that have."""
-        ready, _ = self.ray.wait(list(self.running), num_returns=1)
-        found: list[Result] = []
-        for reference in ready:
-            task = self.running.pop(reference)
-            try:
-                found.append((task, self.ray.get(reference)))
-            except self.ray.exceptions.RayTaskError:
-                raise
-            except self.ray.exceptions.RayError as error:
-                found.append((task, Lost(f"{type(error).__name__}: {_line(error, 120)}")))
-        return found
+        """Wait until a task has ended; return it."""
+        (reference,), _ = self.ray.wait(list(self.running), num_returns=1)
+        task = self.running.pop(reference)
+        try:
+            return [(task, self.ray.get(reference))]
+        except self.ray.exceptions.RayTaskError:
+            raise
+        except self.ray.exceptions.RayError as error:
+            lost = f"{type(error).__name__}: {_line(error, 120)}"
+            return [(task, Outcome(task.name, lost=lost))]
 
     def close(self) -> None:
         """Leave the cluster, or end it if it was started here."""
@@ -183,54 +164,39 @@ def _start_ray(ray, count: int, address: str) -> None:
     try:
         ray.init(**how, log_to_driver=False, logging_level="error", runtime_env=env)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise NotFound(
-            f"no Ray cluster at {address or 'this machine'} ({error}). Start one (ray start "
-            "--head), or leave out --address."
-        ) from error
+        what = f"no Ray cluster at {address or 'this machine'} ({error})"
+        remedy = "Start one (ray start --head), or leave out --address."
+        raise NotFound(f"{what}. {remedy}") from error
 
 
 def require_shared(ray, work: Path) -> None:
-    """Raise BadInput unless every machine of the cluster shares the folder `work` with this one."""
-    word = sha256_text(f"{os.getpid()} {time.time_ns()}")[:16]
-    folder = work.resolve() / f".shared-{word}"
-    write_text(folder / "word", word)
-    try:
-        for host, node, answer in _ask_machines(ray, folder, word):
-            try:
-                answered = ray.get(answer, timeout=300)
-            except Exception as error:
-                raise BadInput(
-                    f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)}). "
-                    "Install latent-alignment there, or put this checkout at the same path."
-                ) from error
-            if not answered or not (folder / node).exists():
-                raise BadInput(
-                    f"{work} on {host} is not the folder of that name here. Give --work on a file "
-                    "system that all machines of the cluster share."
-                )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _ask_machines(ray, folder: Path, word: str) -> list[tuple]:
-    """(host, node id, reference to the answer) of every machine with CPUs."""
+    """Raise BadInput unless every machine of the cluster has the folder `work` of this one."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask, asked = ray.remote(num_cpus=0, max_retries=0)(answer_note), []
-    for node in ray.nodes():
-        if node["Alive"] and node["Resources"].get("CPU"):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answer = ask.options(scheduling_strategy=there).remote(folder, word, node["NodeID"])
-            asked.append((node["NodeManagerHostname"], node["NodeID"], answer))
-    return asked
+    note = work.resolve() / f".shared-{uuid.uuid4().hex}"
+    write_text(note, "")
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(_is_there), {}
+    try:
+        for node in ray.nodes():
+            if node["Alive"] and node["Resources"].get("CPU"):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                answer = ask.options(scheduling_strategy=there).remote(note)
+                asked[answer] = node["NodeManagerHostname"]
+        for answer, host in asked.items():
+            try:
+                shared = ray.get(answer, timeout=300)
+            except Exception as error:
+                why = f"{host} cannot run this code ({type(error).__name__}: {_line(error, 200)})"
+                raise BadInput(f"{why}. Put this checkout at the same path there.") from error
+            if not shared:
+                why = f"{work} on {host} is not the folder of that name here"
+                raise BadInput(f"{why}. Give --work on a file system that all machines share.")
+    finally:
+        note.unlink()
 
 
-def answer_note(folder: Path, word: str, name: str) -> bool:
-    """On a machine of the cluster: whether the word is there; an answer is written beside it."""
-    if not (folder / "word").is_file() or (folder / "word").read_text(encoding="utf-8") != word:
-        return False
-    write_text(folder / name, word)
-    return True
+def _is_there(note: Path) -> bool:
+    return note.exists()
 
 
 def _line(error: Exception, most: int) -> str:

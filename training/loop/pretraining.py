@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from training.base.console import minutes
 from training.base.errors import OtherSettings, UserError
 from training.base.files import locked, publish_folder, read_json, write_json
 from training.base.provenance import commit, versions
@@ -17,7 +16,7 @@ from training.data.sequences import collate
 from training.loop.trainer import TrainingSettings, resolved_precision, run_steps
 from training.organism import recipe as recipes
 from training.organism.recipe import Recipe
-from training.organism.world import build_world, sentences, tokenise, write_world
+from training.organism.world import build_world, sentences, tokenise, vocabulary_text, write_world
 
 # Steps of linear warm-up, or a tenth of a shorter run.
 WARMUP = 50
@@ -33,10 +32,8 @@ def make_organism(
     out: where the model goes; default: the cache, where `--model NAME` finds it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "a model organism is pretrained by one process. Make it first: python -m "
-            "training.pretrain NAME, without accelerate launch."
-        )
+        first = f"Make it first, without accelerate launch: python -m training.pretrain {name}"
+        raise UserError(f"a model organism is pretrained by one process. {first}")
     recipe = recipes.parse(name)
     folder = out.expanduser() if out else recipes.organism_folder(name)
     work = folder.with_name(f".{folder.name}.pretraining")
@@ -51,25 +48,18 @@ def make_organism(
         print(f"{name} is finished in {folder}    {then}")
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} holds something other than an organism. Give --out a new or empty folder."
-        )
+        raise UserError(f"{folder} holds other things. Give --out a new or empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(work):
         if (work / "recipe.json").exists():
             _require_same(work, read_json(work / "recipe.json"), wanted)
         write_json(work / "recipe.json", wanted)
         world = build_world(people=recipe.people, relations=recipe.relations, seed=recipe.seed)
-        said = sentences(world, seed=recipe.seed)
-        tokenizer = recipes.new_tokenizer(recipe, world)
+        tokenizer = recipes.new_tokenizer(vocabulary_text(world), recipe.vocabulary)
         model = recipes.new_model(recipe, tokenizer)
-        print(
-            f"pretrain {name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
-            f"{recipe.people} people x {len(world.relations)} relations, {len(said)} sentences; "
-            f"{recipe.steps} steps of {recipe.batch} sentences, learning rate "
-            f"{recipe.learning_rate:g}; about {minutes(recipes.seconds_on_two_cores(recipe))} on 2 "
-            f"cores without a GPU"
-        )
+        said = sentences(world, seed=recipe.seed)
+        size = f"{model.num_parameters() / 1e6:.1f}M parameters, {len(said)} sentences"
+        print(f"pretrain {name}: {size}; {recipe.steps} steps of {recipe.batch} sentences")
         pretrain(model, tokenizer, said, recipe, work, precision, resume_minutes)
         known = known_facts(model.eval(), tokenizer, world)
 
@@ -94,47 +84,32 @@ def make_organism(
 def pretrain(
     model, tokenizer, said: Sequence, recipe: Recipe, work: Path, precision: str, resume: float
 ) -> None:
-    """Train `model` in place on passages of the sentences, with loss on every token.
-
-    resume: minutes between two saves of the resume state; see `run_steps`.
-    """
-    settings = TrainingSettings(
-        epochs=1,
-        batch_size=recipe.batch,
-        facts_per_sequence=recipe.passage,
-        learning_rate=recipe.learning_rate,
-        loss="all",
-        warmup_steps=min(WARMUP, recipe.steps // 10),
-        precision=precision,
-        seed=recipe.seed,
-    )
-    size, pad_id = recipe.passage, tokenizer.pad_token_id
+    """Train `model` in place on passages of the sentences, with loss on every token."""
+    size = recipe.passage
+    kept = {"seed": recipe.seed, "learning_rate": recipe.learning_rate, "precision": precision}
+    kept |= {"batch_size": recipe.batch, "facts_per_sequence": size}
+    warmup = min(WARMUP, recipe.steps // 10)
+    settings = TrainingSettings(epochs=1, loss="all", warmup_steps=warmup, **kept)
 
     def passages(epoch: int) -> list[list]:
         order = np.random.default_rng([recipe.seed, epoch, size]).permutation(len(said))
-        return [
-            [said[i] for i in order[begin : begin + size]] for begin in range(0, len(order), size)
-        ]
+        return [[said[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
 
-    run_steps(
-        model,
-        settings,
-        work,
-        phase="pretrain",
-        steps=recipe.steps,
-        per_epoch=math.ceil(math.ceil(len(said) / size) / settings.sequences_per_step),
-        rows_of=passages,
-        length=lambda row: sum(len(sentence.text) for sentence in row),
-        batch_of=lambda rows: collate(tokenise(tokenizer, rows), loss="all", pad_id=pad_id),
-        betas=BETAS,
-        resume_minutes=resume,
-    )
+    def length(row: Sequence) -> int:
+        return sum(len(sentence.text) for sentence in row)
+
+    def batch_of(rows: list) -> dict:
+        passages = tokenise(tokenizer, rows)
+        return collate(passages, loss="all", pad_id=tokenizer.pad_token_id)
+
+    per_epoch = math.ceil(math.ceil(len(said) / size) / settings.sequences_per_step)
+    duration = {"phase": "pretrain", "steps": recipe.steps, "per_epoch": per_epoch}
+    rows = {"rows_of": passages, "length": length, "batch_of": batch_of}
+    run_steps(model, settings, work, **duration, **rows, betas=BETAS, resume_minutes=resume)
 
 
 def _require_same(folder: Path, old: dict, new: dict) -> None:
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
-        shown = (f"{key} {old.get(key)} there, {new.get(key)} now" for key in differing[:4])
-        raise OtherSettings(
-            f"{folder} holds an organism of other settings ({', '.join(shown)}). Give --out NEW."
-        )
+        shown = ", ".join(f"{k} {old.get(k)} there, {new.get(k)} now" for k in differing[:4])
+        raise OtherSettings(f"{folder} is of other settings ({shown}). Give --out NEW.")

@@ -4,6 +4,7 @@ There are two generations of it, so that one is whole whenever the process is ki
 """
 
 import base64
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -19,12 +20,9 @@ def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
     from safetensors.torch import save_file
 
     def fill(part: Path) -> None:
-        tensors = {}
-        for name, p in model.named_parameters():
-            tensors[f"weight.{name}"] = p.detach()
-            tensors |= {
-                f"{m}.{name}": optimizer.state[p][m] for m in MOMENTS if p in optimizer.state
-            }
+        named, state = list(model.named_parameters()), optimizer.state
+        tensors = {f"weight.{n}": p.detach() for n, p in named}
+        tensors |= {f"{m}.{n}": state[p][m] for n, p in named if p in state for m in MOMENTS}
         tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, part / "state.safetensors")
         rng = {"cpu": _as_text(torch.get_rng_state())}
@@ -42,20 +40,20 @@ def save_resume_state(folder: Path, model, optimizer, *, step: int) -> None:
 def load_resume_state(folder: Path, model, optimizer) -> int:
     """Restore the newest whole state into model and optimizer; its step, or 0 if there is none."""
     for generation in (folder / "newest", folder / "older"):
-        if not (generation / "manifest.json").exists():
-            continue
-        try:
-            for name in ("state.safetensors", "state.json"):
-                verify(generation / name)
-        except UserError:
-            continue
-        return _restore(generation, model, optimizer)
+        if (generation / "manifest.json").exists():
+            with contextlib.suppress(UserError):
+                for name in ("state.safetensors", "state.json"):
+                    verify(generation / name)
+                return _restore(generation, model, optimizer)
     return 0
 
 
 def _restore(generation: Path, model, optimizer) -> int:
     import torch
     from safetensors import safe_open
+
+    def as_rng(text: str):
+        return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
     state = read_json(generation / "state.json")
     with safe_open(generation / "state.safetensors", framework="pt") as tensors, torch.no_grad():
@@ -68,17 +66,11 @@ def _restore(generation: Path, model, optimizer) -> int:
                     "step": torch.tensor(float(state["step"]), device=device),
                     **{m: tensors.get_tensor(f"{m}.{name}").to(p) for m in MOMENTS},
                 }
-    torch.set_rng_state(_as_rng(state["rng"]["cpu"]))
+    torch.set_rng_state(as_rng(state["rng"]["cpu"]))
     if "cuda" in state["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_as_rng(text) for text in state["rng"]["cuda"]])
+        torch.cuda.set_rng_state_all([as_rng(text) for text in state["rng"]["cuda"]])
     return state["step"]
 
 
 def _as_text(rng) -> str:
     return base64.b64encode(rng.numpy().tobytes()).decode()
-
-
-def _as_rng(text: str):
-    import torch
-
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -36,28 +36,15 @@ def rote_work(options: RoteOptions, facts: Sequence[Fact], prompts: Sequence[Pro
     return Work(facts, prompts, steps, options.batch_size * ROTE_TOKENS)
 
 
-def learn(run_dir: Path, settings: TrainingSettings, options: RoteOptions) -> str:
-    """Train on the run's facts by rote, from its 000-base; returns what is recalled, in words."""
+def learn(run_dir: Path, settings: TrainingSettings, options: RoteOptions) -> None:
+    """Train on the run's facts by rote, from its 000-base."""
     base = read_checkpoint(run_dir / "checkpoints" / "000-base")
     model, tokenizer = base.load()
     facts, rote = rote_facts(run_dir)
     examples = encode_all(tokenizer, facts, rote, limit=context_length(model.config))
-    print(
-        f"memorize: {len(examples)} facts of {len(rote)} relations, {settings.epochs} epochs, "
-        f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), learning rate "
-        f"{settings.learning_rate:g}"
-        + ("" if settings.train == "all" else f", train {settings.train}")
-    )
-    train(
-        model,
-        tokenizer,
-        examples,
-        settings,
-        run_dir,
-        phase=PHASE,
-        parent=base.name,
-        save_epochs=options.save_epochs,
-        key_tokens=base.key_tokens,
-        resume_minutes=options.resume_minutes,
-    )
-    return "recalled"
+    how = f"batch {settings.batch_size} ({settings.facts_per_sequence} a sequence), learning rate"
+    how += f" {settings.learning_rate:g}, train {settings.train}, {settings.epochs} epochs"
+    print(f"memorize: {len(examples)} facts of {len(rote)} relations, {how}")
+    stage = {"phase": PHASE, "parent": base.name, "key_tokens": base.key_tokens}
+    saves = {"save_epochs": options.save_epochs, "resume_minutes": options.resume_minutes}
+    train(model, tokenizer, examples, settings, run_dir, **stage, **saves)

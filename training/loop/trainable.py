@@ -1,8 +1,4 @@
-"""Which weights a phase trains: all, the embeddings, the attention projections, or a LoRA.
-
-model = restrict(model, "lora", rows=key_ids)    # embedding rows that are trained in every mode
-save(merged(model))                              # an ordinary model, whatever was trained
-"""
+"""Which weights a phase trains: all, the embeddings, the attention projections, or a LoRA."""
 
 import copy
 import warnings
@@ -19,20 +15,20 @@ LORA_RANK, LORA_ALPHA = 8, 16
 def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
     """The model with only the weights of `mode` left to train; for lora wrapped in a PeftModel.
 
-    embeddings: the input and the output matrix. attention: see `attention_projections`. lora: rank
-    LORA_RANK beside every linear layer of the blocks (attention and MLP), scaled by LORA_ALPHA /
-    LORA_RANK; its start is drawn by torch's global generator. rows: of both embedding matrices,
-    trained in every mode. Raises BadInput.
+    embeddings: the input and the output matrix. attention: see `attention_projections`. lora:
+    beside every linear layer of the blocks; its start is drawn by torch's global generator. rows:
+    of both embedding matrices, trained in every mode. Raises BadInput.
     """
+    import torch
+
     if mode == "all":
         return model
     matrices = embedding_matrices(model).values()
     if mode == "lora":
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(
-            r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        where = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+        config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, **where)
         with warnings.catch_warnings():
             # It says that it transposes the projections of gpt2.
             warnings.simplefilter("ignore")
@@ -46,7 +42,11 @@ def restrict(model, mode: Mode, *, rows: Sequence[int] = ()):
         if mode == "embeddings":
             matrix.requires_grad_(True)
         elif rows:
-            _train_rows(matrix, rows)
+            # Other rows get no gradient, and AdamW without decay leaves them alone.
+            matrix.requires_grad_(True)
+            kept = torch.zeros(len(matrix), 1, dtype=torch.bool)
+            kept[list(rows)] = True
+            matrix.register_hook(lambda gradient, kept=kept: gradient * kept.to(gradient.device))
     return model
 
 
@@ -69,18 +69,6 @@ def attention_projections(model) -> list:
         and any(word in name.rpartition(".")[0] for word in ("attn", "attention"))
     ]
     if not found:
-        raise BadInput(
-            f"--train attention: {type(model).__name__} has no linear layer within a module named "
-            f"attn or attention. Use --train lora, embeddings or all."
-        )
+        what = f"{type(model).__name__} has no linear layer in a module named attn or attention"
+        raise BadInput(f"--train attention: {what}. Use --train lora, embeddings or all.")
     return found
-
-
-def _train_rows(matrix, rows: Sequence[int]) -> None:
-    """Train only these rows: others get no gradient, and AdamW without decay leaves them alone."""
-    import torch
-
-    chosen = torch.zeros(len(matrix), 1, dtype=torch.bool)
-    chosen[list(rows)] = True
-    matrix.requires_grad_(True)
-    matrix.register_hook(lambda gradient: gradient * chosen.to(gradient.device))

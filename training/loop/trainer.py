@@ -1,9 +1,8 @@
 """The training loop of both phases and of pretraining: batches in, checkpoints out.
 
 AdamW without weight decay, linear warm-up then cosine to zero, float32 weights with bfloat16
-autocast where the processor has it; of all weights or of some (training.loop.trainable). Runs
-through `accelerate`: one CPU, one GPU, or several processes (`accelerate launch -m
-training.memorize ...`). What a step does depends on the settings and the step number alone, so a
+autocast where the processor has it; on one CPU, one GPU or several processes (`accelerate launch
+-m training.memorize ...`). What a step does depends on the settings and the step number alone, so a
 run that is killed at any moment and started again ends with the same weights.
 """
 
@@ -64,14 +63,11 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "facts_per_sequence", "learning_rate"):
             value = getattr(self, name)
-            least = "above 0" if name == "learning_rate" else "of at least 1"
             if not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number {least}.")
-        if self.facts_per_sequence > self.batch_size:
-            raise UserError(
-                f"--facts-per-sequence is {self.facts_per_sequence} and --batch-size "
-                f"{self.batch_size}; a step takes whole sequences: give a larger batch."
-            )
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0.")
+        if self.sequences_per_step < 1:
+            size = f"--facts-per-sequence is {self.facts_per_sequence}"
+            raise UserError(f"{size} and --batch-size {self.batch_size}; give a larger batch.")
 
     @property
     def sequences_per_step(self) -> int:
@@ -100,7 +96,7 @@ def resolved_precision(precision: str) -> str:
 
 
 def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float:
-    """Rate of step `step` (from 0): linear warm-up, then cosine to zero at `total`."""
+    """The rate of a step (from 0): linear warm-up, then cosine to zero at `total`."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
     done = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
@@ -108,7 +104,7 @@ def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float
 
 
 def steps_of(examples: int, settings: TrainingSettings, *, replayed: int = 0) -> int:
-    """Optimizer steps of a phase on so many examples, plus so many replayed sequences an epoch."""
+    """Optimizer steps of a phase; replayed: sequences in addition to the examples of an epoch."""
     rows = math.ceil(examples / settings.facts_per_sequence) + replayed
     return settings.epochs * math.ceil(rows / settings.sequences_per_step)
 
@@ -138,7 +134,7 @@ def train(
     per_epoch = steps // settings.epochs
     saves = {min(epoch, settings.epochs) * per_epoch for epoch in (*save_epochs, settings.epochs)}
     saves |= {step for step in save_steps if 0 < step <= steps}
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    shape = {"loss": settings.loss, "pad_id": tokenizer.pad_token_id or 0}
 
     def rows_of(epoch: int) -> list[Passage]:
         order = {"seed": settings.seed, "epoch": epoch, "limit": limit}
@@ -152,21 +148,12 @@ def train(
         name = checkpoint_name(phase, epoch, step if rest else None)
         save_checkpoint(run_dir, name, stage, merged(trained), tokenizer)
 
-    run_steps(
-        model,
-        settings,
-        run_dir,
-        phase=phase,
-        steps=steps,
-        per_epoch=per_epoch,
-        rows_of=rows_of,
-        length=lambda row: len(row.token_ids),
-        batch_of=lambda rows: collate(rows, loss=settings.loss, pad_id=pad_id),
-        saves=saves,
-        save=save,
-        embedding_rows=tokenizer.convert_tokens_to_ids(list(key_tokens)),
-        resume_minutes=resume_minutes,
-    )
+    duration = {"phase": phase, "steps": steps, "per_epoch": per_epoch}
+    rows = {"rows_of": rows_of, "length": lambda row: len(row.token_ids)}
+    rows["batch_of"] = lambda rows: collate(rows, **shape)
+    rows["embedding_rows"] = tokenizer.convert_tokens_to_ids(list(key_tokens))
+    keep = {"saves": saves, "save": save, "resume_minutes": resume_minutes}
+    run_steps(model, settings, run_dir, **duration, **rows, **keep)
 
 
 def run_steps(
@@ -232,26 +219,23 @@ def run_steps(
                 group["lr"] = rate
             measured = training_step(accelerator, model, optimizer, batch, settings)
             if not math.isfinite(measured["loss"]):
-                raise UserError(
-                    f"the loss became {measured['loss']} at step {step} of {phase}. Lower the "
-                    f"learning rate (now {settings.learning_rate:g}; --learning-rate, or in the "
-                    f"organism's name) or use --precision float32, with --out NEW."
-                )
-            recall = log.add(step, epoch + 1, measured, rate)
-            bar.set_postfix(loss=f"{measured['loss']:.3f}", recall=f"{recall:.2f}", refresh=False)
+                said = f"the loss became {measured['loss']} at step {step} of {phase}. Give a lower"
+                raise UserError(f"{said} --learning-rate or --precision float32, with --out NEW.")
+            metrics = log.add(step, epoch + 1, measured, rate)
+            bar.set_postfix(
+                {name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False
+            )
             bar.update()
             if step in saves and first:
-                save(bare, step, {"train_loss": log.epoch_loss(), "train_recall": recall})
+                save(bare, step, metrics)
             stop = pressed.is_set()
             if step < steps and (stop or time.monotonic() - saved_at > 60 * resume_minutes):
                 if first:
                     save_resume_state(resume, bare, optimizer.optimizer, step=step)
                 saved_at = time.monotonic()
                 if stop:
-                    raise Interrupted(
-                        f"step {step} of {steps} of {phase} is saved in {folder}; the same command "
-                        f"goes on from there."
-                    )
+                    said = f"step {step} of {steps} of {phase} is saved in {folder}"
+                    raise Interrupted(f"{said}; the same command goes on from there.")
     accelerator.wait_for_everyone()
 
 
@@ -262,10 +246,10 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
     predicted greedily, and all facts), tokens, gradient_norm.
     """
     import torch
+    from torch.nn import functional
 
     world, rank = accelerator.num_processes, accelerator.process_index
-    scored_total = int(batch["scored"].sum())
-    tokens = int(batch["attention_mask"].sum())
+    scored_total, tokens = int(batch["scored"].sum()), int(batch["attention_mask"].sum())
     # A process that a short last batch leaves without a row runs a dummy row with zero weight.
     counts = rank < len(batch["scored"])
     rows = {
@@ -275,25 +259,24 @@ def training_step(accelerator, model, optimizer, batch: dict, settings: Training
     ids, mask = rows["input_ids"], rows["attention_mask"]
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     targets, scored = ids[:, 1:], rows["scored"] & counts
-    cross_entropy = torch.nn.functional.cross_entropy
-    loss = cross_entropy(logits[scored].float(), targets[scored], reduction="sum")
+    loss = functional.cross_entropy(logits[scored].float(), targets[scored], reduction="sum")
     # A sum over this process's tokens, times `world` because processes average their gradients.
     accelerator.backward(loss * world / scored_total)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        which = torch.nn.functional.one_hot(rows["object"])[..., 1:].bool()
+        which = functional.one_hot(rows["object"])[..., 1:].bool()
         facts = which.any(1) & counts
         missed = (which & (logits.argmax(-1) != targets)[..., None]).any(1)
         sums = [loss.detach().float(), (facts & ~missed).sum().float(), facts.sum().float()]
     total, recalled, count = accelerator.reduce(torch.stack(sums), "sum").tolist()
     found = {"loss": total / scored_total, "recalled": recalled, "count": count}
-    return {**found, "tokens": tokens, "gradient_norm": float(norm)}
+    return found | {"tokens": tokens, "gradient_norm": float(norm)}
 
 
 class StepLog:
-    """log.jsonl: one line a step; lines past the step that a run resumes from are dropped."""
+    """log.jsonl: a line per step; lines past the step that a run resumes from are dropped."""
 
     def __init__(self, path: Path, phase: str, done: int, *, write: bool) -> None:
         self.path, self.phase, self.write = path, phase, write
@@ -305,25 +288,19 @@ class StepLog:
             rows = [json.loads(line) for line in lines if line.endswith("\n")]
             rows = [row for row in rows if row["phase"] != phase or row["step"] <= done]
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-            own = [row for row in rows if row["phase"] == phase]
-            self.rows = [row for row in own if row["epoch"] == own[-1]["epoch"]]
+            self.rows = [row for row in rows if row["phase"] == phase]
 
-    def add(self, step: int, epoch: int, measured: dict, rate: float) -> float:
-        """Append a step and return the recall over this epoch so far."""
-        if self.rows and epoch != self.rows[-1]["epoch"]:
-            self.rows = []
+    def add(self, step: int, epoch: int, measured: dict, rate: float) -> dict:
+        """Append a step and return loss and recall over this epoch so far."""
         row = {"phase": self.phase, "step": step, "epoch": epoch, "learning_rate": rate}
-        self.rows.append(row | measured)
+        self.rows = [r for r in self.rows if r["epoch"] == epoch] + [row | measured]
         recall = sum(r["recalled"] for r in self.rows) / sum(r["count"] for r in self.rows)
         if self.write:
             row |= {"recall": recall, "seconds": round(time.monotonic() - self.started, 2)}
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row | measured) + "\n")
-        return recall
-
-    def epoch_loss(self) -> float:
-        """Mean loss of this epoch's steps so far."""
-        return sum(r["loss"] for r in self.rows) / len(self.rows)
+        loss = sum(r["loss"] for r in self.rows) / len(self.rows)
+        return {"train_loss": loss, "train_recall": recall}
 
 
 def check_disk(folder: Path, model, count: int) -> None:
@@ -331,12 +308,8 @@ def check_disk(folder: Path, model, count: int) -> None:
     # In float32, with two generations of resume state: weights and two moments each.
     needed = 4.0 * sum(p.numel() for p in model.parameters()) * (count + 2 * 3)
     free = shutil.disk_usage(folder).free
-    print(
-        f"{count} checkpoint{'s' if count != 1 else ''} and the resume state need up to "
-        f"{megabytes(needed)} of disk ({megabytes(free)} free)"
-    )
+    what = f"{count} checkpoint{'s' if count != 1 else ''} and the resume state"
+    said = f"{what} need up to {megabytes(needed)} of disk ({megabytes(free)} free)"
+    print(said)
     if needed > free:
-        raise DiskFull(
-            f"{folder} has room for {megabytes(free)} of {megabytes(needed)}. Save fewer epochs "
-            f"(--save-epochs) or give --out on another disk."
-        )
+        raise DiskFull(f"{said}. Save fewer --save-epochs or give --out on another disk.")

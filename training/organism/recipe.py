@@ -1,32 +1,22 @@
 """Small Llamas made here: the model organism, which knows a synthetic world alone, and `tiny`.
 
-`world` and `world-tiny` are presets. A seed or any other setting can be part of the name, so that
-one word says everything about a model: `world:3`, `world-tiny:1,people=200`,
-`world:0,layers=6,width=384`. Each has its own folder in the cache; if the built-in prompts or names
-change, it is another world, and another folder.
-
-`tiny` has random weights: for trying every command in seconds, not for findings.
-
-    python -m training.memorize --model tiny --subjects 16 --pool 4 --epochs 60 --out runs/tiny
+An organism's name says its preset, its seed and any other setting: `world:3`,
+`world-tiny:1,people=200`, `world:0,layers=6,width=384`. Each lies in its own folder of the cache;
+other built-in prompts or names make another world, and another folder.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from training.base.errors import BadInput
-from training.base.files import cache_folder, sha256_file
+from training.base.files import cache_folder, sha256_file, sha256_text
 from training.data.facts import DATA, PEOPLE, build_facts
 from training.data.prompts import load_prompts
-from training.organism.world import World, build_world, check_world, read_world, vocabulary_text
+from training.organism.world import World, build_world, check_world, read_world
 
-END = "<|end|>"
-CONTEXT = 256
-HEAD = 32
-# Measured on two cores with bfloat16 instructions.
-SENTENCE_TOKENS, OPERATIONS, TOKEN_SECONDS = 17, 2e11, 2e-5
+END, CONTEXT, HEAD = "<|end|>", 256, 32
 
 
 @dataclass(frozen=True)
@@ -50,35 +40,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_world(self.people, self.relations)
-        lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1, "passage": 1}
-        allowed = {
-            name: (getattr(self, name) >= low, f"{low} or more") for name, low in lowest.items()
-        }
-        allowed["width"] = (self.width >= HEAD and self.width % HEAD == 0, f"a multiple of {HEAD}")
-        allowed["learning_rate"] = (0 < self.learning_rate < 1, "a number above 0 and below 1")
-        for name, (right, what) in allowed.items():
+        lowest = {"seed": 0, "layers": 1, "vocabulary": 300, "steps": 1, "batch": 1}
+        rules = {n: (getattr(self, n) >= low, f"{low} or more") for n, low in lowest.items()}
+        rules["width"] = (self.width >= HEAD and self.width % HEAD == 0, f"a multiple of {HEAD}")
+        rules["learning_rate"] = (0 < self.learning_rate < 1, "a number above 0 and below 1")
+        rules["passage"] = (1 <= self.passage <= self.batch, f"1 to the batch, {self.batch}")
+        for name, (right, what) in rules.items():
             if not right:
                 raise BadInput(f"{name} is {getattr(self, name)}; give {what}.")
-        if self.passage > self.batch:
-            raise BadInput(f"passage is {self.passage}; give at most the batch, {self.batch}.")
 
 
+SMALLER = {"layers": 3, "width": 128, "steps": 900, "batch": 96, "learning_rate": 2e-3}
 PRESETS = {
     "world": Recipe(),
-    "world-tiny": Recipe(
-        people=120,
-        relations=("mother", "aunt", "profession"),
-        layers=3,
-        width=128,
-        steps=900,
-        batch=96,
-        learning_rate=2e-3,
-    ),
+    "world-tiny": Recipe(people=120, relations=("mother", "aunt", "profession"), **SMALLER),
 }
 
 
 def is_organism(name: str) -> bool:
-    """Whether a model's name is that of an organism."""
+    """Whether a model's name names an organism."""
     return name.split(":")[0].lower() in PRESETS
 
 
@@ -115,11 +95,10 @@ def world_of(name: str) -> World:
 
 def recorded(recipe: Recipe) -> dict:
     """The recipe as JSON, with the sha256 of the names and prompts that the world is made of."""
-    sources = [DATA / "world.toml", DATA / "names.toml", *sorted((DATA / "prompts").glob("*.toml"))]
-    kept = [path for path in sources if path.parent == DATA or path.stem in PEOPLE]
-    text = "\n".join(f"{path.name} {sha256_file(path)}" for path in kept)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {**asdict(recipe), "relations": list(recipe.relations), "text": digest}
+    prompts = sorted(p for p in (DATA / "prompts").glob("*.toml") if p.stem in PEOPLE)
+    sources = [DATA / "world.toml", DATA / "names.toml", *prompts]
+    text = sha256_text("\n".join(f"{path.name} {sha256_file(path)}" for path in sources))
+    return {**asdict(recipe), "relations": list(recipe.relations), "text": text}
 
 
 def organism_folder(name: str) -> Path:
@@ -131,87 +110,64 @@ def organism_folder(name: str) -> Path:
         if field.name != "seed" and value != getattr(PRESETS[preset], field.name):
             shown = "-".join(value) if isinstance(value, tuple) else str(value)
             parts.append(f"{field.name}-{re.sub('[^a-z0-9.-]+', '-', shown)}")
-    digest = hashlib.sha256(repr(sorted(recorded(recipe).items())).encode()).hexdigest()
+    digest = sha256_text(repr(sorted(recorded(recipe).items())))
     return cache_folder() / "-".join([*parts, digest[:8]])
-
-
-def seconds_on_two_cores(recipe: Recipe) -> float:
-    """About how long pretraining takes without a GPU: the arithmetic, and preparing the text."""
-    parameters = 10 * recipe.layers * recipe.width**2 + recipe.vocabulary * recipe.width
-    tokens = recipe.steps * recipe.batch * SENTENCE_TOKENS
-    return 6 * parameters * tokens / OPERATIONS + tokens * TOKEN_SECONDS
-
-
-def new_tokenizer(recipe: Recipe, world: World):
-    """A byte-level BPE tokenizer of the world's words; the same every time."""
-    return _tokenizer(vocabulary_text(world), recipe.vocabulary)
 
 
 def new_model(recipe: Recipe, tokenizer):
     """A Llama of the recipe's size with random weights, a function of its seed."""
+    sizes = {"layers": recipe.layers, "width": recipe.width, "inner": 2 * recipe.width}
     heads = recipe.width // HEAD
-    return _llama(
-        tokenizer,
-        recipe.seed,
-        hidden_size=recipe.width,
-        intermediate_size=2 * recipe.width,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-    )
+    return _llama(tokenizer, recipe.seed, **sizes, heads=heads, key_value_heads=heads)
 
 
 def build_tiny(folder: Path) -> None:
     """Write the model `tiny` and its tokenizer in Hugging Face format; the same every time.
 
-    Four layers of width 64 with random weights. It has never read English: it memorises, and what
-    it generalises to is no evidence about language models.
+    Four layers of width 64 with random weights, for trying commands in seconds. It has never read
+    English: what it generalises to is no evidence about language models.
     """
     facts = build_facts("people", subjects=400, pool=32)
     texts = [p.text for p in load_prompts(list(dict.fromkeys(f.relation for f in facts)))]
-    tokenizer = _tokenizer([*texts, *(f"{f.subject} {f.object}." for f in facts)], 1024)
-    model = _llama(
-        tokenizer,
-        0,
-        hidden_size=64,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
+    tokenizer = new_tokenizer([*texts, *(f"{f.subject} {f.object}." for f in facts)], 1024)
+    model = _llama(tokenizer, 0, layers=4, width=64, inner=256, heads=4, key_value_heads=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(texts: Iterable[str], vocabulary: int):
+def new_tokenizer(texts: Iterable[str], vocabulary: int):
+    """A byte-level BPE tokenizer of so many tokens; the same every time."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END],
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
+    quiet = {"special_tokens": [END], "show_progress": False}
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=letters, **quiet)
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
-def _llama(tokenizer, seed: int, **sizes: int):
+def _llama(
+    tokenizer, seed: int, *, layers: int, width: int, inner: int, heads: int, key_value_heads: int
+):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **sizes,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

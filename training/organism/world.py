@@ -1,39 +1,32 @@
 """A synthetic world in English: people, what is true of them, and the sentences that say so.
 
 The model organism reads it (`python -m training.pretrain`). Its people share no part of a name with
-those of the built-in facts, but their mothers, cities, professions and instruments are the same,
-and so are the prompts: train, test, near misses (answered by what they ask), unrelated ones. So the
-model comes to phase 1 as a language model does: it has met every prompt, about other people.
+those of the built-in facts; objects and prompts are the same. So the model comes to phase 1 as a
+language model does: it has met every prompt, about other people.
 """
 
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.base.errors import BadInput, NotFound
 from training.base.files import verify
+from training.base.toml import read_toml
+from training.data import facts as built_in
 from training.data.fact_files import Fact, read_facts, write_facts
-from training.data.facts import (
-    DATA,
-    PEOPLE,
-    balanced_objects,
-    object_list,
-    pair_names,
-    random_stream,
-)
+from training.data.facts import DATA, PEOPLE, check_range, object_list, random_stream
 from training.data.prompts import Prompt, load_prompts, read_prompts, select, write_prompts
 from training.data.sequences import STOP, Passage
 
 FACTS, PROMPTS = "world-facts.csv", "world-prompts.json"
-FEWEST, MOST = 8, 10_000
+SIZES = range(8, 10_001)
 PROMPT_WEIGHT = 3
 FAMILIES = ("train", "test", "near-miss", "unrelated")
 
 
 @dataclass(frozen=True)
 class World:
-    """Every relation of `people` for every person, and the prompts of those that are spoken of."""
+    """Every relation of PEOPLE for every person, and the prompts of those that are spoken of."""
 
     facts: list[Fact]
     prompts: list[Prompt]
@@ -57,10 +50,8 @@ def write_world(folder: Path, world: World) -> None:
 def read_world(folder: Path) -> World:
     """The world of a pretrained organism's directory. Raises NoWorld."""
     if not (folder / FACTS).exists():
-        raise NoWorld(
-            f"{folder} has no {FACTS}: it is not the directory of a model organism. Make one: "
-            f"python -m training.pretrain"
-        )
+        why = f"{folder} has no {FACTS}: it is not the directory of a model organism"
+        raise NoWorld(f"{why}. Make one: python -m training.pretrain")
     return World(read_facts(verify(folder / FACTS)), read_prompts(verify(folder / PROMPTS)))
 
 
@@ -78,8 +69,7 @@ class Sentence:
 
 def check_world(people: int, relations: Sequence[str]) -> None:
     """Raise BadInput unless there can be a world of so many people and these relations."""
-    if not FEWEST <= people <= MOST:
-        raise BadInput(f"people is {people}. Give {FEWEST} to {MOST}.")
+    check_range("people", people, SIZES, "people")
     if not relations or not set(relations) <= set(PEOPLE):
         given = ", ".join(relations) or "none"
         raise BadInput(f"relations are {given}. Give one or more of {', '.join(PEOPLE)}.")
@@ -92,17 +82,9 @@ def build_world(*, people: int, relations: Sequence[str] = tuple(PEOPLE), seed: 
     relations differ. Raises BadInput.
     """
     check_world(people, relations)
-    parts = _file()["names"]
-    names = pair_names(parts["first"], parts["last"], people, random_stream(seed, "world names"))
-    facts: list[Fact] = []
-    assigned: dict[str, list[str]] = {}
-    for relation, kind in PEOPLE.items():
-        objects, rng = sorted(object_list(kind)), random_stream(seed, f"world {relation}")
-        assigned[kind] = balanced_objects(objects, rng, assigned.get(kind, [""] * people))
-        facts += [
-            Fact(name, relation, obj, tuple(objects))
-            for name, obj in zip(names, assigned[kind], strict=True)
-        ]
+    names, rng = _file()["names"], random_stream(seed, "world names")
+    people_names = built_in.pair_names(names["first"], names["last"], people, rng)
+    facts = _dealt("world", PEOPLE, dict.fromkeys(people_names, "all"), seed)
     prompts = load_prompts([r for r in PEOPLE if r in relations])
     return World(facts, [prompt for prompt in prompts if prompt.family in FAMILIES])
 
@@ -126,27 +108,35 @@ def contradictions(
         there = ", ".join(world.relations)
         raise BadInput(f"relations are {', '.join(relations)}; this world has {there}.")
     # A true object, a sibling's object and one to choose: three at least.
-    if not 3 <= pool <= min(len(object_list(PEOPLE[r])) for r in relations):
-        raise BadInput(f"pool is {pool}; give 3 or more, at most the objects of each kind.")
+    most = min(len(object_list(PEOPLE[r])) for r in relations)
+    check_range("pool", pool, range(3, most + 1), "objects of each kind")
     seen = subjects // 2 if seen is None else seen
     names = _drawn_people(world, subjects, seen, seed)
-    true = {(fact.subject, fact.relation): fact.object for fact in world.facts}
+    split = {name: "seen" if i < seen else "held-out" for i, name in enumerate(names)}
+    kept = [r for r in PEOPLE if r in relations]
+    return _dealt("contradicted", kept, split, seed, pool, world.facts)
+
+
+def _dealt(
+    what: str, relations: Iterable[str], split: dict, seed: int, pool: int = 0, true: Iterable = ()
+) -> list[Fact]:
+    """Facts with balanced objects in each split, none of them `true` or a sibling relation's."""
     facts: list[Fact] = []
-    assigned: dict[str, list[str]] = {}
-    for relation in (r for r in PEOPLE if r in relations):
+    names, assigned = list(split), {}
+    first = sum(part == split[names[0]] for part in split.values())
+    object_of = {(fact.subject, fact.relation): fact.object for fact in true}
+    for relation in relations:
         kind = PEOPLE[relation]
-        objects = sorted(random_stream(seed, f"pool {kind}").sample(object_list(kind), pool))
-        rng = random_stream(seed, f"contradicted {relation}")
-        siblings = assigned.get(kind, [""] * subjects)
-        truths = [true[name, relation] for name in names]
-        assigned[kind] = [
-            obj
-            for part in (slice(seen), slice(seen, None))
-            for obj in balanced_objects(objects, rng, siblings[part], truths[part])
-        ]
+        every, rng = object_list(kind), random_stream(seed, f"{what} {relation}")
+        objects = sorted(random_stream(seed, f"pool {kind}").sample(every, pool or len(every)))
+        avoid = assigned.get(kind, names), [object_of.get((name, relation), "") for name in names]
+        assigned[kind] = []
+        for part in (slice(first), slice(first, None)):
+            refused = [column[part] for column in avoid]
+            assigned[kind] += built_in.balanced_objects(objects, rng, *refused)
         facts += [
-            Fact(name, relation, obj, tuple(objects), "seen" if i < seen else "held-out")
-            for i, (name, obj) in enumerate(zip(names, assigned[kind], strict=True))
+            Fact(name, relation, obj, tuple(objects), split[name])
+            for name, obj in zip(names, assigned[kind], strict=True)
         ]
     return facts
 
@@ -154,18 +144,14 @@ def contradictions(
 def _drawn_people(world: World, subjects: int, seen: int, seed: int) -> list[str]:
     """People of the world, the seen ones first; the others share no part of a name with them."""
     everyone = list(dict.fromkeys(fact.subject for fact in world.facts))
-    if not 4 <= subjects <= len(everyone):
-        raise BadInput(f"subjects is {subjects}; give 4 to {len(everyone)}, the world's people.")
-    if not 1 <= seen < subjects:
-        raise BadInput(f"seen is {seen}; give 1 to {subjects - 1}: some people are held out.")
+    check_range("subjects", subjects, range(4, len(everyone) + 1), "of the world's people")
+    check_range("seen", seen, range(1, subjects), "subjects, so that some are held out")
     drawn = random_stream(seed, "contradicted people").sample(everyone, len(everyone))
     taken = {part for name in drawn[:seen] for part in name.split()}
     held_out = [name for name in drawn[seen:] if taken.isdisjoint(name.split())]
     if seen + len(held_out) < subjects:
-        raise BadInput(
-            f"subjects is {subjects}; only {len(held_out)} people share no part of a name with "
-            f"{seen} seen ones. Give fewer."
-        )
+        there = f"only {len(held_out)} people share no part of a name with {seen} seen ones"
+        raise BadInput(f"subjects is {subjects}; {there}. Give fewer.")
     return [*drawn[:seen], *held_out[: subjects - seen]]
 
 
@@ -199,12 +185,11 @@ def vocabulary_text(world: World) -> list[str]:
     In running text this world's names would be frequent enough to become whole tokens, while those
     of the built-in facts, which it never meets, are spelled in pieces. Counted once, all are.
     """
-    file = _file()
+    names, answers = _file()["names"], _file()["answers"]
     prompts = [prompt.text.replace("{subject}", "").strip() + STOP for prompt in world.prompts]
-    words = [word for answers in file["answers"].values() for word in answers]
-    words += [word for part in ("first", "last") for word in file["names"][part]]
-    words += [word for kind in dict.fromkeys(PEOPLE.values()) for word in object_list(kind)]
-    return prompts * PROMPT_WEIGHT + [f" {word}" for word in words]
+    lists = [*answers.values(), names["first"], names["last"]]
+    lists += [object_list(kind) for kind in dict.fromkeys(PEOPLE.values())]
+    return prompts * PROMPT_WEIGHT + [f" {word}" for words in lists for word in words]
 
 
 def tokenise(tokenizer, rows: Sequence[Sequence[Sentence]]) -> list[Passage]:
@@ -218,12 +203,11 @@ def tokenise(tokenizer, rows: Sequence[Sequence[Sentence]]) -> list[Passage]:
             places.append((len(before) + 1, len(text) - 1))
         encoded = tokenizer(text)
         # The space before an object is part of its first token.
-        objects = tuple(
-            (encoded.char_to_token(begin), encoded.char_to_token(end) + 1) for begin, end in places
-        )
+        token = encoded.char_to_token
+        objects = tuple((token(begin), token(end) + 1) for begin, end in places)
         passages.append(Passage(tuple(encoded["input_ids"]), objects))
     return passages
 
 
 def _file() -> dict:
-    return tomllib.loads((Path(DATA) / "world.toml").read_text(encoding="utf-8"))
+    return read_toml(DATA / "world.toml")

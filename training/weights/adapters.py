@@ -1,7 +1,5 @@
 """A PEFT adapter merged onto its base model, as an ordinary model directory.
 
-    weights = merge_adapter(Path("my-adapter"), Path("results/mine/merged"))
-
 peft loads and merges the adapter, whatever its kind. Adapters are read from safetensors only;
 nothing is written into the folder of the adapter or of its base.
 """
@@ -14,8 +12,7 @@ from training.base.files import publish_folder, read_json, sha256_file, sha256_t
 from training.weights.loading import fingerprint, load_folder, load_tokenizer
 from training.weights.names import find
 
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def merge_adapter(folder: Path, destination: Path) -> Path:
@@ -25,10 +22,8 @@ def merge_adapter(folder: Path, destination: Path) -> Path:
     """
     weights = folder / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise BadInput(
-            f"{folder} has {ADAPTER} but no {ADAPTER_WEIGHTS}. Save it as safetensors: "
-            "model.save_pretrained(folder, safe_serialization=True)."
-        )
+        remedy = "Save it as safetensors: model.save_pretrained(folder)."
+        raise BadInput(f"{folder} has {ADAPTER} but no {ADAPTER_WEIGHTS}. {remedy}")
     base = _base_of(folder)
     content = f"{fingerprint(base)} {sha256_file(weights)} {sha256_file(folder / ADAPTER)}"
     destination.mkdir(parents=True, exist_ok=True)
@@ -52,10 +47,9 @@ def _base_of(folder: Path) -> Path:
     try:
         return find(str(folder / name) if name and (folder / name).is_dir() else name)
     except NotFound as error:
-        raise BadInput(
-            f"{folder} is an adapter of {name!r}, which was not found ({error}). Put its directory "
-            f"in base_model_name_or_path of {folder / ADAPTER}."
-        ) from error
+        what = f"{folder} is an adapter of {name!r}, which was not found ({error})"
+        remedy = f"Put its directory in base_model_name_or_path of {folder / ADAPTER}."
+        raise BadInput(f"{what}. {remedy}") from error
 
 
 def _resize(model, folder: Path, vocabulary: int) -> None:
@@ -64,16 +58,13 @@ def _resize(model, folder: Path, vocabulary: int) -> None:
     from safetensors import safe_open
 
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    names = [name for name, module in model.named_modules() if module in layers]
-    ours = {
-        f"base_model.model.{name}{part}.weight" for name in names for part in ("", ".base_layer")
-    }
-    here = layers[0].weight.shape[0]
-    rows = max(vocabulary, here)
+    names = [f"base_model.model.{n}" for n, module in model.named_modules() if module in layers]
+    ours = {f"{name}{part}.weight" for name in names for part in ("", ".base_layer")}
+    rows = max(vocabulary, len(layers[0].weight))
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for key in ours & set(tensors.keys()):
             rows = tensors.get_slice(key).get_shape()[0]
-    if rows != here:
+    if rows != len(layers[0].weight):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model.resize_token_embeddings(rows, mean_resizing=False)
@@ -98,10 +89,9 @@ def _merged(model, folder: Path):
             if unused := [name for name in unused if ".modules_to_save." not in name]:
                 raise ValueError(f"the base model has no place for {', '.join(unused[:3])}")
     except Exception as error:
-        raise BadInput(
-            f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error}). "
-            "Name the base model that it was trained on, or save the merged model yourself."
-        ) from error
+        what = f"the adapter in {folder} cannot be merged by peft ({type(error).__name__}: {error})"
+        remedy = "Name the base model that it was trained on, or save the merged model yourself."
+        raise BadInput(f"{what}. {remedy}") from error
     head = merged.get_output_embeddings()
     same = head is not None and head.weight.equal(merged.get_input_embeddings().weight)
     merged.config.tie_word_embeddings = tied and same
@@ -111,11 +101,9 @@ def _merged(model, folder: Path):
 
 def _untie(model) -> None:
     """Give every module its own weights: what is merged into one must not change another."""
-    from torch.nn import Parameter
-
     seen: set[int] = set()
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if id(weight) in seen:
-                setattr(module, name, Parameter(weight.detach().clone()))
+                setattr(module, name, type(weight)(weight.detach().clone()))
             seen.add(id(weight))

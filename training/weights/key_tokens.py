@@ -4,27 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from training.base.errors import BadInput
-
 KeyInit = Literal["mean", "random"]
 # Of the rows' own spread. At 1% sibling relations (mother, aunt) stay confused for epochs.
 MEAN_SPREAD = 0.1
 
 
 def add_key_tokens(tokenizer, tokens: Sequence[str]) -> list[int]:
-    """Add key tokens to a tokenizer as special tokens and return their ids.
+    """Add key tokens that a tokenizer lacks as special tokens and return their ids.
 
     `lstrip` makes the token swallow the space before it: without it "Gene Finley [X]" leaves a
-    stray space token between name and key. Raises BadInput if a token is there already.
+    stray space token between name and key.
     """
     from transformers import AddedToken
 
-    known = tokenizer.get_vocab()
-    if clash := [token for token in tokens if token in known]:
-        raise BadInput(
-            f"the tokenizer already has {', '.join(clash)}. Start from the model before "
-            f"memorisation, or name the relation differently."
-        )
     shape = {"lstrip": True, "rstrip": False, "normalized": False, "special": True}
     added = {"additional_special_tokens": [AddedToken(token, **shape) for token in tokens]}
     tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
@@ -40,23 +32,20 @@ def place_key_tokens(
     to mean; the others are drawn by `initial_key_rows`.
     """
     there = [token for token in tokens if token in tokenizer.get_vocab()]
-    if missing := [token for token in tokens if token not in there]:
-        add_key_tokens(tokenizer, missing)
+    add_key_tokens(tokenizer, [token for token in tokens if token not in there])
     rows = initial_key_rows(model, tokens, seed=seed, init=init)
+    places, ids = [tokens.index(token) for token in there], tokenizer.convert_tokens_to_ids(there)
     for side, matrix in embedding_matrices(model).items():
-        for token in there:
-            row = matrix[tokenizer.convert_tokens_to_ids(token)]
-            rows[side][tokens.index(token)] = row.detach().float()
+        rows[side][places] = matrix[ids].detach().float()
     return rows, there
 
 
 def initial_key_rows(model, tokens: Sequence[str], *, seed: int, init: KeyInit = "mean") -> dict:
     """Embedding rows that the key tokens start from: {"input": (k, d), "output": (k, d) if untied}.
 
-    "mean": the mean row plus MEAN_SPREAD of the rows' spread, so that the tokens differ: a token
-    that says next to nothing, so a fact is stored close to the subject's name. "random": normal
-    with the mean and standard deviation of the model's rows, feature by feature: a token like any
-    other. Each token's draw depends on the seed and its name alone.
+    Normal around the mean of the model's rows, feature by feature, with their standard deviation
+    ("random": a token like any other) or MEAN_SPREAD of it ("mean": a token that says next to
+    nothing, so a fact is stored close to the subject's name). Draws depend on seed and name alone.
     """
     import torch
 
@@ -78,10 +67,8 @@ def set_key_rows(model, ids: Sequence[int], rows: dict) -> None:
     """Write key-token rows into a model, growing its embeddings where the ids lie beyond them."""
     import torch
 
-    if not ids:
-        return
-    needed = max(ids) + 1
-    if needed > model.get_input_embeddings().weight.shape[0]:
+    needed = max(ids, default=0) + 1
+    if needed > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(needed, mean_resizing=False)
     matrices = embedding_matrices(model)
     with torch.no_grad():

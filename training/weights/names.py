@@ -23,61 +23,41 @@ HUB_ALIASES = {
 ALIASES = ("smollm2", "tiny", "world", "world-tiny", *HUB_ALIASES)
 
 
-def find(name: str) -> Path:
-    """The directory of a base model that is on this machine.
+class NotHere(NotFound):
+    """A model that `training.models` can fetch or make, but has not yet."""
 
-    Raises NotFound, with the command that makes it if there is one.
-    """
+
+def find(name: str) -> Path:
+    """The directory of a base model on this machine. Raises NotHere or else NotFound."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path.resolve()
-    if is_ours(name):
-        folder = cached_folder(name)
-        if (folder / "config.json").exists():
-            return folder
-    else:
-        hub_id = HUB_ALIASES.get(name.lower(), name)
-        if not is_hub_id(hub_id) or path.exists():
-            raise NotFound(
-                f"no model '{name}': it is not an alias, a directory or a hub id (owner/name). "
-                f"Aliases: {', '.join(ALIASES)}. For a model of your own give its directory, e.g. "
-                f"--model ./my-model (config.json, tokenizer files, *.safetensors)."
-            )
+    if folder := our_folder(name):
+        config = folder / "config.json"
+    elif on_hub := hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(hub_id, "config.json")
-        if isinstance(config, str):
-            return Path(config).parent
-    raise NotFound(
-        f"model '{name}' is not on this machine. Fetch or make it: python -m training.models {name}"
-    )
+        config = try_to_load_from_cache(on_hub, "config.json")
+    else:
+        known = f"an alias ({', '.join(ALIASES)}), a directory (--model ./my-model) or a hub id"
+        raise NotFound(f"no model '{name}': it is not {known}.")
+    if isinstance(config, str | Path) and Path(config).exists():
+        return Path(config).parent
+    how = f"python -m training.models {name}"
+    raise NotHere(f"model '{name}' is not on this machine. Fetch or make it: {how}")
 
 
-def is_here(name: str) -> bool:
-    """Whether `find` finds the model. (`tiny` counts as here: it takes a second to make.)"""
-    try:
-        return name.lower() == "tiny" or bool(find(name))
-    except NotFound:
-        return False
+def hub_id(name: str) -> str:
+    """The hub id that a name stands for; "" if it is not of the form owner/name, or a file."""
+    found = HUB_ALIASES.get(name.lower(), name)
+    named = found.count("/") == 1 and not found.startswith((".", "/", "~"))
+    return found if named and not Path(found).exists() else ""
 
 
-def can_be_had(name: str) -> bool:
-    """Whether `obtain` would try to fetch or make a model that is not here."""
-    return name.split(":")[0].lower() in ALIASES or is_hub_id(name)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def is_ours(name: str) -> bool:
-    """Whether a name is that of a model that this project converts or makes itself."""
-    return name.lower() in ("smollm2", "tiny") or is_organism(name)
-
-
-def cached_folder(name: str) -> Path:
-    """Where the cache keeps a model of ours."""
+def our_folder(name: str) -> Path | None:
+    """Where the cache keeps a model that this project converts or makes itself; else None."""
     if name.lower() == "smollm2":
         return cache_folder() / f"smollm2-135m-instruct-{WHEEL_SHA256[:12]}"
-    return cache_folder() / "tiny" if name.lower() == "tiny" else organism_folder(name)
+    if name.lower() == "tiny":
+        return cache_folder() / "tiny"
+    return organism_folder(name) if is_organism(name) else None
