@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.measures.checks import DegenerateStates, NotIdentifiable, RepeatedEntity, TooFewRows
+from analysis.measures.checks import DegenerateStates, NotIdentifiable, TooFewRows
 from analysis.measures.controls import (
     control_labels,
     linear_probe,
@@ -19,6 +19,7 @@ from analysis.probes import Options, main
 from analysis.tables.probe_controls import CONTROLS, MEASURES, control_table, spread
 from figures import probes as pictures
 from probing.states import Design
+from training.base.errors import BadInput
 from training.runs.directory import Run
 from training.runs.table_files import pick
 
@@ -195,7 +196,7 @@ def test_a_ridge_map_finds_what_a_rotation_hid_and_nothing_in_independent_states
     assert independent == pytest.approx(1 / 16, abs=0.04)
     assert rotated.chance.mean() == pytest.approx(1 / 16)
     assert ridge_map(x, x + 7).unmapped.mean() == 1
-    with pytest.raises(RepeatedEntity):
+    with pytest.raises(BadInput, match="40 entities in 80 rows"):
         ridge_map(x, x, np.arange(80) // 2)
 
 

@@ -668,11 +668,11 @@ UNFIT = [
     (inputs.BadInput, "row 3", lambda f: f(wild(np.nan), GOOD)),
     (inputs.BadInput, "y has NaN or infinity in row 3", lambda f: f(GOOD, wild(-np.inf))),
     (inputs.DegenerateStates, "same state in every row", lambda f: f(GOOD, np.full((24, 4), 0.1))),
-    (inputs.DuplicateRows, "14 of 24 rows", lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD)),
+    (inputs.DegenerateStates, "14 of 24 rows", lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD)),
     (inputs.BadInput, r"\(24,\)", lambda f: f(GOOD[:, 0], GOOD)),
     (inputs.BadInput, "cannot be read", lambda f: f([["a", "b"]] * 24, GOOD)),
     (
-        inputs.RepeatedEntity,
+        inputs.BadInput,
         "12 entities in 24 rows",
         lambda f: f(GOOD, GOOD, groups=np.arange(24) // 2),
     ),
@@ -760,7 +760,7 @@ def test_unequal_prompts_and_repeated_subjects_are_refused():
 
     with pytest.raises(BadInput, match=r"\[1, 2\]"):
         crossed_contrast(XS, [XS[:1], XS])
-    with pytest.raises(inputs.RepeatedEntity, match="12 entities in 24 rows"):
+    with pytest.raises(inputs.BadInput, match="12 entities in 24 rows"):
         crossed_contrast(XS, XS, groups=np.arange(24) // 2)
 
 

@@ -131,7 +131,7 @@ def test_the_jackknife_interval_of_cka_covers_where_a_row_bootstrap_does_not_eve
         for i in rows
     ]
     assert np.mean(faked) > 0.2
-    with pytest.raises(inputs.DuplicateRows, match="equal another row exactly"):
+    with pytest.raises(inputs.DegenerateStates, match="equal another row exactly"):
         linear_cka(x[rows[0]], y[rows[0]])
 
 

@@ -4,9 +4,8 @@ Leaving a row out has a closed form in the U-centred Grams, and permuting rows c
 U-centring (see analysis.measures.hsic), so both cost about as much as the plain values.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from analysis.measures import hsic
 from analysis.measures.checks import Array, Groups, TooFewRows, to_site_pair
@@ -17,7 +16,12 @@ GATHER_ELEMENTS = 65_536
 
 
 def leave_one_out_cka(
-    xs: Any, ys: Any, groups: Groups = None, *, grid: bool = False, allow_degenerate: bool = False
+    xs: ArrayLike,
+    ys: ArrayLike,
+    groups: Groups = None,
+    *,
+    grid: bool = False,
+    allow_degenerate: bool = False,
 ) -> tuple[Array, Array]:
     """Debiased CKA of stacked sites and all its delete-one values, for `jackknife_interval`.
 
@@ -28,9 +32,8 @@ def leave_one_out_cka(
     n = xs.shape[1]
     if n < 5:
         raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
-    across = _row_products_grid if grid else _row_products
     blocks = [
-        (across(a, b), _row_products(a, a), _row_products(b, b))
+        (_row_products(a, b, grid), _row_products(a, a), _row_products(b, b))
         for _, a, b in hsic.u_centred_blocks(xs, ys)
     ]
     xy, xx, yy = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
@@ -38,17 +41,15 @@ def leave_one_out_cka(
         total = rows.sum(axis=-1)
         total = hsic.nan_where_degenerate(stack, total, name, allow_degenerate=allow_degenerate)
         rows[np.isnan(total)] = np.nan
-    totals = [z.sum(axis=-1) for z in (xy, xx, yy)]
-    left_out = [
-        total[..., None] - hsic.leave_one_out_factor(n) * z
-        for total, z in zip(totals, (xy, xx, yy), strict=True)
-    ]
-    return _ratio(*totals, grid), _ratio(*left_out, grid)
+    totals = [z.sum(axis=-1, keepdims=True) for z in (xy, xx, yy)]
+    factor = hsic.leave_one_out_factor(n)
+    left_out = [t - factor * z for t, z in zip(totals, (xy, xx, yy), strict=True)]
+    return _ratio(*totals, grid=grid)[..., 0], _ratio(*left_out, grid=grid)
 
 
 def permutation_null_cka(
-    xs: Any,
-    ys: Any,
+    xs: ArrayLike,
+    ys: ArrayLike,
     n: int = 999,
     rng: Rng = 0,
     groups: Groups = None,
@@ -64,12 +65,8 @@ def permutation_null_cka(
     """
     xs, ys = to_site_pair(xs, ys, groups, same_sites=not grid)
     rows, s, t = xs.shape[1], len(xs), len(ys)
-    norms = [
-        hsic.nan_where_degenerate(
-            stack, hsic.self_hsic1(stack), name, allow_degenerate=allow_degenerate
-        )
-        for stack, name in ((xs, "xs"), (ys, "ys"))
-    ]
+    own, how = hsic.self_hsic1, {"allow_degenerate": allow_degenerate}
+    xx, yy = (hsic.nan_where_degenerate(z, own(z), k, **how) for z, k in ((xs, "xs"), (ys, "ys")))
     draws = permutations(rows, n, rng)
     a, b = _grams_by_pair(xs, ys)
     upper = np.triu_indices(rows, 1)
@@ -81,7 +78,7 @@ def permutation_null_cka(
         for draw, p in zip(null, draws, strict=True):
             b_pairs = b.take(p.take(i) * rows + p.take(j), axis=0)
             draw += 2 * (a_pairs.T @ b_pairs if grid else np.einsum("ms,ms->s", a_pairs, b_pairs))
-    return _ratio(null, *norms, grid)
+    return _ratio(null, xx, yy, grid=grid)
 
 
 def _grams_by_pair(xs: Array, ys: Array) -> tuple[Array, Array]:
@@ -94,7 +91,7 @@ def _grams_by_pair(xs: Array, ys: Array) -> tuple[Array, Array]:
     return grams[0].reshape(n * n, -1), grams[1].reshape(n * n, -1)
 
 
-def _ratio(xy: Array, xx: Array, yy: Array, grid: bool) -> Array:
+def _ratio(xy: Array, xx: Array, yy: Array, *, grid: bool) -> Array:
     """xy / sqrt(xx yy) of paired sites, or of all pairs of a grid; NaN without variance."""
     if grid:
         xx, yy = xx[:, None], yy[None, :]
@@ -103,11 +100,8 @@ def _ratio(xy: Array, xx: Array, yy: Array, grid: bool) -> Array:
     return np.where((xx > 0) & (yy > 0), ratio, np.nan)
 
 
-def _row_products(a: Array, b: Array) -> Array:
-    """(S, m): sum_j A_ij B_ij of paired sites, from rows (S, m, n)."""
+def _row_products(a: Array, b: Array, grid: bool = False) -> Array:
+    """(S, m) sum_j A_ij B_ij of rows (S, m, n), (S, m, n); grid: (S, T, m), b (T, m, n)."""
+    if grid:
+        return (a.transpose(1, 0, 2) @ b.transpose(1, 2, 0)).transpose(1, 2, 0)
     return np.einsum("sib,sib->si", a, b)
-
-
-def _row_products_grid(a: Array, b: Array) -> Array:
-    """(S, T, m): sum_j A_ij B_ij of all pairs of sites, from rows (S, m, n) and (T, m, n)."""
-    return (a.transpose(1, 0, 2) @ b.transpose(1, 2, 0)).transpose(1, 2, 0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import DegenerateStates, DuplicateRows, NotIdentifiable
+from analysis.measures.checks import DegenerateStates, NotIdentifiable
 from analysis.measures.contrast import crossed_contrast, interaction, label_kernel
 from analysis.measures.hsic import leave_one_out_factor, linear_gram, nan_where_degenerate, u_centre
 from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
@@ -228,7 +228,7 @@ def _mean_contrast(contrast: Callable, xs: dict, ys: dict, calls: list[dict], **
     """
     try:
         found = [contrast(xs, ys, **call, **options) for call in calls]
-    except (DegenerateStates, DuplicateRows, NotIdentifiable) as error:
+    except (DegenerateStates, NotIdentifiable) as error:
         null = np.full(options["n"], np.nan)
         return {"value": np.nan, "null": null, "reason": str(error).split(".")[0]}
     names = ("value", "per_prompt", "leave_one_out", "null")
