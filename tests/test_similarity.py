@@ -758,7 +758,7 @@ def test_what_the_data_cannot_answer_is_said_with_the_reason(call, why):
 
 def test_unequal_prompts_and_repeated_subjects_are_refused():
 
-    with pytest.raises(BadInput, match=r"\[1, 2\]"):
+    with pytest.raises(BadInput, match=r"\(1, 4, 4\), \(2, 4, 4\)"):
         crossed_contrast(XS, [XS[:1], XS])
     with pytest.raises(inputs.BadInput, match="12 entities in 24 rows"):
         crossed_contrast(XS, XS, groups=np.arange(24) // 2)

@@ -5,24 +5,15 @@ shared codes do not (measures.md, sections 4 and 8). The fitted and the scored s
 the same, so a probe cannot answer by the name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from analysis.measures.checks import (
-    Array,
-    Groups,
-    NotIdentifiable,
-    TooFewRows,
-    check_paired,
-    check_varied,
-    first_reasons,
-    site_reasons,
-    to_float64,
-    to_labels,
-)
+from analysis.measures import checks
+from analysis.measures.checks import Array, Groups, NotIdentifiable
 from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
 
@@ -86,13 +77,12 @@ class Transfer:
         an object at once. A null over subjects takes that for evidence; this one does not.
         """
         size = int(max(self.labels.max(), self.predictions.max())) + 1
-        tables = np.zeros((len(self.reasons), size, size))
+        tables = np.full((len(self.reasons), size, size), np.nan)
         for s, reason in enumerate(self.reasons):
             if reason is None:
-                for answers in self.predictions[:, :, s]:
-                    np.add.at(tables[s], (self.labels, answers), 1 / self.predictions[:, :, s].size)
-            else:
-                tables[s] = np.nan
+                pairs = (self.labels * size + self.predictions[:, :, s]).ravel()
+                counts = np.bincount(pairs, minlength=size * size)
+                tables[s] = counts.reshape(size, size) / len(pairs)
         orders = permutations(size, draws, rng)
         null = [tables[:, np.arange(size), order].sum(axis=1) for order in orders]
         return np.array(null).reshape(draws, len(tables))
@@ -112,7 +102,7 @@ class FittedProbes:
     majority: Array
     reasons: tuple[str | None, ...]
 
-    def score(self, y: Any, *, allow_degenerate: bool = False) -> Transfer:
+    def score(self, y: ArrayLike, *, allow_degenerate: bool = False) -> Transfer:
         """Predict each subject's object from its states y, (n, S, d) or (P, n, S, d).
 
         y is standardised by the fitting subjects of the fold, prompt by prompt and without labels,
@@ -122,7 +112,7 @@ class FittedProbes:
 
         y = _prompts(y, "y", len(self.labels), len(self.reasons))
         own = [_site_reasons(prompt, "y", allow_degenerate) for prompt in y]
-        reasons = first_reasons(self.reasons, *own)
+        reasons = checks.first_reasons(self.reasons, *own)
         predictions = np.full(y.shape[:3], NO_PREDICTION)
         for s, probes in enumerate(self.estimators):
             if reasons[s] is not None:
@@ -138,7 +128,13 @@ class FittedProbes:
 
 
 def transfer(
-    x: Any, y: Any, labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    labels: Sequence | Array,
+    subjects: Groups = None,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
 ) -> Transfer:
     """Fit object probes on states x of some subjects, score them on states y of the others.
 
@@ -153,15 +149,15 @@ def transfer(
     standardised by the fitting subjects of the fold. Objects unseen in the fitting rows count as
     wrong. Raises NotIdentifiable (one object, or one that occurs once), and as `linear_cka`.
     """
-    x, y = to_float64(x, "x"), to_float64(y, "y")
+    x, y = checks.to_float64(x, "x"), checks.to_float64(y, "y")
     if x.ndim == 2:
         x, y = x[:, None], y[..., None, :]
     return fit_probes(x, labels, subjects, folds=folds, seed=seed).score(y)
 
 
 def fit_probes(
-    x: Any,
-    labels: Any,
+    x: ArrayLike,
+    labels: Sequence | Array,
     subjects: Groups = None,
     *,
     folds: int = FOLDS,
@@ -186,8 +182,8 @@ def fit_probes(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x = _prompts(x, "x", len(labels))[0]
-    codes = to_labels(labels, len(x))
+    states = _prompts(x, "x", len(labels))[0]
+    codes = checks.to_labels(labels, len(states))
     check_objects(codes)
     fold = subject_folds(codes, subjects, folds=folds, seed=seed)
     majority = np.empty_like(codes)
@@ -199,9 +195,9 @@ def fit_probes(
 
     def fitted(s: int, k: int) -> Any:
         fit = fold != k
-        return make_pipeline(StandardScaler(), make()).fit(x[fit, s], codes[fit])[-1]
+        return make_pipeline(StandardScaler(), make()).fit(states[fit, s], codes[fit])[-1]
 
-    reasons = _site_reasons(x, "x", allow_degenerate)
+    reasons = _site_reasons(states, "x", allow_degenerate)
     estimators = tuple(
         tuple(fitted(s, k) for k in range(folds if reason is None else 0))
         for s, reason in enumerate(reasons)
@@ -210,17 +206,17 @@ def fit_probes(
 
 
 def subject_folds(
-    labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    labels: Sequence | Array, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> Array:
     """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as possible.
 
     The same arguments give the same folds. Raises TooFewRows with fewer subjects than folds.
     """
-    codes = to_labels(labels, len(labels))
-    who = np.arange(len(codes)) if subjects is None else to_labels(subjects, len(codes), "subjects")
+    codes = checks.to_labels(labels, len(labels))
+    who = checks.to_entities(subjects, len(codes), "subjects")
     _, first = np.unique(who, return_index=True)
     if not 2 <= folds <= len(first):
-        raise TooFewRows(
+        raise checks.TooFewRows(
             f"folds={folds} with {len(first)} subjects; expected 2 to one per subject: give more "
             "subjects or fewer folds"
         )
@@ -231,20 +227,19 @@ def subject_folds(
     return of_subject[who]
 
 
-def check_objects(labels: Any) -> None:
+def check_objects(labels: ArrayLike) -> None:
     """Raises NotIdentifiable unless there are two objects and each occurs at least twice."""
     objects, counts = np.unique(labels, return_counts=True)
-    once = int((counts == 1).sum())
+    once, n = int((counts == 1).sum()), int(counts.sum())
     if len(objects) >= 2 and not once:
         return
+    what = f"{once} objects occur once, so they cannot be known from other subjects"
     if len(objects) < 2:
         what = "all have one object"
-    elif once == len(labels):
+    elif once == n:
         what = "all have different objects, so none can be known from other subjects"
-    else:
-        what = f"{once} objects occur once, so they cannot be known from other subjects"
     raise NotIdentifiable(
-        f"not identifiable: of {len(labels)} scored subjects {what}; an object probe needs two "
+        f"not identifiable: of {n} scored subjects {what}; an object probe needs two "
         "objects or more, each of at least two subjects"
     )
 
@@ -258,26 +253,23 @@ def check_two_classes(counts: Array, fold: int) -> None:
         )
 
 
-def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
+def _prompts(states: ArrayLike, name: str, n: int, sites: int | None = None) -> Array:
     """States (P, n, S, d) given as (n, S, d) or (P, n, S, d); checked for rows and sites."""
-    states = to_float64(states, name)
-    states = states[None] if states.ndim == 3 else states
-    if states.ndim != 4 or len(states) == 0:
-        raise BadInput(
-            f"{name} has shape {states.shape}; expected (n, sites, d) or (prompts, n, sites, d)"
-        )
-    check_paired(n, states.shape[1])
-    if sites not in (None, states.shape[2]):
-        raise BadInput(
-            f"{name} has {states.shape[2]} sites, the probes were fitted at {sites}: give the same"
-        )
-    return states
+    found = checks.to_float64(states, name)
+    found = found[None] if found.ndim == 3 else found
+    if found.ndim != 4 or len(found) == 0:
+        wanted = "(n, sites, d) or (prompts, n, sites, d)"
+        raise BadInput(f"{name} has shape {found.shape}; expected {wanted}")
+    checks.check_paired(n, found.shape[1])
+    if sites not in (None, found.shape[2]):
+        raise BadInput(f"{name} has {found.shape[2]} sites; expected {sites}, as were fitted")
+    return found
 
 
 def _site_reasons(states: Array, name: str, allow_degenerate: bool) -> list[str | None]:
     """Per site of (n, S, d) why it allows no probe, or None."""
-    sites = states.transpose(1, 0, 2)
-    if not allow_degenerate:
-        for s, site in enumerate(sites):
-            check_varied(site, f"{name} at site {s}")
-    return site_reasons(sites)
+    reasons = checks.site_reasons(states.transpose(1, 0, 2))
+    for s, reason in enumerate(reasons):
+        if reason and not allow_degenerate:
+            raise checks.DegenerateStates(f"{name} at site {s}: {reason}; leave this site out")
+    return reasons
