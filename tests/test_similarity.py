@@ -668,14 +668,14 @@ UNFIT = [
     (inputs.BadInput, "row 3", lambda f: f(wild(np.nan), GOOD)),
     (inputs.BadInput, "y has NaN or infinity in row 3", lambda f: f(GOOD, wild(-np.inf))),
     (inputs.DegenerateStates, "same state in every row", lambda f: f(GOOD, np.full((24, 4), 0.1))),
-    (inputs.DegenerateStates, "14 of 24 rows", lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD)),
+    (
+        inputs.DegenerateStates,
+        "14 of 24 rows",
+        lambda f: f(GOOD[[0] * 14 + list(range(1, 11))], GOOD),
+    ),
     (inputs.BadInput, r"\(24,\)", lambda f: f(GOOD[:, 0], GOOD)),
     (inputs.BadInput, "cannot be read", lambda f: f([["a", "b"]] * 24, GOOD)),
-    (
-        inputs.BadInput,
-        "12 entities in 24 rows",
-        lambda f: f(GOOD, GOOD, groups=np.arange(24) // 2),
-    ),
+    (inputs.BadInput, "12 entities in 24 rows", lambda f: f(GOOD, GOOD, groups=np.arange(24) // 2)),
 ]
 
 

@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike
 from training.base.errors import BadInput
 
 Array = np.ndarray
-Groups = Sequence | Array | None
+Values = ArrayLike  # numpy arrays, torch tensors, nested sequences
+Labels = Sequence | Array
+Groups = Labels | None
 
 LEAST_ROWS = 4
 FEW_ROWS = 20
@@ -38,7 +40,7 @@ class SmallSample(UserWarning):
     """Fewer than 20 rows: the estimate is unbiased but very noisy."""
 
 
-def to_float64(x: ArrayLike, name: str) -> Array:
+def to_float64(x: Values, name: str) -> Array:
     """A numpy array or torch tensor of any float dtype and device as a float64 numpy array."""
     if hasattr(x, "detach"):
         return x.detach().cpu().double().numpy()
@@ -48,7 +50,7 @@ def to_float64(x: ArrayLike, name: str) -> Array:
         raise BadInput(f"{name} cannot be read as an array of numbers: {error}") from error
 
 
-def to_states(x: ArrayLike, name: str = "x") -> Array:
+def to_states(x: Values, name: str = "x") -> Array:
     """(n, d) finite float64 states, n >= 4. Raises BadInput, TooFewRows."""
     x = to_float64(x, name)
     if x.ndim != 2 or x.shape[1] == 0:
@@ -64,7 +66,7 @@ def to_states(x: ArrayLike, name: str = "x") -> Array:
     return x
 
 
-def to_sites(xs: ArrayLike, name: str = "xs") -> Array:
+def to_sites(xs: Values, name: str = "xs") -> Array:
     """(n_sites, n, d) finite float64 states. Raises as `to_states`, naming the site."""
     if isinstance(xs, list | tuple):
         sites = [to_float64(x, f"{name}[{s}]") for s, x in enumerate(xs)]
@@ -80,7 +82,7 @@ def to_sites(xs: ArrayLike, name: str = "xs") -> Array:
     return xs
 
 
-def to_labels(labels: ArrayLike, n: int, name: str = "labels") -> Array:
+def to_labels(labels: Values, n: int, name: str = "labels") -> Array:
     """(n,) labels of any kind as integer codes 0..k-1. Raises BadInput."""
     labels = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
     if labels.shape != (n,):
@@ -124,7 +126,7 @@ def check_varied(x: Array, name: str) -> None:
         raise DegenerateStates(f"{name}: {reason}; {remedy}")
 
 
-def site_reasons(xs: ArrayLike) -> list[str | None]:
+def site_reasons(xs: Values) -> list[str | None]:
     """Per site of (n_sites, n, d): why it allows no similarity estimate, or None."""
     return [why_degenerate(x) for x in to_sites(xs)]
 
@@ -161,12 +163,7 @@ def warn_if_small(n: int) -> None:
 
 
 def to_pair(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups: Groups = None,
-    *,
-    varied: bool = True,
-    same_width: bool = False,
+    x: Values, y: Values, groups: Groups = None, *, varied: bool = True, same_width: bool = False
 ) -> tuple[Array, Array]:
     """Paired float64 states (n, d_x), (n, d_y), one row per entity.
 
@@ -186,7 +183,7 @@ def to_pair(
 
 
 def to_site_pair(
-    xs: ArrayLike, ys: ArrayLike, groups: Groups = None, *, same_sites: bool
+    xs: Values, ys: Values, groups: Groups = None, *, same_sites: bool
 ) -> tuple[Array, Array]:
     """Paired stacks (S, n, d_x), (T, n, d_y), degenerate sites included; same_sites: S == T."""
     xs, ys = to_sites(xs, "xs"), to_sites(ys, "ys")

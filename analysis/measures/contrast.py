@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks, hsic, statistics
-from analysis.measures.checks import Array, Groups, NotIdentifiable
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
 from analysis.measures.statistics import Interval, Rng
 from training.base.errors import BadInput
 
@@ -23,9 +22,7 @@ Subjects = Groups | Mapping[Hashable, Sequence]
 NULL_ELEMENTS = 400_000
 
 
-def partial_cka(
-    x: ArrayLike, y: ArrayLike, given: ArrayLike | Sequence, groups: Groups = None
-) -> Interval:
+def partial_cka(x: Values, y: Values, given: Values | Sequence, groups: Groups = None) -> Interval:
     """Debiased linear CKA with the kernels of `given` projected out of both U-centred Grams.
 
     >>> rng = np.random.default_rng(0)
@@ -46,7 +43,7 @@ def partial_cka(
 
 
 def object_kernel(
-    x: ArrayLike, labels: Sequence | Array, groups: Groups = None, *, n: int = 0, rng: Rng = 0
+    x: Values, labels: Labels, groups: Groups = None, *, n: int = 0, rng: Rng = 0
 ) -> Interval:
     """Debiased CKA of states with the one-hot object of each row: do the states carry the answer?
 
@@ -71,7 +68,7 @@ def object_kernel(
     return replace(estimate, null=null, p=float(statistics.permutation_p(estimate.value, null)))
 
 
-def label_kernel(labels: ArrayLike, n: int, name: str) -> Array:
+def label_kernel(labels: Values, n: int, name: str) -> Array:
     """U-centred one-hot Gram (n, n) of labels (n,). Raises NotIdentifiable without variance."""
     codes = checks.to_labels(labels, n, name)
     counts = np.bincount(codes)
@@ -98,7 +95,7 @@ def _u_gram(x: Array) -> Array:
     return hsic.u_centre(hsic.linear_gram(x))
 
 
-def _conditioning_kernel(given: ArrayLike, n: int, name: str) -> Array:
+def _conditioning_kernel(given: Values, n: int, name: str) -> Array:
     if np.ndim(given) == 1:
         return label_kernel(given, n, name)
     x = checks.to_states(given, name)
@@ -255,7 +252,7 @@ def _by_relation(states: ByRelation) -> dict:
     return dict(states) if isinstance(states, Mapping) else dict(enumerate(states))
 
 
-def _prompts(y: ArrayLike, name: str) -> Array:
+def _prompts(y: Values, name: str) -> Array:
     """(P, n, d) of semantic states given as (n, d) or (P, n, d)."""
     y = checks.to_float64(y, name)
     y = y[None] if y.ndim == 2 else y

@@ -11,10 +11,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks, transfer
-from analysis.measures.checks import Array, Groups, NotIdentifiable, TooFewRows
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, TooFewRows, Values
 from analysis.measures.statistics import mean_interval
 from analysis.measures.transfer import ALPHAS, FOLDS, subject_folds
 from training.base.errors import BadInput
@@ -71,8 +70,8 @@ class OnlineCode:
 
 
 def probe(
-    x: ArrayLike,
-    labels: Sequence | Array,
+    x: Values,
+    labels: Labels,
     groups: Groups = None,
     *,
     split: Split = "entity",
@@ -155,7 +154,7 @@ def linear_probe(
     return GridSearchCV(model, {name: list(values)}, cv=PredefinedSplit(inner))
 
 
-def control_labels(labels: Sequence | Array, groups: Groups = None, seed: int = 0) -> Array:
+def control_labels(labels: Labels, groups: Groups = None, seed: int = 0) -> Array:
     """The control task of Hewitt & Liang 2019 (arXiv:1909.03368): (n,) random codes per entity.
 
     The entities' own labels (of an entity's first row) are permuted, so classes stay as common.
@@ -166,13 +165,7 @@ def control_labels(labels: Sequence | Array, groups: Groups = None, seed: int = 
 
 
 def selectivity(
-    x: ArrayLike,
-    labels: Sequence | Array,
-    groups: Groups,
-    *,
-    draws: int = 3,
-    seed: int = 0,
-    **options: Any,
+    x: Values, labels: Labels, groups: Groups, *, draws: int = 3, seed: int = 0, **options: Any
 ) -> Selectivity:
     """How much better a probe does on the task than on random labels per entity (row split).
 
@@ -197,8 +190,8 @@ def selectivity(
 
 
 def online_code(
-    x: ArrayLike,
-    labels: Sequence | Array,
+    x: Values,
+    labels: Labels,
     groups: Groups = None,
     *,
     penalties: Sequence[float] = CS,
@@ -268,7 +261,7 @@ def _bits(x: Array, codes: Array, fit: Array, test: Array, penalties: Sequence[f
 
 
 def ridge_map(
-    x: ArrayLike, y: ArrayLike, groups: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    x: Values, y: Values, groups: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> tuple[Array, Array, Array]:
     """Does a linear map from x (n, d_x) to paired y (n, d_y) take left-out entities to their own?
 
@@ -305,8 +298,8 @@ def _finds_own(queries: Array, candidates: Array) -> Array:
 
 
 def relation_probe(
-    x: Mapping[str, ArrayLike],
-    y: Mapping[str, ArrayLike],
+    x: Mapping[str, Values],
+    y: Mapping[str, Values],
     subjects: Mapping[str, Sequence],
     **options: Any,
 ) -> transfer.Transfer:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks, statistics
-from analysis.measures.checks import Array, Groups, NotIdentifiable
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
 from analysis.measures.hsic import centre
 from analysis.measures.scores import Scores
 from analysis.measures.statistics import Interval, Rng
@@ -92,7 +91,7 @@ def neighbour_scores(
     return Scores(values, null, tuple(subjects), tuple(reasons), k / (n - 1))
 
 
-def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, *, groups: Groups = None) -> float:
+def mutual_knn(x: Values, y: Values, k: int = 10, *, groups: Groups = None) -> float:
     """Mean share of the k nearest neighbours (centred cosine) on which both sides agree.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -111,7 +110,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int = 10, *, groups: Groups = None
     return float(shared / (n * k))
 
 
-def retrieval(x: ArrayLike, y: ArrayLike, *, groups: Groups = None) -> Retrieval:
+def retrieval(x: Values, y: Values, *, groups: Groups = None) -> Retrieval:
     """Does each fact's semantic state in y find its rote state in x as nearest among all n?
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -130,7 +129,7 @@ def retrieval(x: ArrayLike, y: ArrayLike, *, groups: Groups = None) -> Retrieval
 
 
 def cosine_alignment(
-    x: ArrayLike, y: ArrayLike, *, centre: bool = True, groups: Groups = None
+    x: Values, y: Values, *, centre: bool = True, groups: Groups = None
 ) -> Interval:
     """Mean cosine of paired states, with the mean over mismatched pairs as its baseline `null`.
 
@@ -150,7 +149,7 @@ def cosine_alignment(
     return replace(statistics.mean_interval(paired), null=float(mismatched))
 
 
-def delta_cosine(states: ArrayLike, labels: Sequence | Array, subjects: Groups = None) -> Interval:
+def delta_cosine(states: Values, labels: Labels, subjects: Groups = None) -> Interval:
     """Mean cosine within relations minus between relations; pairs sharing a subject are left out.
 
     >>> rng = np.random.default_rng(0)
@@ -171,27 +170,23 @@ def delta_cosine(states: ArrayLike, labels: Sequence | Array, subjects: Groups =
     cosine = unit @ unit.T
     other = subject[:, None] != subject
     same = relation[:, None] == relation
-    totals, per_subject = [], []
-    for pairs in (other & same, other & ~same):
-        # Sums over ordered pairs and their number; a subject's rows hold half of its pairs.
-        rows = np.stack([(cosine * pairs).sum(axis=1), pairs.sum(axis=1)])
-        totals.append(rows.sum(axis=1))
-        per_subject.append(np.stack([np.bincount(subject, weights=row) for row in rows]))
-    for (_, count), kind in zip(totals, ("within a relation", "between relations"), strict=True):
-        if count == 0:
+    means, left_out = [], []
+    for kind, pairs in (("within a relation", other & same), ("between relations", other & ~same)):
+        sums, counts = (cosine * pairs).sum(axis=1), pairs.sum(axis=1)
+        if not counts.any():
             raise NotIdentifiable(
                 f"no two rows {kind} with different subjects among {n} rows of "
                 f"{relation.max() + 1} relations; give two relations of two subjects each, or more"
             )
-    within, between = (total[0] / total[1] for total in totals)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        left_out = [
-            (t[0] - 2 * s[0]) / (t[1] - 2 * s[1]) for t, s in zip(totals, per_subject, strict=True)
-        ]
-    return statistics.jackknife_interval(within - between, left_out[0] - left_out[1])
+        means.append(sums.sum() / counts.sum())
+        # Pairs are ordered, so a subject's rows hold half of its pairs.
+        gone, fewer = (2 * np.bincount(subject, weights=z) for z in (sums, counts))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            left_out.append((sums.sum() - gone) / (counts.sum() - fewer))
+    return statistics.jackknife_interval(means[0] - means[1], left_out[0] - left_out[1])
 
 
-def rsa(x: ArrayLike, y: ArrayLike, *, centre: bool = True, groups: Groups = None) -> float:
+def rsa(x: Values, y: Values, *, centre: bool = True, groups: Groups = None) -> float:
     """Spearman correlation of the two cosine-distance matrices (Kriegeskorte et al. 2008).
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from analysis.measures.checks import Array, NotIdentifiable, check_paired, to_float64, to_labels
+from analysis.measures import checks
+from analysis.measures.checks import Array, Labels, NotIdentifiable, Values
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.scores import paired_scores, pooled, summaries
 from analysis.measures.statistics import Rng, permutation_p
@@ -151,7 +151,7 @@ def decide(
             return found(OPEN, f"{why} ({unbound.words})", shares=shares)
         if low < QUARTER:
             return found(OPEN, too_few, shares=shares)
-        weak = _weaknesses(transfer, contrast, interchange, unbound) + list(doubts)
+        weak = [*_weaknesses(transfer, (contrast, interchange), unbound), *doubts]
         sure = CLEAR if low >= HALF and not weak else TENTATIVE
         return found(SHARED, words + (f"; but {'; '.join(weak)}" if weak else ""), sure, shares)
     if high < QUARTER or (high < HALF and not transfer.above):
@@ -163,17 +163,11 @@ def decide(
 
 
 def _weaknesses(
-    transfer: Evidence,
-    contrast: Evidence | None,
-    interchange: Evidence | None,
-    unbound: Evidence | None,
+    transfer: Evidence, support: Sequence[Evidence | None], unbound: Evidence | None
 ) -> list[str]:
     """In words, what does not confirm a shared route."""
-    weak = [
-        e.absence if e.missing else f"{e.name} is {e.words}"
-        for e in (contrast, interchange)
-        if e is not None and not e.above
-    ]
+    failed = [e for e in support if e is not None and not e.above]
+    weak = [e.absence if e.missing else f"{e.name} is {e.words}" for e in failed]
     if unbound is not None and unbound.missing:
         weak.append(unbound.absence)
     if unbound is not None and unbound.ceiling >= HALF * transfer.gain:
@@ -182,11 +176,11 @@ def _weaknesses(
 
 
 def judge(
-    rote: ArrayLike,
-    semantic: ArrayLike,
-    objects: Sequence | Array,
-    relations: Sequence | Array,
-    subjects: Sequence | Array,
+    rote: Values,
+    semantic: Values,
+    objects: Labels,
+    relations: Labels,
+    subjects: Labels,
     *,
     folds: int = FOLDS,
     n: int = 499,
@@ -205,9 +199,9 @@ def judge(
     n: draws of the nulls. "not identifiable" with one relation, relations about different subjects,
     or objects that no two subjects share. Raises as `linear_cka`.
     """
-    x, ys = to_float64(rote, "rote"), to_float64(semantic, "semantic")
+    x, ys = checks.to_float64(rote, "rote"), checks.to_float64(semantic, "semantic")
     ys = ys[None] if ys.ndim == 2 else ys
-    check_paired(len(x), ys.shape[1])
+    checks.check_paired(len(x), ys.shape[1])
     rows, missing = _aligned_rows(relations, subjects, len(x))
     given = {relation: np.asarray(objects)[here] for relation, here in rows.items()}
     directions, answers = ("rote->semantic", "rote->rote", "semantic->semantic"), []
@@ -238,10 +232,13 @@ def judge(
 
 
 def _aligned_rows(
-    relations: Sequence | Array, subjects: Sequence | Array, m: int
+    relations: Labels, subjects: Labels, m: int
 ) -> tuple[dict[str, Array], list[str]]:
     """Rows of each relation, subjects in one order, and the controls these facts lack, in words."""
-    codes, who = to_labels(relations, m, "relations"), to_labels(subjects, m, "subjects")
+    codes, who = (
+        checks.to_labels(relations, m, "relations"),
+        checks.to_labels(subjects, m, "subjects"),
+    )
     rows = {}
     for code in range(codes.max() + 1):
         here = np.flatnonzero(codes == code)

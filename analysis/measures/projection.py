@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from analysis.measures.checks import CONSTANT, Array, DegenerateStates, to_states, why_degenerate
+from analysis.measures import checks
+from analysis.measures.checks import CONSTANT, Array, Values, to_states, why_degenerate
 from training.base.errors import BadInput
 
 Method = Literal["pca", "umap"]
@@ -28,7 +28,7 @@ class Projection:
 
 
 def project(
-    x: ArrayLike, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0
+    x: Values, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0
 ) -> Projection:
     """x (n, d) in two dimensions by one fit.
 
@@ -56,7 +56,7 @@ def project(
 
 
 def project_aligned(
-    xs: Sequence[ArrayLike], *, n_neighbors: int = 15, random_state: int = 0
+    xs: Sequence[Values], *, n_neighbors: int = 15, random_state: int = 0
 ) -> list[Projection]:
     """Several sets of states (n, d) in two dimensions, row i held near itself (AlignedUMAP).
 
@@ -91,11 +91,13 @@ def _trusted(
     return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
 
 
-def _to_projected(x: ArrayLike, n_neighbors: int) -> Array:
+def _to_projected(x: Values, n_neighbors: int) -> Array:
     """(n, d) float64 states that can be projected."""
     x = to_states(x)
     if why_degenerate(x) == CONSTANT:
-        raise DegenerateStates(f"{CONSTANT}: there is nothing to project; choose another --site")
+        raise checks.DegenerateStates(
+            f"{CONSTANT}: there is nothing to project; choose another --site"
+        )
     if not 2 <= n_neighbors < len(x) / 2:
         given = f"n_neighbors={n_neighbors} with {len(x)} points"
         raise BadInput(f"{given}; expected at least 2 and fewer than half of them")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.measures import statistics
-from analysis.measures.checks import Array, first_reasons, to_labels
+from analysis.measures.checks import Array, Labels, first_reasons, to_labels
 from analysis.measures.statistics import Rng
 
 
@@ -33,7 +33,7 @@ class Scores:
 
 def paired_scores(
     pairs: Array,
-    subjects: Sequence | Array,
+    subjects: Labels,
     reasons: Sequence[str | None],
     draws: int,
     rng: Rng = 0,

@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks, hsic
-from analysis.measures.checks import Array, Groups
+from analysis.measures.checks import Array, Groups, Values
 from analysis.measures.cosine import cosine_alignment, mutual_knn, retrieval, rsa
+from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
+
+# Gathered pairs of one draw that stay in the processor's cache; larger pieces are much slower.
+GATHER_ELEMENTS = 65_536
 
 
 class Saturated(UserWarning):
     """As many dimensions as rows: the measure is near its maximum whatever the states are."""
 
 
-def linear_cka(
-    x: ArrayLike, y: ArrayLike, *, debiased: bool = True, groups: Groups = None
-) -> float:
+def linear_cka(x: Values, y: Values, *, debiased: bool = True, groups: Groups = None) -> float:
     """Linear centred kernel alignment of paired rows (Kornblith et al. 2019, arXiv:1905.00414).
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -49,7 +50,7 @@ def linear_cka(
 
 
 def linear_cka_grid(
-    xs: ArrayLike, ys: ArrayLike, groups: Groups = None, *, allow_degenerate: bool = False
+    xs: Values, ys: Values, groups: Groups = None, *, allow_degenerate: bool = False
 ) -> Array:
     """Debiased linear CKA (S, T) of every site of xs (S, n, d_x) with every site of ys (T, n, d_y).
 
@@ -64,10 +65,87 @@ def linear_cka_grid(
     xy, xx, yy = hsic.grid_hsic1(xs, ys)
     xx = hsic.nan_where_degenerate(xs, xx, "xs", allow_degenerate=allow_degenerate)
     yy = hsic.nan_where_degenerate(ys, yy, "ys", allow_degenerate=allow_degenerate)
-    return xy / np.sqrt(xx)[:, None] / np.sqrt(yy)
+    return _ratio(xy, xx[:, None], yy)
 
 
-def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
+def leave_one_out_cka(
+    xs: Values, ys: Values, *, allow_degenerate: bool = False
+) -> tuple[Array, Array]:
+    """Debiased CKA (S,) of paired sites and its delete-one values (S, n), for `jackknife_interval`.
+
+    xs: (S, n, d_x), ys: (S, n, d_y), n >= 5. allow_degenerate: as `linear_cka_grid`. Leaving a row
+    out has a closed form in the U-centred Grams (see hsic), so nothing is refitted.
+    """
+    xs, ys = checks.to_site_pair(xs, ys, same_sites=True)
+    n = xs.shape[1]
+    if n < 5:
+        raise checks.TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
+    by_block = [
+        [np.einsum("sib,sib->si", left, right) for left, right in ((a, b), (a, a), (b, b))]
+        for _, a, b in hsic.u_centred_blocks(xs, ys)
+    ]
+    xy, xx, yy = (np.concatenate(parts, axis=-1) for parts in zip(*by_block, strict=True))
+    for stack, rows, name in ((xs, xx, "xs"), (ys, yy, "ys")):
+        total = rows.sum(axis=-1)
+        total = hsic.nan_where_degenerate(stack, total, name, allow_degenerate=allow_degenerate)
+        rows[np.isnan(total)] = np.nan
+    totals = [z.sum(axis=-1, keepdims=True) for z in (xy, xx, yy)]
+    factor = hsic.leave_one_out_factor(n)
+    left_out = [t - factor * z for t, z in zip(totals, (xy, xx, yy), strict=True)]
+    return _ratio(*totals)[:, 0], _ratio(*left_out)
+
+
+def permutation_null_cka(
+    xs: Values,
+    ys: Values,
+    n: int = 999,
+    rng: Rng = 0,
+    *,
+    grid: bool = False,
+    allow_degenerate: bool = False,
+) -> Array:
+    """Null draws of debiased linear CKA, the same n permutations of the rows of ys at all sites.
+
+    xs: (S, n_rows, d_x), ys: (S, n_rows, d_y) -> (n, S); grid: ys (T, n_rows, d_y) -> (n, S, T).
+    Permuting commutes with U-centring, so a draw is sum(A * B[p][:, p]) over constant norms. Holds
+    the U-centred Grams of all sites, 8 (S + T) n_rows^2 bytes.
+    """
+    xs, ys = checks.to_site_pair(xs, ys, same_sites=not grid)
+    rows, s, t = xs.shape[1], len(xs), len(ys)
+    own, how = hsic.self_hsic1, {"allow_degenerate": allow_degenerate}
+    xx, yy = (hsic.nan_where_degenerate(z, own(z), k, **how) for z, k in ((xs, "xs"), (ys, "ys")))
+    draws = permutations(rows, n, rng)
+    a, b = _grams_by_pair(xs, ys)
+    upper = np.triu_indices(rows, 1)
+    null = np.zeros((n, s, t) if grid else (n, s))
+    step = max(1, GATHER_ELEMENTS // max(s, t))
+    for start in range(0, len(upper[0]), step):
+        i, j = (index[start : start + step] for index in upper)
+        a_pairs = a.take(i * rows + j, axis=0)
+        for draw, p in zip(null, draws, strict=True):
+            b_pairs = b.take(p.take(i) * rows + p.take(j), axis=0)
+            draw += 2 * (a_pairs.T @ b_pairs if grid else np.einsum("ms,ms->s", a_pairs, b_pairs))
+    return _ratio(null, xx[:, None], yy) if grid else _ratio(null, xx, yy)
+
+
+def _grams_by_pair(xs: Array, ys: Array) -> tuple[Array, Array]:
+    """U-centred Grams as (n * n, S), (n * n, T): the sites of a pair of rows lie together."""
+    n = xs.shape[1]
+    grams = np.empty((n, n, len(xs))), np.empty((n, n, len(ys)))
+    for rows, *blocks in hsic.u_centred_blocks(xs, ys):
+        for gram, block in zip(grams, blocks, strict=True):
+            gram[rows] = block.transpose(1, 2, 0)
+    return grams[0].reshape(n * n, -1), grams[1].reshape(n * n, -1)
+
+
+def _ratio(xy: Array, xx: Array, yy: Array) -> Array:
+    """xy / sqrt(xx yy); NaN without variance."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = xy / np.sqrt(xx) / np.sqrt(yy)
+    return np.where((xx > 0) & (yy > 0), ratio, np.nan)
+
+
+def minibatch_cka(batches: Iterable[tuple[Values, Values]]) -> float:
     """Debiased linear CKA from batches (x, y): HSIC_1 summed over batches, then one ratio.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -103,12 +181,7 @@ def _hsic1_sums(x: Array, y: Array) -> Array:
 
 
 def rbf_cka(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    bandwidth: float = 1.0,
-    debiased: bool = True,
-    groups: Groups = None,
+    x: Values, y: Values, *, bandwidth: float = 1.0, debiased: bool = True, groups: Groups = None
 ) -> float:
     """CKA with Gaussian kernels exp(-|x_i - x_j|^2 / 2 s^2), s = bandwidth x the median distance.
 
@@ -138,7 +211,7 @@ def _rbf_gram(x: Array, bandwidth: float) -> Array:
 
 
 def procrustes_distance(
-    x: ArrayLike, y: ArrayLike, *, angular: bool = False, groups: Groups = None
+    x: Values, y: Values, *, angular: bool = False, groups: Groups = None
 ) -> float:
     """Distance of centred, unit-Frobenius states after the best rotation: d^2 = 2 - 2 ||X'Y||_*.
 
@@ -166,12 +239,7 @@ def fewest_columns(x: Array) -> Array:
 
 
 def svcca(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    variance: float = 0.99,
-    weighted: bool = False,
-    groups: Groups = None,
+    x: Values, y: Values, *, variance: float = 0.99, weighted: bool = False, groups: Groups = None
 ) -> float:
     """Mean canonical correlation of leading components (Raghu et al. 2017, arXiv:1706.05806).
 

@@ -1,9 +1,8 @@
 """Intervals and nulls: jackknife by entity, permutation, max-statistic, paired differences, Holm.
 
-Arrays in, numbers out. A measure is any callable (x, y) -> number, or -> object with a `value`.
-`rng` is a seed or a numpy Generator; the same seed and n give the same permutations, so calling per
-site, prompt or relation with one seed permutes all alike, as the max-statistic and averages need.
-Debiased CKA has its delete-one values and null in closed form: analysis.measures.resampling.
+A measure is any callable (x, y) -> number, or -> object with a `value`. `rng` is a seed or a numpy
+Generator; the same seed and n give the same permutations, so calling per site, prompt or relation
+with one seed permutes all alike, as the max-statistic and averages need.
 """
 
 import warnings
@@ -12,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks
-from analysis.measures.checks import Array, Groups
+from analysis.measures.checks import Array, Groups, Values
 from training.base.errors import BadInput
 
 Rng = int | np.random.Generator | Sequence[int]
@@ -53,7 +51,7 @@ class MaxStatistic:
     n_candidates: int
 
 
-def mean_interval(values: ArrayLike) -> Interval:
+def mean_interval(values: Values) -> Interval:
     """t interval of a mean over independent subjects or seeds, (n,) with n >= 2.
 
     >>> found = mean_interval([0.1, 0.2, 0.3])
@@ -65,7 +63,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     return _interval(values.mean(), se, len(values), len(values) - 1)
 
 
-def share_interval(values: ArrayLike) -> Interval:
+def share_interval(values: Values) -> Interval:
     """Exact (Clopper-Pearson) interval of a share of 0s and 1s (n,), n >= 2; never empty."""
     from scipy import stats
 
@@ -75,7 +73,7 @@ def share_interval(values: ArrayLike) -> Interval:
     return Interval(share, found.low, found.high, np.sqrt(share * (1 - share) / n), n, n - 1)
 
 
-def jackknife(measure: Callable, x: ArrayLike, y: ArrayLike, groups: Groups = None) -> Interval:
+def jackknife(measure: Callable, x: Values, y: Values, groups: Groups = None) -> Interval:
     """Delete-one-entity jackknife of measure(x, y); all rows of an entity leave at once.
 
     >>> x = np.random.default_rng(0).normal(size=(10, 2))
@@ -94,7 +92,7 @@ def jackknife(measure: Callable, x: ArrayLike, y: ArrayLike, groups: Groups = No
     return jackknife_interval(value, left_out)
 
 
-def jackknife_interval(value: ArrayLike, leave_one_out: ArrayLike) -> Interval:
+def jackknife_interval(value: Values, leave_one_out: Values) -> Interval:
     """Delete-one interval from a value (...) and its values without each entity (..., n).
 
     se^2 = (n-1)/n sum (theta_-i - mean)^2 (Tukey 1958), t quantile with n - 1 degrees of freedom.
@@ -110,7 +108,7 @@ def jackknife_interval(value: ArrayLike, leave_one_out: ArrayLike) -> Interval:
     return _interval(np.asarray(value, dtype=np.float64), se, n, n - 1)
 
 
-def two_way_jackknife(values: ArrayLike, leave_one_out: ArrayLike) -> Interval:
+def two_way_jackknife(values: Values, leave_one_out: Values) -> Interval:
     """Interval of a mean over templates when subjects AND templates are samples.
 
     >>> cells = np.random.default_rng(0).normal(size=(4, 30))  # a score per template and subject
@@ -141,7 +139,7 @@ def two_way_jackknife(values: ArrayLike, leave_one_out: ArrayLike) -> Interval:
     return _interval(values.mean(), np.sqrt(variance), subjects, df)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
+def paired_difference(a: Values, b: Values) -> Interval:
     """Paired t-test of a - b over seeds (or subjects): entry i of both is the same seed.
 
     >>> found = paired_difference([0.5, 0.6, 0.7, 0.9], [0.4, 0.4, 0.4, 0.5])
@@ -162,7 +160,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
     return replace(found, p=2 * float(stdtr(found.df, -abs(found.value) / found.se)))
 
 
-def paired_shares(a: ArrayLike, b: ArrayLike) -> Interval:
+def paired_shares(a: Values, b: Values) -> Interval:
     """Difference of two paired shares: entries 0 or 1, entry i of both the same seed.
 
     p: exact McNemar test, NaN below four pairs; interval: Wald's with half a pair added to each
@@ -188,7 +186,7 @@ def permutations(n: int, count: int, rng: Rng) -> Array:
     return rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
 
 
-def permutation_p(observed: ArrayLike, null: ArrayLike, alternative: str = "greater") -> Any:
+def permutation_p(observed: Values, null: Values, alternative: str = "greater") -> Any:
     """p = (1 + hits)/(1 + N) of observed (...) among null draws (N, ...); NaN where either is NaN.
 
     alternative: "greater", "less" or "two-sided" (larger in absolute value).
@@ -205,8 +203,8 @@ def permutation_p(observed: ArrayLike, null: ArrayLike, alternative: str = "grea
 
 def permutation_test(
     measure: Callable,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Values,
+    y: Values,
     groups: Groups = None,
     n: int = 999,
     rng: Rng = 0,
@@ -240,9 +238,7 @@ def permutation_test(
     return Interval(value, n=len(sizes), p=p, null=null)
 
 
-def max_statistic_test(
-    observed: ArrayLike, null: ArrayLike, *, two_sided: bool = False
-) -> MaxStatistic:
+def max_statistic_test(observed: Values, null: Values, *, two_sided: bool = False) -> MaxStatistic:
     """Family-wise test of the best site: each site against the null of the maximum over all sites.
 
     >>> null = np.random.default_rng(0).normal(size=(99, 12))
@@ -269,7 +265,7 @@ def max_statistic_test(
     return MaxStatistic(float(observed[best]), best, float(p[best]), p, int(scored.sum()))
 
 
-def holm(p: ArrayLike) -> Array:
+def holm(p: Values) -> Array:
     """Holm's (1979) family-wise corrected p values (m,), in order; NaN entries stay NaN, uncounted.
 
     >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
@@ -298,7 +294,7 @@ def _jackknife_variance(left_out: Array) -> Any:
     return (left_out.shape[-1] - 1) * left_out.var(axis=-1)
 
 
-def _vector(values: ArrayLike, name: str) -> Array:
+def _vector(values: Values, name: str) -> Array:
     values = checks.to_float64(values, name)
     if values.ndim != 1:
         raise BadInput(f"{name} has shape {values.shape}; expected one number per subject or seed")
@@ -307,14 +303,14 @@ def _vector(values: ArrayLike, name: str) -> Array:
     return values
 
 
-def _yes_no(values: ArrayLike, name: str) -> Array:
+def _yes_no(values: Values, name: str) -> Array:
     values = _vector(values, name)
     if not np.isin(values, (0, 1)).all():
         raise BadInput(f"{name} holds numbers other than 0 and 1; for those take mean_interval")
     return values
 
 
-def _paired_rows(x: ArrayLike, y: ArrayLike, groups: Groups) -> tuple[Array, Array, Array]:
+def _paired_rows(x: Values, y: Values, groups: Groups) -> tuple[Array, Array, Array]:
     """x, y (n, d) and the entity of each row (n,), at least two."""
     x, y = checks.to_float64(x, "x"), checks.to_float64(y, "y")
     if x.ndim != 2 or y.ndim != 2:

@@ -5,15 +5,14 @@ shared codes do not (measures.md, sections 4 and 8). The fitted and the scored s
 the same, so a probe cannot answer by the name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from analysis.measures import checks
-from analysis.measures.checks import Array, Groups, NotIdentifiable
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
 from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
 
@@ -102,7 +101,7 @@ class FittedProbes:
     majority: Array
     reasons: tuple[str | None, ...]
 
-    def score(self, y: ArrayLike, *, allow_degenerate: bool = False) -> Transfer:
+    def score(self, y: Values, *, allow_degenerate: bool = False) -> Transfer:
         """Predict each subject's object from its states y, (n, S, d) or (P, n, S, d).
 
         y is standardised by the fitting subjects of the fold, prompt by prompt and without labels,
@@ -128,9 +127,9 @@ class FittedProbes:
 
 
 def transfer(
-    x: ArrayLike,
-    y: ArrayLike,
-    labels: Sequence | Array,
+    x: Values,
+    y: Values,
+    labels: Labels,
     subjects: Groups = None,
     *,
     folds: int = FOLDS,
@@ -156,8 +155,8 @@ def transfer(
 
 
 def fit_probes(
-    x: ArrayLike,
-    labels: Sequence | Array,
+    x: Values,
+    labels: Labels,
     subjects: Groups = None,
     *,
     folds: int = FOLDS,
@@ -206,7 +205,7 @@ def fit_probes(
 
 
 def subject_folds(
-    labels: Sequence | Array, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    labels: Labels, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> Array:
     """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as possible.
 
@@ -227,7 +226,7 @@ def subject_folds(
     return of_subject[who]
 
 
-def check_objects(labels: ArrayLike) -> None:
+def check_objects(labels: Values) -> None:
     """Raises NotIdentifiable unless there are two objects and each occurs at least twice."""
     objects, counts = np.unique(labels, return_counts=True)
     once, n = int((counts == 1).sum()), int(counts.sum())
@@ -253,7 +252,7 @@ def check_two_classes(counts: Array, fold: int) -> None:
         )
 
 
-def _prompts(states: ArrayLike, name: str, n: int, sites: int | None = None) -> Array:
+def _prompts(states: Values, name: str, n: int, sites: int | None = None) -> Array:
     """States (P, n, S, d) given as (n, S, d) or (P, n, S, d); checked for rows and sites."""
     found = checks.to_float64(states, name)
     found = found[None] if found.ndim == 3 else found

@@ -11,8 +11,13 @@ import numpy as np
 from analysis.measures.checks import DegenerateStates, NotIdentifiable
 from analysis.measures.contrast import crossed_contrast, interaction, label_kernel
 from analysis.measures.hsic import leave_one_out_factor, linear_gram, nan_where_degenerate, u_centre
-from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
-from analysis.measures.similarity import linear_cka_grid, without_components, zscored
+from analysis.measures.similarity import (
+    leave_one_out_cka,
+    linear_cka_grid,
+    permutation_null_cka,
+    without_components,
+    zscored,
+)
 from analysis.measures.statistics import max_statistic_test, permutations
 from analysis.tables import stack
 from analysis.tables.driver import scored_tables
