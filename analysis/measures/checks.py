@@ -66,6 +66,15 @@ def to_states(x: Values, name: str = "x") -> Array:
     return x
 
 
+def to_prompts(x: Values, name: str, shape: str) -> Array:
+    """Float64 states with prompts first, of shape "P n d" or so; one prompt may come without."""
+    x, dimensions = to_float64(x, name), len(shape.split())
+    x = x[None] if x.ndim == dimensions - 1 else x
+    if x.ndim != dimensions or len(x) == 0:
+        raise BadInput(f"{name} has shape {x.shape}; expected ({', '.join(shape.split())})")
+    return x
+
+
 def to_sites(xs: Values, name: str = "xs") -> Array:
     """(n_sites, n, d) finite float64 states. Raises as `to_states`, naming the site."""
     if isinstance(xs, list | tuple):

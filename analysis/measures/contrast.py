@@ -107,12 +107,9 @@ def _conditioning_kernel(given: Values, n: int, name: str) -> Array:
 
 def _estimate(a: Array, b: Array, kernels: Sequence[Array]) -> Interval:
     """CKA of U-centred Grams a, b (n, n) without those of the kernels (n, n), with its interval."""
-    n, count = len(a), len(kernels)
-    if n < 5:
-        raise checks.TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
-    full, left_out = hsic.inner_products(np.array([a, b, *kernels]))
-    hsic.check_something_left(full, count, ("x", "y"))
-    value, values = (hsic.cka_tables(z, count, 1)[..., 0, 0, 0] for z in (full, left_out))
+    products, count = hsic.inner_products(np.array([a, b, *kernels])), len(kernels)
+    hsic.check_something_left(products[0], count, ("x", "y"))
+    value, values = (hsic.cka_tables(z, count, 1)[..., 0, 0, 0] for z in products)
     return statistics.jackknife_interval(value, values)
 
 
@@ -142,7 +139,6 @@ def crossed_contrast(
     ys: ByRelation,
     *,
     relations: Sequence[Hashable] | None = None,
-    partialled: bool = False,
     given: ByRelation | None = None,
     groups: Subjects = None,
     n: int = 199,
@@ -160,17 +156,18 @@ def crossed_contrast(
     xs: per relation the rote states (n, d); ys: per relation the semantic states (n, d) or
     (n_prompts, n, d); mappings by relation or sequences in one order, over the same n >= 5 subjects
     in the same row order. relations: those to cross, default all. groups: the subject of each row,
-    or that per relation (then compared); repeats are refused. partialled: first project out the
-    kernels of all label arrays in `given` (per relation the object of each subject, or name parts).
-    Null of n draws: semantic states of each (relation, prompt) centred and scaled to unit Frobenius
-    norm, then per subject the relation labels of the semantic side permuted, all prompts alike.
-    Interval: delete-one-subject jackknife. Definition: measures.md, section 8.
-    Raises NotIdentifiable (one relation, other subjects, unique objects), BadInput,
-    DegenerateStates.
+    or that per relation (then compared); repeats are refused. given: label arrays (per relation the
+    object of each subject, or name parts) whose kernels are projected out first: the
+    answer-partialled contrast. Null of n draws: semantic states of each (relation, prompt) centred
+    and scaled to unit Frobenius norm, then per subject the relation labels of the semantic side
+    permuted, all prompts alike. Interval: delete-one-subject jackknife. Raises NotIdentifiable (one
+    relation, other subjects, unique objects), BadInput, DegenerateStates.
     """
     names, rote, semantic = _crossed_states(xs, ys, relations, groups)
     prompts, r, subjects, _ = semantic.shape
-    kernels = _given_kernels(given, subjects) if partialled else np.zeros((0, subjects, subjects))
+    named = {} if given is None else _by_relation(given)
+    labels = [label_kernel(some, subjects, f"given[{name!r}]") for name, some in named.items()]
+    kernels = np.array(labels).reshape(-1, subjects, subjects)
     weights, left, right = _weights(r), _u_gram(rote), _u_gram(semantic)
     grams = [left, right.reshape(prompts * r, subjects, subjects), kernels]
     full, left_out = hsic.inner_products(np.concatenate(grams))
@@ -217,15 +214,11 @@ def _crossed_states(
     for side, states in (("xs", by_x), ("ys", by_y)):
         missing = [name for name in names if name not in states]
         if missing:
-            raise NotIdentifiable(
-                f"{side} has no states of relations {missing} (it has {list(states)}); the "
-                "contrast needs both sides of each: give them, or name the others in `relations`"
-            )
-    if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise NotIdentifiable(
-            f"relations {list(names)}: a contrast needs at least two different relations over the "
-            "same subjects; with one, the name and its meaning cannot be told apart"
-        )
+            remedy = "give both sides of each, or name the others in `relations`"
+            raise NotIdentifiable(f"{side} has no states of relations {missing}; {remedy}")
+    if len(set(names)) < max(2, len(names)):
+        why = "with one, a name and its meaning cannot be told apart"
+        raise NotIdentifiable(f"relations {list(names)}: give at least two different ones; {why}")
     rote = [checks.to_states(by_x[name], f"xs[{name!r}]") for name in names]
     semantic = [_prompts(by_y[name], f"ys[{name!r}]") for name in names]
     _check_same_subjects(names, [len(x) for x in rote] + [y.shape[1] for y in semantic], groups)
@@ -239,10 +232,7 @@ def _crossed_states(
         checks.check_varied(x, f"xs[{name!r}]")
         for p, prompt in enumerate(y):
             checks.check_varied(prompt, f"ys[{name!r}] prompt {p}")
-    n = len(rote[0])
-    if n < 5:
-        raise checks.TooFewRows(f"n={n} subjects; the contrast and its jackknife need at least 5")
-    checks.warn_if_small(n)
+    checks.warn_if_small(len(rote[0]))
     scaled = hsic.centre(np.stack(semantic, axis=1))
     scaled /= np.linalg.norm(scaled, axis=(2, 3), keepdims=True)
     return names, np.stack(rote), scaled
@@ -254,38 +244,20 @@ def _by_relation(states: ByRelation) -> dict:
 
 def _prompts(y: Values, name: str) -> Array:
     """(P, n, d) of semantic states given as (n, d) or (P, n, d)."""
-    y = checks.to_float64(y, name)
-    y = y[None] if y.ndim == 2 else y
-    if y.ndim != 3 or len(y) == 0:
-        raise BadInput(f"{name} has shape {y.shape}; expected (n, d) or (n_prompts, n, d)")
-    return np.stack([checks.to_states(prompt, f"{name} prompt {p}") for p, prompt in enumerate(y)])
+    prompts = enumerate(checks.to_prompts(y, name, "P n d"))
+    return np.stack([checks.to_states(prompt, f"{name} prompt {p}") for p, prompt in prompts])
 
 
 def _check_same_subjects(names: tuple, sizes: list[int], groups: Subjects) -> None:
     if len(set(sizes)) > 1:
-        raise NotIdentifiable(
-            f"relations {list(names)} have {sorted(set(sizes))} rows; a contrast needs the same "
-            "subjects in the same order in every relation, keep the subjects that all have"
-        )
+        why = f"relations {list(names)} have {sorted(set(sizes))} rows"
+        raise NotIdentifiable(f"{why}; keep the same subjects in the same order in all of them")
     if isinstance(groups, Mapping):
         if len({tuple(groups.get(name, ())) for name in names}) > 1:
-            raise NotIdentifiable(
-                f"groups: relations {list(names)} have different subjects or row orders, so "
-                "subject and relation cannot be told apart; keep shared subjects, sorted alike"
-            )
+            why = f"groups: relations {list(names)} have different subjects or row orders"
+            raise NotIdentifiable(f"{why}; keep shared subjects, sorted alike")
         groups = groups[names[0]]
     checks.check_entities(groups, sizes[0])
-
-
-def _given_kernels(given: ByRelation | None, n: int) -> Array:
-    """(k, n, n) the U-centred kernels to project out."""
-    if given is None or len(given) == 0:
-        raise NotIdentifiable(
-            "partialled=True without given: the answer can be projected out only if the object of "
-            "every subject in every relation is known; pass given={relation: objects}"
-        )
-    named = _by_relation(given).items()
-    return np.array([label_kernel(labels, n, f"given[{name!r}]") for name, labels in named])
 
 
 def _relation_orders(count: int, n: int, r: int, rng: Rng) -> Array:

@@ -311,8 +311,7 @@ def relation_probe(
     prompt: within one kind the probe knows a relation by its wording. options: of
     `fit_probes`. Raises as `transfer`.
     """
-    stacks = {r: checks.to_float64(some, f"y of {r}") for r, some in y.items()}
-    stacks = {r: some[None] if some.ndim == 3 else some for r, some in stacks.items()}
+    stacks = {r: checks.to_prompts(some, f"y of {r}", "P n S d") for r, some in y.items()}
     prompts = min(len(some) for some in stacks.values())
     states = [checks.to_float64(some, f"x of {r}") for r, some in x.items()]
     labels = np.repeat(list(x), [len(some) for some in states])

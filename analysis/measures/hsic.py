@@ -165,7 +165,9 @@ def _u_centred_rows(z: Array, norms: Array, rows: slice, first: int) -> Array:
 
 
 def leave_one_out_factor(n: int) -> float:
-    """c in `<A, B> - c sum_j A_ij B_ij`, the inner product without row i (module docstring)."""
+    """c in `<A, B> - c sum_j A_ij B_ij`, the inner product without row i. Raises TooFewRows."""
+    if n < 5:
+        raise checks.TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
     return 2 * (n - 2) / (n - 3)
 
 

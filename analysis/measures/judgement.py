@@ -199,8 +199,7 @@ def judge(
     n: draws of the nulls. "not identifiable" with one relation, relations about different subjects,
     or objects that no two subjects share. Raises as `linear_cka`.
     """
-    x, ys = checks.to_float64(rote, "rote"), checks.to_float64(semantic, "semantic")
-    ys = ys[None] if ys.ndim == 2 else ys
+    x, ys = checks.to_float64(rote, "rote"), checks.to_prompts(semantic, "semantic", "P m d")
     checks.check_paired(len(x), ys.shape[1])
     rows, missing = _aligned_rows(relations, subjects, len(x))
     given = {relation: np.asarray(objects)[here] for relation, here in rows.items()}
@@ -224,7 +223,7 @@ def judge(
     name = "answer-partialled contrast"
     sides = {r: x[here] for r, here in rows.items()}, {r: ys[:, here] for r, here in rows.items()}
     try:
-        found = crossed_contrast(*sides, partialled=True, given=given, n=n, rng=rng)
+        found = crossed_contrast(*sides, given=given, n=n, rng=rng)
         contrast = Evidence(name, found.value, found.low, found.high, found.p, n=found.n)
     except UserError as error:
         contrast = Evidence(name, np.nan, reason=str(error))

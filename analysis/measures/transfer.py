@@ -27,14 +27,13 @@ class Transfer:
 
     predictions: (P, n, S) class codes, NO_PREDICTION at sites left out; labels: (n,) the right
     codes; majority: (n,) the commonest class among the rows that the probe of the row's fold was
-    fitted on; reasons: (S,) why a site was left out, or None; d: width of the states.
+    fitted on; reasons: (S,) why a site was left out, or None.
     """
 
     predictions: Array
     labels: Array
     majority: Array
     reasons: tuple[str | None, ...]
-    d: int
 
     @property
     def correct(self) -> Array:
@@ -59,9 +58,8 @@ class Transfer:
     def of(self, rows: Array) -> "Transfer":
         """The same for some of the scored rows. Raises NotIdentifiable as `check_objects`."""
         check_objects(self.labels[rows])
-        return Transfer(
-            self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d
-        )
+        predictions, majority = self.predictions[:, rows], self.majority[rows]
+        return Transfer(predictions, self.labels[rows], majority, self.reasons)
 
     def pair_scores(self) -> Array:
         """(S, n, n) share of prompts whose answer about subject i is the object of subject j."""
@@ -123,7 +121,7 @@ class FittedProbes:
                 scaled = StandardScaler().fit(states[~test]).transform(states[test])
                 answers = probe.predict(scaled.reshape(-1, y.shape[3]))
                 predictions[:, test, s] = answers.reshape(-1, len(y)).T
-        return Transfer(predictions, self.labels, self.majority, reasons, y.shape[3])
+        return Transfer(predictions, self.labels, self.majority, reasons)
 
 
 def transfer(
@@ -254,11 +252,7 @@ def check_two_classes(counts: Array, fold: int) -> None:
 
 def _prompts(states: Values, name: str, n: int, sites: int | None = None) -> Array:
     """States (P, n, S, d) given as (n, S, d) or (P, n, S, d); checked for rows and sites."""
-    found = checks.to_float64(states, name)
-    found = found[None] if found.ndim == 3 else found
-    if found.ndim != 4 or len(found) == 0:
-        wanted = "(n, sites, d) or (prompts, n, sites, d)"
-        raise BadInput(f"{name} has shape {found.shape}; expected {wanted}")
+    found = checks.to_prompts(states, name, "P n S d")
     checks.check_paired(n, found.shape[1])
     if sites not in (None, found.shape[2]):
         raise BadInput(f"{name} has {found.shape[2]} sites; expected {sites}, as were fitted")

@@ -195,7 +195,7 @@ def _contrast_rows(there: States, family: str, split: str, draws: int) -> Iterat
     wanted = [("contrast", "bound", crossed_contrast, [{"relations": bound}])]
     if family == "test" and split == design.splits[0]:
         given = {r: design.objects(r)[rows] for r in relations}
-        partialled = {"relations": bound, "partialled": True, "given": given}
+        partialled = {"relations": bound, "given": given}
         wanted.append(("contrast_partialled", "bound", crossed_contrast, [partialled]))
         for loose in (r for r in design.unbound if r in relations):
             calls = [{"r": loose, "q": q} for q in bound]
