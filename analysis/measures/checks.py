@@ -59,10 +59,8 @@ def to_states(x: Values, name: str = "x") -> Array:
         raise TooFewRows(f"{name} has n={len(x)} rows; give at least {LEAST_ROWS} facts")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
-        raise BadInput(
-            f"{name} has NaN or infinity in row {bad[0]} ({len(bad)} of {len(x)} rows); "
-            "extract in bfloat16 or float32, float16 overflows"
-        )
+        where = f"in row {bad[0]} ({len(bad)} of {len(x)} rows)"
+        raise BadInput(f"{name} has NaN or infinity {where}; float16 overflows, take bfloat16")
     return x
 
 
@@ -113,10 +111,8 @@ def why_degenerate(x: Array) -> str | None:
     if _repeats(x[:, 0].tolist()) <= len(x) / 2:
         return None
     # Adding 0 turns -0.0 into 0.0, which has different bytes.
-    repeated = _repeats([row.tobytes() for row in x + 0.0])
-    return (
-        f"{repeated} of {len(x)} rows equal another row exactly" if 2 * repeated > len(x) else None
-    )
+    repeated, n = _repeats([row.tobytes() for row in x + 0.0]), len(x)
+    return f"{repeated} of {n} rows equal another row exactly" if 2 * repeated > n else None
 
 
 def _repeats(keys: list) -> int:
@@ -149,19 +145,15 @@ def check_entities(groups: Groups, n: int) -> None:
     """Raises BadInput if two rows belong to one entity."""
     sizes = np.bincount(to_entities(groups, n))
     if len(sizes) < n:
-        raise BadInput(
-            f"groups names {len(sizes)} entities in {n} rows, up to {sizes.max()} rows per entity; "
-            "this estimator needs one: compute it within one relation and prompt, then average"
-        )
+        given = f"groups names {len(sizes)} entities in {n} rows; this estimator needs one row each"
+        raise BadInput(f"{given}: compute it within one relation and prompt, then average")
 
 
 def check_paired(n_x: int, n_y: int) -> None:
     """Raises BadInput where the sides have different numbers of rows."""
     if n_x != n_y:
-        raise BadInput(
-            f"x has {n_x} rows and y {n_y}; row i of both must be the same fact, "
-            "so select the facts that both sides have, in one order"
-        )
+        counts = f"x has {n_x} rows and y {n_y}; row i of both must be the same fact"
+        raise BadInput(f"{counts}, so select the facts that both sides have, in one order")
 
 
 def warn_if_small(n: int) -> None:

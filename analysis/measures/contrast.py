@@ -78,9 +78,8 @@ def label_kernel(labels: Values, n: int, name: str) -> Array:
             "object kernel is exactly 0; use relations whose objects repeat"
         )
     if len(counts) == 1:
-        raise NotIdentifiable(
-            f"{name}: all {n} rows have the same object, so the object kernel is constant"
-        )
+        why = "so the object kernel is constant"
+        raise NotIdentifiable(f"{name}: all {n} rows have the same object, {why}")
     kernel = hsic.u_centre((codes[:, None] == codes).astype(np.float64))
     # One odd row among equal ones: entries are sums of row terms, which U-centring removes.
     if np.linalg.norm(kernel) <= hsic.NOTHING_LEFT * n:
@@ -100,8 +99,7 @@ def _conditioning_kernel(given: Values, n: int, name: str) -> Array:
         return label_kernel(given, n, name)
     x = checks.to_states(given, name)
     checks.check_varied(x, name)
-    if len(x) != n:
-        raise BadInput(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
+    checks.check_paired(n, len(x))
     return _u_gram(x)
 
 
@@ -224,10 +222,8 @@ def _crossed_states(
     _check_same_subjects(names, [len(x) for x in rote] + [y.shape[1] for y in semantic], groups)
     shapes = [(len(y), x.shape[1], y.shape[2]) for x, y in zip(rote, semantic, strict=True)]
     if len(set(shapes)) > 1:
-        raise BadInput(
-            f"the relations have (prompts, d_x, d_y) {shapes}; take all at one site, with as many "
-            "prompts: the null exchanges prompt p of one relation with prompt p of another"
-        )
+        why = "the null exchanges prompt p of one relation with prompt p of another"
+        raise BadInput(f"relations differ in (prompts, d_x, d_y), {shapes}; {why}")
     for name, x, y in zip(names, rote, semantic, strict=True):
         checks.check_varied(x, f"xs[{name!r}]")
         for p, prompt in enumerate(y):

@@ -126,8 +126,7 @@ def linear_probe(
     """An unfitted scikit-learn probe: standardise, classify, penalty chosen over folds `inner`.
 
     inner: (n,) the fold of each row that `fit` will get; None if there is nothing to choose. Ridge
-    weights classes equally. The logistic pipeline first rotates into the span of the fitting rows:
-    an L2 penalty gives the same probe there, n wide instead of d.
+    weights classes equally; the logistic pipeline works in the span of the fitting rows, n wide.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -155,10 +154,7 @@ def linear_probe(
 
 
 def control_labels(labels: Labels, groups: Groups = None, seed: int = 0) -> Array:
-    """The control task of Hewitt & Liang 2019 (arXiv:1909.03368): (n,) random codes per entity.
-
-    The entities' own labels (of an entity's first row) are permuted, so classes stay as common.
-    """
+    """(n,) the entities' labels permuted among them: the control task of Hewitt & Liang 2019."""
     codes, who = checks.to_labels(labels, len(labels)), checks.to_entities(groups, len(labels))
     _, first = np.unique(who, return_index=True)
     return np.random.default_rng([seed, 1]).permutation(codes[first])[who]
@@ -221,8 +217,7 @@ def online_code(
             f"{entities} entities; blocks of {BLOCKS} of them need at least one in each"
         )
     if classes < 2:
-        why = "all rows are of one class, so there is nothing to code"
-        raise NotIdentifiable(f"not identifiable: {why}")
+        raise NotIdentifiable("not identifiable: all rows are of one class, nothing to code")
     place = np.random.default_rng(seed).permutation(entities)[who]
     bits = np.sum(place < ends[0]) * np.log2(classes)
     for start, stop in pairwise(ends):
@@ -265,11 +260,10 @@ def ridge_map(
 ) -> tuple[Array, Array, Array]:
     """Does a linear map from x (n, d_x) to paired y (n, d_y) take left-out entities to their own?
 
-    Returns (n,) whether a mapped state finds its own; the same with x itself (what the shared name
-    alone finds; NaN where the widths differ); chance, 1 / candidates. One row per entity. The map
-    is fitted on the other folds, x standardised there, its penalty chosen by their leave-one-out
-    error. To find is to be nearest of the fold's by cosine about the fitting rows' mean; a tie
-    counts against it. Raises as `linear_cka`.
+    Returns (n,) whether a mapped state is nearest to its own, of the fold's, by cosine about the
+    fitting rows' mean (a tie counts against it); the same with x itself (what the shared name alone
+    finds; NaN where the widths differ); chance, 1 / candidates. The map is fitted on the other
+    folds, its penalty chosen by their leave-one-out error. Raises as `linear_cka`.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
@@ -305,11 +299,9 @@ def relation_probe(
 ) -> transfer.Transfer:
     """Which relation does a state ask? Fitted on x of some subjects, scored on y of the others.
 
-    x: per relation the states (n_r, S, d) of one kind of prompt; y: of another kind, (n_r, S, d) or
-    (P_r, n_r, S, d), cut to the smallest P_r; subjects: (n_r,) whom the rows are about, in one fold
-    in all relations. Answers come relation by relation in the order of x. Use different kinds of
-    prompt: within one kind the probe knows a relation by its wording. options: of
-    `fit_probes`. Raises as `transfer`.
+    x: per relation the states (n_r, S, d) of one kind of prompt; y: of another kind (within one the
+    wording tells), (n_r, S, d) or (P_r, n_r, S, d), cut to the smallest P_r; subjects: (n_r,) whom
+    the rows are about. Answers come relation by relation in the order of x.
     """
     stacks = {r: checks.to_prompts(some, f"y of {r}", "P n S d") for r, some in y.items()}
     prompts = min(len(some) for some in stacks.values())

@@ -174,10 +174,9 @@ def delta_cosine(states: Values, labels: Labels, subjects: Groups = None) -> Int
     for kind, pairs in (("within a relation", other & same), ("between relations", other & ~same)):
         sums, counts = (cosine * pairs).sum(axis=1), pairs.sum(axis=1)
         if not counts.any():
-            raise NotIdentifiable(
-                f"no two rows {kind} with different subjects among {n} rows of "
-                f"{relation.max() + 1} relations; give two relations of two subjects each, or more"
-            )
+            among = f"with different subjects among {n} rows of {relation.max() + 1} relations"
+            remedy = "give two relations of two subjects each, or more"
+            raise NotIdentifiable(f"no two rows {kind} {among}; {remedy}")
         means.append(sums.sum() / counts.sum())
         # Pairs are ordered, so a subject's rows hold half of its pairs.
         gone, fewer = (2 * np.bincount(subject, weights=z) for z in (sums, counts))

@@ -128,10 +128,9 @@ def nan_where_degenerate(
     bad = np.flatnonzero(~usable)
     if len(bad) and not allow_degenerate:
         reason = reasons[bad[0]] or "no variance left between rows"
-        raise checks.DegenerateStates(
-            f"{name}: sites {bad.tolist()} allow no similarity estimate ({name}[{bad[0]}]: "
-            f"{reason}); leave them out, or allow_degenerate=True for NaN there"
-        )
+        why = f"sites {bad.tolist()} allow no similarity estimate ({name}[{bad[0]}]: {reason})"
+        remedy = "leave them out, or allow_degenerate=True for NaN there"
+        raise checks.DegenerateStates(f"{name}: {why}; {remedy}")
     return np.where(usable, values, np.nan)
 
 

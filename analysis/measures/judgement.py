@@ -67,7 +67,6 @@ class Evidence:
 
     @property
     def words(self) -> str:
-        """`.42 [.31, .53], chance .06`."""
         return f"{span(self)}, chance {two_places(self.chance)}"
 
     @property
@@ -108,17 +107,15 @@ def decide(
     """The judgement from summaries measured at one site.
 
     transfer, rote, semantic: accuracy across subjects rote->semantic, rote->rote and
-    semantic->semantic. contrast: the answer-partialled one; interchange: share of patches that
-    moved the relation, above what it was before; unbound: transfer of relations that phase 2 never
-    touched. These three can only make a label tentative, and unbound relations that transfer too
-    remove it. missing: controls without which nothing is claimed; doubts: what else makes a label
-    tentative.
+    semantic->semantic. contrast: the answer-partialled one; interchange: gain in patches that move
+    the relation; unbound: transfer of relations that phase 2 never touched, which can remove a
+    label where the other two only make it tentative. missing: controls without which nothing is
+    claimed; doubts: what else makes a label tentative.
     """
     extra = [e for e in (contrast, interchange, unbound) if e is not None]
     evidence = (transfer, rote, semantic, *extra)
-    nothing = (np.nan, np.nan, np.nan)
 
-    def found(label: str, why: str, sure: str = "", shares=nothing) -> Judgement:
+    def found(label: str, why: str, sure: str = "", shares=(np.nan,) * 3) -> Judgement:
         share, low, high = map(float, shares)
         return Judgement(label, why, sure, share, low, high, evidence)
 
@@ -134,9 +131,8 @@ def decide(
             why = f"{transfer.name} {transfer.words} though {semantic.name} is {semantic.words}"
             return found(OPEN, why)
         if semantic.ceiling >= HALF * rote.gain:
-            about = f"{semantic.words}, n={semantic.n}"
-            why = f"semantic states may or may not hold the answer ({about}): more subjects are"
-            return found(OPEN, f"{why} needed")
+            why = f"semantic states may or may not hold the answer ({semantic.words}, "
+            return found(OPEN, f"{why}n={semantic.n}): more subjects are needed")
         why = f"rote states hold the answer ({rote.words}), semantic ones do not ({semantic.words})"
         return found(UNBOUND, why, CLEAR if little and not semantic.above else TENTATIVE)
 
@@ -234,14 +230,12 @@ def _aligned_rows(
     relations: Labels, subjects: Labels, m: int
 ) -> tuple[dict[str, Array], list[str]]:
     """Rows of each relation, subjects in one order, and the controls these facts lack, in words."""
-    codes, who = (
-        checks.to_labels(relations, m, "relations"),
-        checks.to_labels(subjects, m, "subjects"),
-    )
+    names, who = np.asarray(relations), checks.to_labels(subjects, m, "subjects")
+    codes = checks.to_labels(names, m, "relations")
     rows = {}
     for code in range(codes.max() + 1):
         here = np.flatnonzero(codes == code)
-        rows[str(np.asarray(relations)[here[0]])] = here[np.argsort(who[here], kind="stable")]
+        rows[str(names[here[0]])] = here[np.argsort(who[here], kind="stable")]
     missing = []
     if len(rows) < 2:
         missing = ["one relation only, so meaning cannot be told from what the name brings to mind"]
@@ -255,9 +249,7 @@ def _aligned_rows(
 def object_permutation_p(found: Sequence[Transfer], n: int, rng: Rng = 0) -> tuple[float, float]:
     """Transfer accuracy pooled over relations at the first site, and its p with objects permuted.
 
-    found: per relation what rote probes answered; each relation's objects are permuted among
-    themselves, the answers stay. Two unrelated codes of few objects agree on some of them by luck,
-    for all subjects of such an object at once, so that subjects are not independent evidence.
+    found: per relation what rote probes answered. Null: `Transfer.object_null` of each relation.
     """
     rng = np.random.default_rng(rng)
     sizes = [len(transfer.labels) for transfer in found]
@@ -276,5 +268,4 @@ def _scored(
         for t, subjects in zip(found, who, strict=True)
     ]
     row = summaries(pooled(scores))[0]
-    columns = ("value", "low", "high", "null_p", "chance", "n")
-    return Evidence(name, *(row[column] for column in columns))
+    return Evidence(name, *(row[k] for k in ("value", "low", "high", "null_p", "chance", "n")))

@@ -26,8 +26,7 @@ class MassMean(ClassifierMixin, BaseEstimator):
         """x: (n, d), y: (n,). Raises NotIdentifiable (one class), DegenerateStates."""
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            words = "all rows are of one class; a probe needs at least two"
-            raise NotIdentifiable(f"not identifiable: {words}")
+            raise NotIdentifiable("not identifiable: all rows are of one class; give at least two")
         members = np.eye(len(self.classes_))[codes]
         counts = members.sum(axis=0)[:, None]
         own = members.T @ x / counts

@@ -18,8 +18,7 @@ Method = Literal["pca", "umap"]
 class Projection:
     """Points xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
 
-    trustworthiness: 1 where all neighbours in the plane are neighbours in the states too (Venna &
-    Kaski 2001).
+    trustworthiness: 1 where neighbours in the plane are neighbours in the states (Venna & Kaski).
     """
 
     xy: Array
@@ -47,7 +46,7 @@ def project(
         pca = PCA(2, svd_solver="full").fit(x)
         sign = np.sign(pca.components_[[0, 1], np.abs(pca.components_).argmax(axis=1)])
         first, second = map(float, pca.explained_variance_ratio_)
-        return _trusted(x, pca.transform(x) * sign, n_neighbors, (first, second))
+        return _trusted(x, pca.transform(x) * sign, n_neighbors, first, second)
     from umap import UMAP
 
     # One job: UMAP is reproducible only on one thread, and warns if a seed has to force that.
@@ -60,9 +59,8 @@ def project_aligned(
 ) -> list[Projection]:
     """Several sets of states (n, d) in two dimensions, row i held near itself (AlignedUMAP).
 
-    xs: the same rows at successive checkpoints. Distances within a set are comparable between sets,
-    exact places are not: alignment pulls, it does not fix. Raises as `project`, and BadInput for
-    fewer than two sets or sets of different sizes.
+    xs: the same rows at successive checkpoints, at least two. Distances within a set are comparable
+    between sets, exact places are not. Raises as `project`.
     """
     from umap import AlignedUMAP
 
@@ -83,21 +81,18 @@ def project_aligned(
     return [_trusted(x, xy, n_neighbors) for x, xy in zip(states, places, strict=True)]
 
 
-def _trusted(
-    x: Array, xy: Array, n_neighbors: int, explained: tuple[float, float] = (np.nan, np.nan)
-) -> Projection:
+def _trusted(x: Array, xy: Array, n_neighbors: int, first=np.nan, second=np.nan) -> Projection:
     from sklearn.manifold import trustworthiness
 
-    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+    trust = float(trustworthiness(x, xy, n_neighbors=n_neighbors))
+    return Projection(xy, (first, second), trust)
 
 
 def _to_projected(x: Values, n_neighbors: int) -> Array:
     """(n, d) float64 states that can be projected."""
     x = to_states(x)
     if why_degenerate(x) == CONSTANT:
-        raise checks.DegenerateStates(
-            f"{CONSTANT}: there is nothing to project; choose another --site"
-        )
+        raise checks.DegenerateStates(f"{CONSTANT}: nothing to project; choose another --site")
     if not 2 <= n_neighbors < len(x) / 2:
         given = f"n_neighbors={n_neighbors} with {len(x)} points"
         raise BadInput(f"{given}; expected at least 2 and fewer than half of them")

@@ -18,9 +18,8 @@ from analysis.measures.statistics import Rng
 class Scores:
     """A measure of every fact at every site, and the null of its mean.
 
-    values: (S, n), NaN at sites left out; null: (N, S) of the mean, N = 0 for none; subjects: (n,)
-    whom the facts are about; reasons: (S,) why a site was left out, or None; chance: of the mean;
-    object_null: (N, S) with objects permuted instead of subjects (Transfer.object_null), or None.
+    values: (S, n), NaN at sites left out; null: (N, S), N = 0 for none; subjects: (n,) whom the
+    facts are about; reasons: (S,) why a site was left out; object_null: as Transfer.object_null.
     """
 
     values: Array
@@ -70,9 +69,8 @@ def pooled(scores: Sequence[Scores]) -> Scores:
 def summaries(scores: Scores) -> list[dict]:
     """Per site: value, low, high, null_p, null_high, null_p_max, chance, n and reason.
 
-    low, high: 95% jackknife interval leaving out one subject with all its facts (with one fact per
-    subject, the t interval of the mean); null_high: 95% quantile of the null; null_p_max: corrected
-    for the best of all sites; n: subjects. With an object_null also null_p_objects(_max).
+    low, high: 95% jackknife interval leaving out one subject with all its facts; null_high: 95%
+    quantile; null_p_max: corrected for the best site. With an object_null null_p_objects(_max) too.
     """
     who = to_labels(scores.subjects, len(scores.subjects), "subjects")
     counts = np.bincount(who)
@@ -109,20 +107,14 @@ def relation_rows(
     """Table rows at every site of every relation, and of groups of relations by their name.
 
     found: a relation's scores, or why there are none. groups: e.g. bound=["mother", "aunt"]; a
-    relation without scores is left out of its group and named in the group's reason; relations that
-    `found` lacks are ignored.
+    relation without scores is named in the reason of its group, one that `found` lacks is ignored.
     """
     wanted = {relation: [relation] for relation in found}
     wanted |= {group: [r for r in members if r in found] for group, members in groups.items()}
     for label, members in wanted.items():
-        scored, lost = list[Scores](), list[str]()
-        for r in members:
-            some = found[r]
-            if isinstance(some, Scores):
-                scored.append(some)
-            else:
-                lost.append(f"without {r}: {some}")
-        missing = "; ".join(lost)
+        some = [(r, found[r]) for r in members]
+        scored = [s for _, s in some if isinstance(s, Scores)]
+        missing = "; ".join(f"without {r}: {s}" for r, s in some if isinstance(s, str))
         nothing = [{"value": np.nan, "reason": ""}] * (len(sites) if members else 0)
         values = summaries(pooled(scored)) if scored else nothing
         for layer, value in enumerate(values):

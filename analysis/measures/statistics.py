@@ -52,7 +52,7 @@ class MaxStatistic:
 
 
 def mean_interval(values: Values) -> Interval:
-    """t interval of a mean over independent subjects or seeds, (n,) with n >= 2.
+    """The t interval of a mean over independent subjects or seeds, (n,) with n >= 2.
 
     >>> found = mean_interval([0.1, 0.2, 0.3])
     >>> round(found.low, 3), round(found.high, 3)
@@ -117,10 +117,10 @@ def two_way_jackknife(values: Values, leave_one_out: Values) -> Interval:
     0.09
 
     values: (n_templates,); leave_one_out: (n_templates, n_subjects), the same without each subject.
-    Variance = var_subject + var_template - var_both: both one-way variances contain the residual
-    sigma_E^2/(n_subjects n_templates), so it is subtracted once, which leaves the variance of a
-    crossed design (Owen 2007, Ann. Appl. Stat. 1:386, eq. 2; residual from the two-way ANOVA of the
-    pseudo-values). Never below the larger one-way variance; degrees of freedom by Satterthwaite.
+    Variance = var_subject + var_template - var_both: both one-way variances contain the residual,
+    so it is subtracted once (crossed design: Owen 2007, Ann. Appl. Stat. 1:386, eq. 2; residual
+    from the two-way ANOVA of the pseudo-values). Never below the larger one-way variance; degrees
+    of freedom by Satterthwaite.
     """
     values = _vector(values, "values")
     left_out = checks.to_float64(leave_one_out, "leave_one_out")
@@ -164,7 +164,7 @@ def paired_shares(a: Values, b: Values) -> Interval:
     """Difference of two paired shares: entries 0 or 1, entry i of both the same seed.
 
     p: exact McNemar test, NaN below four pairs; interval: Wald's with half a pair added to each
-    cell (Agresti & Min 2005), so that it is not empty where all pairs agree.
+    cell (Agresti & Min 2005).
     """
     from scipy import stats
 
@@ -223,10 +223,8 @@ def permutation_test(
     x, y, entities = _paired_rows(x, y, groups)
     sizes = np.bincount(entities)
     if len(set(sizes)) > 1:
-        raise BadInput(
-            f"entities have {sizes.min()} to {sizes.max()} rows; to be exchanged they need equally "
-            "many: give each the same prompts, or average its rows first"
-        )
+        why = f"entities have {sizes.min()} to {sizes.max()} rows and need equally many"
+        raise BadInput(f"{why}: give each the same prompts, or average its rows first")
     order = np.argsort(entities, kind="stable")
     blocks = order.reshape(len(sizes), sizes[0])
     value = _number(measure(x, y))

@@ -1,8 +1,7 @@
 """Does an object probe fitted on some subjects read the answer off other subjects' states?
 
 Fitted on rote states and scored on semantic ones, independent codes of one answer give chance and
-shared codes do not (measures.md, sections 4 and 8). The fitted and the scored subjects are never
-the same, so a probe cannot answer by the name.
+shared codes do not. Fitted and scored subjects differ, so a probe cannot answer by the name.
 """
 
 from collections.abc import Callable
@@ -47,11 +46,8 @@ class Transfer:
 
     @property
     def chance(self) -> float:
-        """The better of two blind guesses: the fitting rows' commonest class, or by frequency.
-
-        With balanced classes the first is below 1/K, because a class that is rarer among the scored
-        rows of a fold is commoner among the fitting ones.
-        """
+        """The better of two blind guesses: the fitting rows' commonest class, or by frequency."""
+        # The first is below 1/K where a class rarer in a fold is commoner among the fitting rows.
         shares = np.bincount(self.labels) / len(self.labels)
         return float(max(np.mean(self.majority == self.labels), (shares**2).sum()))
 
@@ -70,8 +66,8 @@ class Transfer:
     def object_null(self, draws: int, rng: Rng = 0) -> Array:
         """(draws, S) accuracies with whole objects permuted, answers kept; NaN where left out.
 
-        Two unrelated codes of few objects agree on some objects by luck, for all subjects of such
-        an object at once. A null over subjects takes that for evidence; this one does not.
+        Two unrelated codes of few objects agree on some by luck, for all subjects of such an object
+        at once: subjects are not independent evidence, and a null over them would reject.
         """
         size = int(max(self.labels.max(), self.predictions.max())) + 1
         tables = np.full((len(self.reasons), size, size), np.nan)
@@ -87,11 +83,7 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class FittedProbes:
-    """Object probes of every site and fold, fitted on one kind of states, to score on any other.
-
-    estimators: per site the probes by fold, none at sites left out; fold, labels, majority: (n,);
-    reasons: (S,) why a site was left out, or None.
-    """
+    """Object probes of every site and fold; estimators: per site by fold, none where left out."""
 
     estimators: tuple[tuple, ...]
     fold: Array
@@ -102,8 +94,8 @@ class FittedProbes:
     def score(self, y: Values, *, allow_degenerate: bool = False) -> Transfer:
         """Predict each subject's object from its states y, (n, S, d) or (P, n, S, d).
 
-        y is standardised by the fitting subjects of the fold, prompt by prompt and without labels,
-        so that a constant offset or scale between two prompts does not decide.
+        y is standardised prompt by prompt by the fitting subjects of the fold, without labels, so
+        that a constant offset or scale between two prompts does not decide.
         """
         from sklearn.preprocessing import StandardScaler
 
@@ -213,10 +205,8 @@ def subject_folds(
     who = checks.to_entities(subjects, len(codes), "subjects")
     _, first = np.unique(who, return_index=True)
     if not 2 <= folds <= len(first):
-        raise checks.TooFewRows(
-            f"folds={folds} with {len(first)} subjects; expected 2 to one per subject: give more "
-            "subjects or fewer folds"
-        )
+        given = f"folds={folds} with {len(first)} subjects; expected 2 to one per subject"
+        raise checks.TooFewRows(f"{given}: give more subjects or fewer folds")
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = np.lexsort((shuffled, codes[first]))
     of_subject = np.empty(len(first), dtype=int)
@@ -235,19 +225,15 @@ def check_objects(labels: Values) -> None:
         what = "all have one object"
     elif once == n:
         what = "all have different objects, so none can be known from other subjects"
-    raise NotIdentifiable(
-        f"not identifiable: of {n} scored subjects {what}; an object probe needs two "
-        "objects or more, each of at least two subjects"
-    )
+    needs = "an object probe needs two objects or more, each of at least two subjects"
+    raise NotIdentifiable(f"not identifiable: of {n} scored subjects {what}; {needs}")
 
 
 def check_two_classes(counts: Array, fold: int) -> None:
     """Raises NotIdentifiable where the rows outside a fold have fewer than two classes."""
     if np.count_nonzero(counts) < 2:
-        raise NotIdentifiable(
-            f"not identifiable: outside fold {fold} all rows are of one class, and a probe needs "
-            "at least two; give more entities of the rarer classes"
-        )
+        why = f"outside fold {fold} all rows are of one class, and a probe needs at least two"
+        raise NotIdentifiable(f"not identifiable: {why}; give more entities of the rarer classes")
 
 
 def _prompts(states: Values, name: str, n: int, sites: int | None = None) -> Array:
