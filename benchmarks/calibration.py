@@ -22,9 +22,8 @@ import numpy as np
 
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.judgement import object_permutation_p
-from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
 from analysis.measures.scores import paired_scores, summaries
-from analysis.measures.similarity import linear_cka_grid
+from analysis.measures.similarity import leave_one_out_cka, linear_cka_grid, permutation_null_cka
 from analysis.measures.statistics import jackknife_interval, max_statistic_test, permutation_p
 from analysis.measures.transfer import fit_probes
 from training.base.errors import BadInput

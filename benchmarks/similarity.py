@@ -19,8 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from analysis.measures import hsic
-from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
-from analysis.measures.similarity import linear_cka, linear_cka_grid
+from analysis.measures.similarity import (
+    leave_one_out_cka,
+    linear_cka,
+    linear_cka_grid,
+    permutation_null_cka,
+)
 from benchmarks.timing import machine, seconds
 
 Array = np.ndarray

@@ -11,9 +11,9 @@ A model organism (training.pretrain) memorises facts of 80 people by rote; then
   two routes, one code as two separate codes, but with only the names in the cipher
 That the route is what the name says is tested from outside: the ROTE answers of half of the people
 are retrained to other objects, and the meaningful prompts are asked again. Along a shared route
-they follow. The fourth kind shows a limit: late states hold the object's own code, whatever led to
-it: transfer shows a shared code and not a shared route. States are judged at the last block, fixed
-beforehand. Writes results/benchmarks/trained.csv, one row per kind and seed.
+they follow. The fourth kind shows a limit: late states hold the object's own code whatever led to
+it, so transfer shows a shared code and not a shared route. States are judged at the last block,
+fixed beforehand. Writes results/benchmarks/trained.csv, one row per kind and seed.
 """
 
 import contextlib
@@ -75,8 +75,9 @@ class Made:
         if family == "rote":
             asked = map(self.written, asked)
         world = World(list(asked), [p for p in self.prompts if p.family == family])
-        how = {"families": (family,), "prompts_per_fact": 3}
-        return known_facts(self.model, self.tokenizer, world, **how)["value"]
+        return known_facts(
+            self.model, self.tokenizer, world, families=(family,), prompts_per_fact=3
+        ).value
 
 
 def make(

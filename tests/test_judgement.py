@@ -134,7 +134,7 @@ def test_luck_between_two_codes_of_few_objects_is_luck_of_objects_not_of_subject
     for _ in range(200):
         labels = np.arange(80) % 8
         confused = rng.permutation(8)[labels]
-        found = Transfer(confused[None, :, None], labels, np.zeros(80, dtype=int), (None,), 8)
+        found = Transfer(confused[None, :, None], labels, np.zeros(80, dtype=int), (None,))
         value, p = object_permutation_p([found], 99, rng)
         hits = [np.mean(confused[rng.permutation(80)] == labels) for _ in range(99)]
         by_object.append(p <= 0.05)

@@ -29,7 +29,7 @@ def rows_of_one_entity_are_refused():
     x, y = (
         rng.normal(size=(40, 20))[entities] + 0.1 * rng.normal(size=(200, 20)) for _ in range(2)
     )
-    with pytest.raises(inputs.RepeatedEntity, match="40 entities in 200 rows"):
+    with pytest.raises(inputs.BadInput, match="40 entities in 200 rows"):
         linear_cka(x, y, groups=entities)
     # Why: of entities that have nothing in common, five rows each are "similar".
     assert linear_cka(x, y) > 0.3
@@ -97,8 +97,8 @@ def row_bootstrap_in_place_of_the_jackknife(patch):
 
 
 def jackknife_over_rows_in_place_of_entities(patch):
-    whole = statistics._entities
-    patch.setattr(statistics, "_entities", lambda groups, x, y: whole(None, x, y))
+    whole = statistics._paired_rows
+    patch.setattr(statistics, "_paired_rows", lambda x, y, groups: whole(x, y, None))
 
 
 def rows_split_in_place_of_entities(patch):
@@ -135,7 +135,7 @@ def best_site_tested_as_if_it_were_the_only_one(patch):
     def uncorrected(observed, null, *, two_sided=False):
         p = statistics.permutation_p(np.asarray(observed), null)
         best = int(np.argmax(observed))
-        return statistics.MaxStatistic(observed[best], best, p[best], p, np.nan, len(observed))
+        return statistics.MaxStatistic(observed[best], best, p[best], p, len(observed))
 
     patch.setattr(test_statistics, "max_statistic_test", uncorrected)
 

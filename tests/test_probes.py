@@ -134,7 +134,7 @@ def test_a_shared_code_is_significant_at_the_site_that_has_it_and_not_at_the_oth
 def answers_of(labels, answers):
     """A Transfer of one prompt and one site."""
     labels = np.asarray(labels)
-    return Transfer(np.asarray(answers)[None, :, None], labels, np.zeros_like(labels), (None,), 8)
+    return Transfer(np.asarray(answers)[None, :, None], labels, np.zeros_like(labels), (None,))
 
 
 def test_two_codes_that_agree_on_an_object_by_luck_are_no_surprise_to_the_null_over_objects():

@@ -3,9 +3,7 @@
 Raw CKA between rote and semantic states is high because both name the subject. The crossed contrast
 asks whether relation r's rote states resemble relation r's prompts more than relation q's, over all
 r and q; the partialled one asks what is left once "these two subjects have the same object" is
-projected out of both sides. All of it is inner products of U-centred Grams
-(analysis.measures.hsic): partialling is a Schur complement, delete-one values have a closed form,
-and a label permutation is an index into one Gram.
+projected out of both sides. All of it is inner products of U-centred Grams (see hsic).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,33 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from analysis.measures import hsic
-from analysis.measures.checks import (
-    Array,
-    Groups,
-    NotIdentifiable,
-    TooFewRows,
-    check_entities,
-    check_varied,
-    to_float64,
-    to_labels,
-    to_pair,
-    to_states,
-    warn_if_small,
-)
-from analysis.measures.statistics import (
-    Interval,
-    Rng,
-    jackknife_interval,
-    permutation_p,
-    permutations,
-)
+from analysis.measures import checks, hsic, statistics
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
+from analysis.measures.statistics import Interval, Rng
 from training.base.errors import BadInput
 
+ByRelation = Mapping | Sequence
+Subjects = Groups | Mapping[Hashable, Sequence]
 NULL_ELEMENTS = 400_000
 
 
-def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Interval:
+def partial_cka(x: Values, y: Values, given: Values | Sequence, groups: Groups = None) -> Interval:
     """Debiased linear CKA with the kernels of `given` projected out of both U-centred Grams.
 
     >>> rng = np.random.default_rng(0)
@@ -54,19 +36,14 @@ def partial_cka(x: Any, y: Any, given: Any, groups: Groups = None) -> Interval:
     kernels).
     Raises NotIdentifiable for labels without a repeat, DegenerateStates where nothing is left.
     """
-    x, y = to_pair(x, y, groups)
-    single = hasattr(given, "ndim") or np.ndim(given[0]) == 0
-    kernels = [
-        _conditioning_kernel(g, len(x), f"given[{k}]")
-        for k, g in enumerate([given] if single else given)
-    ]
-    return _estimate(
-        hsic.u_centre(hsic.linear_gram(x)), hsic.u_centre(hsic.linear_gram(y)), kernels
-    )
+    x, y = checks.to_pair(x, y, groups)
+    parts = given if isinstance(given, list | tuple) and np.ndim(given[0]) else [given]
+    kernels = [_conditioning_kernel(part, len(x), f"given[{k}]") for k, part in enumerate(parts)]
+    return _estimate(_u_gram(x), _u_gram(y), kernels)
 
 
 def object_kernel(
-    x: Any, labels: Sequence | Array, groups: Groups = None, *, n: int = 0, rng: Rng = 0
+    x: Values, labels: Labels, groups: Groups = None, *, n: int = 0, rng: Rng = 0
 ) -> Interval:
     """Debiased CKA of states with the one-hot object of each row: do the states carry the answer?
 
@@ -81,22 +58,19 @@ def object_kernel(
     p. The interval is NaN where leaving one row out leaves no object that repeats.
     Raises NotIdentifiable where no object occurs twice, or only one object occurs.
     """
-    x = to_states(x)
-    check_entities(groups, len(x))
-    check_varied(x, "x")
-    warn_if_small(len(x))
-    a, b = hsic.u_centre(hsic.linear_gram(x)), label_kernel(labels, len(x), "labels")
+    x, _ = checks.to_pair(x, x, groups)
+    a, b = _u_gram(x), label_kernel(labels, len(x), "labels")
     estimate = _estimate(a, b, [])
     if n == 0:
         return estimate
-    norm = np.linalg.norm(a) * np.linalg.norm(b)
-    null = np.array([np.vdot(a, b[np.ix_(p, p)]) for p in permutations(len(x), n, rng)]) / norm
-    return replace(estimate, null=null, p=float(permutation_p(estimate.value, null)))
+    norm, orders = np.linalg.norm(a) * np.linalg.norm(b), statistics.permutations(len(x), n, rng)
+    null = np.array([np.vdot(a, b[np.ix_(p, p)]) for p in orders]) / norm
+    return replace(estimate, null=null, p=float(statistics.permutation_p(estimate.value, null)))
 
 
-def label_kernel(labels: Any, n: int, name: str) -> Array:
+def label_kernel(labels: Values, n: int, name: str) -> Array:
     """U-centred one-hot Gram (n, n) of labels (n,). Raises NotIdentifiable without variance."""
-    codes = to_labels(labels, n, name)
+    codes = checks.to_labels(labels, n, name)
     counts = np.bincount(codes)
     if len(counts) == n:
         raise NotIdentifiable(
@@ -104,9 +78,8 @@ def label_kernel(labels: Any, n: int, name: str) -> Array:
             "object kernel is exactly 0; use relations whose objects repeat"
         )
     if len(counts) == 1:
-        raise NotIdentifiable(
-            f"{name}: all {n} rows have the same object, so the object kernel is constant"
-        )
+        why = "so the object kernel is constant"
+        raise NotIdentifiable(f"{name}: all {n} rows have the same object, {why}")
     kernel = hsic.u_centre((codes[:, None] == codes).astype(np.float64))
     # One odd row among equal ones: entries are sums of row terms, which U-centring removes.
     if np.linalg.norm(kernel) <= hsic.NOTHING_LEFT * n:
@@ -117,27 +90,25 @@ def label_kernel(labels: Any, n: int, name: str) -> Array:
     return kernel
 
 
-def _conditioning_kernel(given: Any, n: int, name: str) -> Array:
+def _u_gram(x: Array) -> Array:
+    return hsic.u_centre(hsic.linear_gram(x))
+
+
+def _conditioning_kernel(given: Values, n: int, name: str) -> Array:
     if np.ndim(given) == 1:
         return label_kernel(given, n, name)
-    x = to_states(given, name)
-    check_varied(x, name)
-    if len(x) != n:
-        raise BadInput(f"{name} has {len(x)} rows for n={n}; condition on the same facts")
-    return hsic.u_centre(hsic.linear_gram(x))
+    x = checks.to_states(given, name)
+    checks.check_varied(x, name)
+    checks.check_paired(n, len(x))
+    return _u_gram(x)
 
 
 def _estimate(a: Array, b: Array, kernels: Sequence[Array]) -> Interval:
     """CKA of U-centred Grams a, b (n, n) without those of the kernels (n, n), with its interval."""
-    n, count = len(a), len(kernels)
-    if n < 5:
-        raise TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
-    full, left_out = hsic.inner_products(np.array([a, b, *kernels]))
-    hsic.check_something_left(full, count, ("x", "y"))
-    value, left_out = (
-        hsic.cka_tables(products, count, 1)[..., 0, 0, 0] for products in (full, left_out)
-    )
-    return jackknife_interval(value, left_out)
+    products, count = hsic.inner_products(np.array([a, b, *kernels])), len(kernels)
+    hsic.check_something_left(products[0], count, ("x", "y"))
+    value, values = (hsic.cka_tables(z, count, 1)[..., 0, 0, 0] for z in products)
+    return statistics.jackknife_interval(value, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,17 +130,15 @@ class Contrast:
     leave_one_out: Array
     relations: tuple
     n: int
-    d: int
 
 
 def crossed_contrast(
-    xs: Mapping | Sequence,
-    ys: Mapping | Sequence,
+    xs: ByRelation,
+    ys: ByRelation,
     *,
     relations: Sequence[Hashable] | None = None,
-    partialled: bool = False,
-    given: Mapping | Sequence | None = None,
-    groups: Any = None,
+    given: ByRelation | None = None,
+    groups: Subjects = None,
     n: int = 199,
     rng: Rng = 0,
 ) -> Contrast:
@@ -185,37 +154,36 @@ def crossed_contrast(
     xs: per relation the rote states (n, d); ys: per relation the semantic states (n, d) or
     (n_prompts, n, d); mappings by relation or sequences in one order, over the same n >= 5 subjects
     in the same row order. relations: those to cross, default all. groups: the subject of each row,
-    or that per relation (then compared); repeats are refused. partialled: first project out the
-    kernels of all label arrays in `given` (per relation the object of each subject, or name parts).
-    Null of n draws: semantic states of each (relation, prompt) centred and scaled to unit Frobenius
-    norm, then per subject the relation labels of the semantic side permuted, all prompts alike.
-    Interval: delete-one-subject jackknife. Definition: measures.md, section 8.
-    Raises NotIdentifiable (one relation, other subjects, unique objects), BadInput,
-    DegenerateStates.
+    or that per relation (then compared); repeats are refused. given: label arrays (per relation the
+    object of each subject, or name parts) whose kernels are projected out first: the
+    answer-partialled contrast. Null of n draws: semantic states of each (relation, prompt) centred
+    and scaled to unit Frobenius norm, then per subject the relation labels of the semantic side
+    permuted, all prompts alike. Interval: delete-one-subject jackknife. Raises NotIdentifiable (one
+    relation, other subjects, unique objects), BadInput, DegenerateStates.
     """
     names, rote, semantic = _crossed_states(xs, ys, relations, groups)
-    (prompts, r, subjects, _), d = semantic.shape, rote.shape[2]
-    kernels = _given_kernels(given, subjects) if partialled else np.zeros((0, subjects, subjects))
-    weights = _weights(r)
-    left, right = hsic.u_centre(hsic.linear_gram(rote)), hsic.u_centre(hsic.linear_gram(semantic))
-    full, left_out = hsic.inner_products(
-        np.concatenate([left, right.reshape(prompts * r, subjects, subjects), kernels])
-    )
+    prompts, r, subjects, _ = semantic.shape
+    named = {} if given is None else _by_relation(given)
+    labels = [label_kernel(some, subjects, f"given[{name!r}]") for name, some in named.items()]
+    kernels = np.array(labels).reshape(-1, subjects, subjects)
+    weights, left, right = _weights(r), _u_gram(rote), _u_gram(semantic)
+    grams = [left, right.reshape(prompts * r, subjects, subjects), kernels]
+    full, left_out = hsic.inner_products(np.concatenate(grams))
     sides = [f"xs[{q!r}]" for q in names]
     sides += [f"ys[{q!r}] prompt {p}" for p in range(prompts) for q in names]
     hsic.check_something_left(full, len(kernels), sides)
     tables = hsic.cka_tables(full, len(kernels), r)
     per_prompt = np.einsum("prq,rq->p", tables, weights)
     left_out = np.einsum("iprq,rq->pi", hsic.cka_tables(left_out, len(kernels), r), weights)
-    interval = jackknife_interval(per_prompt.mean(), left_out.mean(axis=0))
+    found = statistics.jackknife_interval(per_prompt.mean(), left_out.mean(axis=0))
     null = _null_contrasts(left, semantic, kernels, _relation_orders(n, subjects, r, rng), weights)
-    p = float(permutation_p(interval.value, null, "two-sided")) if n else np.nan
-    found = (interval.value, interval.low, interval.high, null, p)
-    return Contrast(*found, tables.mean(axis=0), per_prompt, left_out, names, subjects, d)
+    p = float(statistics.permutation_p(found.value, null, "two-sided")) if n else np.nan
+    scores = tables.mean(axis=0), per_prompt, left_out
+    return Contrast(found.value, found.low, found.high, null, p, *scores, names, subjects)
 
 
 def interaction(
-    xs: Mapping | Sequence, ys: Mapping | Sequence, r: Hashable, q: Hashable, **options: Any
+    xs: ByRelation, ys: ByRelation, r: Hashable, q: Hashable, **options: Any
 ) -> Contrast:
     """The 2 x 2 interaction rr + qq - rq - qr of the table, for a claim about relation r against q.
 
@@ -236,87 +204,56 @@ def _weights(r: int) -> Array:
 
 
 def _crossed_states(
-    xs: Any, ys: Any, relations: Sequence[Hashable] | None, groups: Any
+    xs: ByRelation, ys: ByRelation, relations: Sequence[Hashable] | None, groups: Subjects
 ) -> tuple[tuple, Array, Array]:
     """Relation names, rote (R, n, d_x), and centred, scaled semantic states (P, R, n, d_y)."""
-    xs, ys = _by_relation(xs), _by_relation(ys)
-    names = tuple(dict.fromkeys([*xs, *ys]) if relations is None else relations)
-    for side, states in (("xs", xs), ("ys", ys)):
+    by_x, by_y = _by_relation(xs), _by_relation(ys)
+    names = tuple(dict.fromkeys([*by_x, *by_y]) if relations is None else relations)
+    for side, states in (("xs", by_x), ("ys", by_y)):
         missing = [name for name in names if name not in states]
         if missing:
-            raise NotIdentifiable(
-                f"{side} has no states of relations {missing} (it has {list(states)}); the "
-                "contrast needs both sides of each: give them, or name the others in `relations`"
-            )
-    if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise NotIdentifiable(
-            f"relations {list(names)}: a contrast needs at least two different relations over the "
-            "same subjects; with one, the name and its meaning cannot be told apart"
-        )
-    rote = [to_states(xs[name], f"xs[{name!r}]") for name in names]
-    semantic = [_prompts(ys[name], f"ys[{name!r}]") for name in names]
+            remedy = "give both sides of each, or name the others in `relations`"
+            raise NotIdentifiable(f"{side} has no states of relations {missing}; {remedy}")
+    if len(set(names)) < max(2, len(names)):
+        why = "with one, a name and its meaning cannot be told apart"
+        raise NotIdentifiable(f"relations {list(names)}: give at least two different ones; {why}")
+    rote = [checks.to_states(by_x[name], f"xs[{name!r}]") for name in names]
+    semantic = [_prompts(by_y[name], f"ys[{name!r}]") for name in names]
     _check_same_subjects(names, [len(x) for x in rote] + [y.shape[1] for y in semantic], groups)
-    for what, counts in (
-        ("prompts", [len(y) for y in semantic]),
-        ("dimensions in xs", [x.shape[1] for x in rote]),
-        ("dimensions in ys", [y.shape[2] for y in semantic]),
-    ):
-        if len(set(counts)) > 1:
-            raise BadInput(
-                f"the relations have {counts} {what}; take all at one site, with as many prompts: "
-                "the null exchanges prompt p of one relation with prompt p of another"
-            )
+    shapes = [(len(y), x.shape[1], y.shape[2]) for x, y in zip(rote, semantic, strict=True)]
+    if len(set(shapes)) > 1:
+        why = "the null exchanges prompt p of one relation with prompt p of another"
+        raise BadInput(f"relations differ in (prompts, d_x, d_y), {shapes}; {why}")
     for name, x, y in zip(names, rote, semantic, strict=True):
-        check_varied(x, f"xs[{name!r}]")
+        checks.check_varied(x, f"xs[{name!r}]")
         for p, prompt in enumerate(y):
-            check_varied(prompt, f"ys[{name!r}] prompt {p}")
-    n = len(rote[0])
-    if n < 5:
-        raise TooFewRows(f"n={n} subjects; the contrast and its jackknife need at least 5")
-    warn_if_small(n)
-    semantic = hsic.centre(np.stack(semantic, axis=1))
-    semantic /= np.linalg.norm(semantic, axis=(2, 3), keepdims=True)
-    return names, np.stack(rote), semantic
+            checks.check_varied(prompt, f"ys[{name!r}] prompt {p}")
+    checks.warn_if_small(len(rote[0]))
+    scaled = hsic.centre(np.stack(semantic, axis=1))
+    scaled /= np.linalg.norm(scaled, axis=(2, 3), keepdims=True)
+    return names, np.stack(rote), scaled
 
 
-def _by_relation(states: Any) -> dict:
+def _by_relation(states: ByRelation) -> dict:
     return dict(states) if isinstance(states, Mapping) else dict(enumerate(states))
 
 
-def _prompts(y: Any, name: str) -> Array:
+def _prompts(y: Values, name: str) -> Array:
     """(P, n, d) of semantic states given as (n, d) or (P, n, d)."""
-    y = to_float64(y, name)
-    y = y[None] if y.ndim == 2 else y
-    if y.ndim != 3 or len(y) == 0:
-        raise BadInput(f"{name} has shape {y.shape}; expected (n, d) or (n_prompts, n, d)")
-    return np.stack([to_states(prompt, f"{name} prompt {p}") for p, prompt in enumerate(y)])
+    prompts = enumerate(checks.to_prompts(y, name, "P n d"))
+    return np.stack([checks.to_states(prompt, f"{name} prompt {p}") for p, prompt in prompts])
 
 
-def _check_same_subjects(names: tuple, sizes: list[int], groups: Any) -> None:
+def _check_same_subjects(names: tuple, sizes: list[int], groups: Subjects) -> None:
     if len(set(sizes)) > 1:
-        raise NotIdentifiable(
-            f"relations {list(names)} have {sorted(set(sizes))} rows; a contrast needs the same "
-            "subjects in the same order in every relation, keep the subjects that all have"
-        )
+        why = f"relations {list(names)} have {sorted(set(sizes))} rows"
+        raise NotIdentifiable(f"{why}; keep the same subjects in the same order in all of them")
     if isinstance(groups, Mapping):
         if len({tuple(groups.get(name, ())) for name in names}) > 1:
-            raise NotIdentifiable(
-                f"groups: relations {list(names)} have different subjects or row orders, so "
-                "subject and relation cannot be told apart; keep shared subjects, sorted alike"
-            )
+            why = f"groups: relations {list(names)} have different subjects or row orders"
+            raise NotIdentifiable(f"{why}; keep shared subjects, sorted alike")
         groups = groups[names[0]]
-    check_entities(groups, sizes[0])
-
-
-def _given_kernels(given: Any, n: int) -> Array:
-    """(k, n, n) the U-centred kernels to project out."""
-    if given is None or len(given) == 0:
-        raise NotIdentifiable(
-            "partialled=True without given: the answer can be projected out only if the object of "
-            "every subject in every relation is known; pass given={relation: objects}"
-        )
-    named = _by_relation(given).items()
-    return np.array([label_kernel(labels, n, f"given[{name!r}]") for name, labels in named])
+    checks.check_entities(groups, sizes[0])
 
 
 def _relation_orders(count: int, n: int, r: int, rng: Rng) -> Array:
@@ -366,8 +303,5 @@ def _u_centred_norms(k: Array) -> Array:
     n = k.shape[-1]
     rows = k.sum(axis=-1)
     squares = np.einsum("...ij,...ij->...", k, k)
-    return (
-        squares
-        + rows.sum(axis=-1) ** 2 / ((n - 1) * (n - 2))
-        - 2 / (n - 2) * np.sum(rows**2, axis=-1)
-    )
+    totals = rows.sum(axis=-1) ** 2 / ((n - 1) * (n - 2))
+    return squares + totals - 2 / (n - 2) * np.sum(rows**2, axis=-1)

@@ -1,6 +1,5 @@
 """Controls of linear probes: what a probe scores where there is nothing to find, or only a name.
 
-States (n, d) of any float dtype, labels (n,) and entities (`groups`, (n,)) in, a small result out.
 Every probe is a scikit-learn pipeline that standardises within the fold and chooses its penalty in
 folds of the fitting rows. Where n <= d any labels are fitted perfectly (Cover 1965), so a score
 means nothing without n, d, the commonest class and a control. Definitions: measures.md, section 4.
@@ -13,25 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.measures.checks import (
-    Array,
-    Groups,
-    NotIdentifiable,
-    TooFewRows,
-    to_float64,
-    to_labels,
-    to_pair,
-    to_states,
-)
+from analysis.measures import checks, transfer
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, TooFewRows, Values
 from analysis.measures.statistics import mean_interval
-from analysis.measures.transfer import (
-    ALPHAS,
-    FOLDS,
-    Transfer,
-    check_two_classes,
-    fit_probes,
-    subject_folds,
-)
+from analysis.measures.transfer import ALPHAS, FOLDS, subject_folds
 from training.base.errors import BadInput
 
 Kind = Literal["ridge", "logistic", "mass-mean"]
@@ -47,7 +31,7 @@ class ProbeScore:
     """value: accuracy on left-out rows, with its t interval over entities; correct: (n,) by row.
 
     fitted: accuracy on the fitting rows (1 for any labels where n <= d); chance: of always guessing
-    their commonest class; guess: (n,) whether that is right; entities, classes: how many.
+    their commonest class; guess: (n,) whether that is right.
     """
 
     value: float
@@ -58,8 +42,6 @@ class ProbeScore:
     correct: Array
     guess: Array
     n: int
-    entities: int
-    classes: int
     d: int
 
 
@@ -79,36 +61,21 @@ class Selectivity:
 
 @dataclass(frozen=True)
 class OnlineCode:
-    """value: compression, uniform_bits / bits; n rows of so many classes, d wide."""
+    """value: compression, uniform_bits / bits, of the labels of n rows."""
 
     value: float
     bits: float
     uniform_bits: float
     n: int
-    classes: int
-    d: int
-
-
-@dataclass(frozen=True, eq=False)
-class RidgeMap:
-    """value: share of left-out entities whose mapped state finds its own; own: (n,) whether it did.
-
-    unmapped: (n,) without a map, NaN where the widths differ; chance: (n,) 1 / candidates.
-    """
-
-    value: float
-    own: Array
-    unmapped: Array
-    chance: Array
 
 
 def probe(
-    x: Any,
-    labels: Any,
+    x: Values,
+    labels: Labels,
     groups: Groups = None,
     *,
     split: Split = "entity",
-    templates: Sequence | None = None,
+    templates: Groups = None,
     kind: Kind = "ridge",
     penalties: Sequence[float] | None = None,
     folds: int = FOLDS,
@@ -128,27 +95,29 @@ def probe(
     ALPHAS, CS), chosen in INNER_FOLDS folds of the fitting rows, cut in the same way.
     Raises TooFewRows, NotIdentifiable (a fold is left with one class), BadInput.
     """
-    x = to_states(x)
-    codes, who = to_labels(labels, len(x)), _entities(groups, len(x))
+    x = checks.to_states(x)
+    n, d = x.shape
+    codes, who = checks.to_labels(labels, n), checks.to_entities(groups, n)
     together = who if split == "entity" else None
     if split == "row" and templates is not None:
-        together = fold = _template_folds(to_labels(templates, len(x), "templates"), folds)
+        together = fold = checks.to_labels(templates, n, "templates") % folds
+        if not fold.any():
+            raise TooFewRows("all rows are of one template; a template split needs at least two")
     else:
         fold = subject_folds(codes, together, folds=folds, seed=seed)
-    correct, guess, fitted = np.zeros(len(x)), np.zeros(len(x)), []
+    correct, guess, fitted = np.zeros(n), np.zeros(n), []
     for k in np.unique(fold):
         fit, test = fold != k, fold == k
         counts = np.bincount(codes[fit])
-        check_two_classes(counts, k)
+        transfer.check_two_classes(counts, k)
         inner = _inner_folds(codes[fit], None if together is None else together[fit], seed)
         model = linear_probe(kind, inner, penalties).fit(x[fit], codes[fit])
         correct[test] = model.predict(x[test]) == codes[test]
         guess[test] = codes[test] == counts.argmax()
         fitted.append(model.score(x[fit], codes[fit]))
-    span = _over_entities(correct, who)
-    rates = (float(np.mean(rate)) for rate in (fitted, guess))
-    sizes = (len(x), int(who.max()) + 1, int(codes.max()) + 1, x.shape[1])
-    return ProbeScore(*span, *rates, correct, guess, *sizes)
+    value, low, high = _over_entities(correct, who)
+    rates = float(np.mean(fitted)), float(np.mean(guess))
+    return ProbeScore(value, low, high, *rates, correct, guess, n, d)
 
 
 def linear_probe(
@@ -157,8 +126,7 @@ def linear_probe(
     """An unfitted scikit-learn probe: standardise, classify, penalty chosen over folds `inner`.
 
     inner: (n,) the fold of each row that `fit` will get; None if there is nothing to choose. Ridge
-    weights classes equally. The logistic pipeline first rotates into the span of the fitting rows:
-    an L2 penalty gives the same probe there, n wide instead of d.
+    weights classes equally; the logistic pipeline works in the span of the fitting rows, n wide.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -185,18 +153,15 @@ def linear_probe(
     return GridSearchCV(model, {name: list(values)}, cv=PredefinedSplit(inner))
 
 
-def control_labels(labels: Any, groups: Sequence, seed: int = 0) -> Array:
-    """The control task of Hewitt & Liang 2019 (arXiv:1909.03368): (n,) random codes per entity.
-
-    The entities' own labels (of an entity's first row) are permuted, so classes stay as common.
-    """
-    codes, who = to_labels(labels, len(labels)), to_labels(groups, len(labels), "groups")
+def control_labels(labels: Labels, groups: Groups = None, seed: int = 0) -> Array:
+    """(n,) the entities' labels permuted among them: the control task of Hewitt & Liang 2019."""
+    codes, who = checks.to_labels(labels, len(labels)), checks.to_entities(groups, len(labels))
     _, first = np.unique(who, return_index=True)
     return np.random.default_rng([seed, 1]).permutation(codes[first])[who]
 
 
 def selectivity(
-    x: Any, labels: Any, groups: Sequence, *, draws: int = 3, seed: int = 0, **options: Any
+    x: Values, labels: Labels, groups: Groups, *, draws: int = 3, seed: int = 0, **options: Any
 ) -> Selectivity:
     """How much better a probe does on the task than on random labels per entity (row split).
 
@@ -209,20 +174,24 @@ def selectivity(
     Both can be read from who the row is about; only the task from what is known about them. draws:
     control tasks averaged. Otherwise as `probe`; TooFewRows if every entity has one row.
     """
-    who = _entities(groups, len(labels))
-    if who.max() + 1 == len(who):
-        raise TooFewRows(
-            f"{len(who)} rows of {len(who)} entities; a row split needs several rows of each"
-        )
+    n, who = len(labels), checks.to_entities(groups, len(labels))
+    if who.max() + 1 == n:
+        raise TooFewRows(f"{n} rows of {n} entities; a row split needs several rows of each")
     how = dict(split="row", seed=seed, **options)
-    task = probe(x, labels, who, **how)
+    task = probe(x, labels, who, **how).correct
     controls = [control_labels(labels, who, seed + draw) for draw in range(draws)]
     control = np.mean([probe(x, c, who, **how).correct for c in controls], axis=0)
-    return Selectivity(*_over_entities(task.correct - control, who), task.correct, control)
+    value, low, high = _over_entities(task - control, who)
+    return Selectivity(value, low, high, task, control)
 
 
 def online_code(
-    x: Any, labels: Any, groups: Groups = None, *, penalties: Sequence[float] = CS, seed: int = 0
+    x: Values,
+    labels: Labels,
+    groups: Groups = None,
+    *,
+    penalties: Sequence[float] = CS,
+    seed: int = 0,
 ) -> OnlineCode:
     """Online code length of the labels given the states (Voita & Titov 2020, arXiv:2003.12298).
 
@@ -239,23 +208,17 @@ def online_code(
     of a uniform guess is mixed in, so that an unseen class does not cost infinitely many bits.
     Raises TooFewRows for fewer entities than blocks, NotIdentifiable for one class.
     """
-    x = to_states(x)
-    codes, who = to_labels(labels, len(x)), _entities(groups, len(x))
-    ends = np.round(np.array(BLOCKS) * (who.max() + 1)).astype(int)
+    x = checks.to_states(x)
+    codes, who = checks.to_labels(labels, len(x)), checks.to_entities(groups, len(x))
+    entities, classes = who.max() + 1, int(codes.max()) + 1
+    ends = np.round(np.array(BLOCKS) * entities).astype(int)
     if ends[0] < 1 or np.any(np.diff(ends) < 1):
         raise TooFewRows(
-            f"{who.max() + 1} entities; blocks of {BLOCKS} of them need at least one in each"
+            f"{entities} entities; blocks of {BLOCKS} of them need at least one in each"
         )
-    classes = int(codes.max()) + 1
     if classes < 2:
-        raise NotIdentifiable(
-            "not identifiable: all rows are of one class, so there is nothing to code"
-        )
-    place = np.random.default_rng(seed).permutation(who.max() + 1)[who]
-
-    def cost(fit: Array, test: Array, candidates: Sequence[float]) -> Array:
-        return _bits(x[fit], codes[fit], x[test], codes[test], classes, candidates)
-
+        raise NotIdentifiable("not identifiable: all rows are of one class, nothing to code")
+    place = np.random.default_rng(seed).permutation(entities)[who]
     bits = np.sum(place < ends[0]) * np.log2(classes)
     for start, stop in pairwise(ends):
         earlier, block, chosen = place < start, (place >= start) & (place < stop), penalties
@@ -263,55 +226,50 @@ def online_code(
             inner = np.full(len(x), -1)
             inner[earlier] = _inner_folds(codes[earlier], who[earlier], seed)
             costs = [
-                cost(earlier & (inner != k), inner == k, penalties)
+                _bits(x, codes, earlier & (inner != k), inner == k, penalties)
                 for k in np.unique(inner[earlier])
             ]
             chosen = [penalties[int(np.sum(costs, axis=0).argmin())]]
-        bits += cost(earlier, block, chosen)[0]
+        bits += _bits(x, codes, earlier, block, chosen)[0]
     uniform = len(x) * np.log2(classes)
-    lengths = (float(uniform / bits), float(bits), float(uniform))
-    return OnlineCode(*lengths, len(x), classes, x.shape[1])
+    return OnlineCode(float(uniform / bits), float(bits), float(uniform), len(x))
 
 
-def _bits(
-    x: Array, y: Array, x_new: Array, y_new: Array, classes: int, penalties: Sequence[float]
-) -> Array:
-    """Bits (len(penalties),) of labels y_new under logistic probes fitted on x, y."""
+def _bits(x: Array, codes: Array, fit: Array, test: Array, penalties: Sequence[float]) -> Array:
+    """Bits (len(penalties),) of the codes of rows `test` under logistic probes of rows `fit`."""
     from sklearn.linear_model import LogisticRegression
 
-    seen = np.unique(y)
-    share = 1 / (len(y) + 1)
-    known = np.zeros((len(penalties), len(x_new), classes))
+    classes, seen, asked = int(codes.max()) + 1, np.unique(codes[fit]), codes[test]
+    share = 1 / (fit.sum() + 1)
+    known = np.zeros((len(penalties), len(asked), classes))
     if len(seen) == 1:
         known[:, :, seen] = 1
     else:
         # All but the last step of the pipeline is the same for every penalty.
-        model = linear_probe("logistic", penalties=penalties[:1])
-        fit = model[:-1].fit_transform(x)
-        new = model[:-1].transform(x_new)
+        first = linear_probe("logistic", penalties=penalties[:1])[:-1]
+        old, new = first.fit_transform(x[fit]), first.transform(x[test])
         for place, c in enumerate(penalties):
-            probabilities = LogisticRegression(C=c, max_iter=2000).fit(fit, y).predict_proba(new)
-            known[place][:, seen] = probabilities
+            model = LogisticRegression(C=c, max_iter=2000).fit(old, codes[fit])
+            known[place][:, seen] = model.predict_proba(new)
     mixed = (1 - share) * known + share / classes
-    return -np.log2(mixed[:, np.arange(len(y_new)), y_new]).sum(axis=1)
+    return -np.log2(mixed[:, np.arange(len(asked)), asked]).sum(axis=1)
 
 
 def ridge_map(
-    x: Any, y: Any, groups: Groups = None, *, folds: int = FOLDS, seed: int = 0
-) -> RidgeMap:
-    """A linear map from x (n, d_x) to paired y (n, d_y), scored by retrieval on left-out entities.
+    x: Values, y: Values, groups: Groups = None, *, folds: int = FOLDS, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """Does a linear map from x (n, d_x) to paired y (n, d_y) take left-out entities to their own?
 
-    One row per entity. The map is fitted on the other folds, x standardised there, its penalty
-    chosen by their leave-one-out error. A left-out entity counts if its own y state is the nearest
-    of its fold's to its mapped x state, by cosine about the fitting rows' mean; a tie counts
-    against it. `unmapped`: the same with x itself: what the shared name alone finds. Raises as
-    `linear_cka`.
+    Returns (n,) whether a mapped state is nearest to its own, of the fold's, by cosine about the
+    fitting rows' mean (a tie counts against it); the same with x itself (what the shared name alone
+    finds; NaN where the widths differ); chance, 1 / candidates. The map is fitted on the other
+    folds, its penalty chosen by their leave-one-out error. Raises as `linear_cka`.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = to_pair(x, y, groups)
+    x, y = checks.to_pair(x, y, groups)
     n = len(x)
     fold = subject_folds(np.zeros(n), None, folds=folds, seed=seed)
     own, unmapped, chance = np.zeros(n), np.full(n, np.nan), np.zeros(n)
@@ -323,7 +281,7 @@ def ridge_map(
         if x.shape[1] == y.shape[1]:
             unmapped[test] = _finds_own(x[test] - x[fit].mean(axis=0), y[test] - middle)
         chance[test] = 1 / test.sum()
-    return RidgeMap(float(own.mean()), own, unmapped, chance)
+    return own, unmapped, chance
 
 
 def _finds_own(queries: Array, candidates: Array) -> Array:
@@ -334,42 +292,31 @@ def _finds_own(queries: Array, candidates: Array) -> Array:
 
 
 def relation_probe(
-    x: Mapping[str, Any], y: Mapping[str, Any], subjects: Mapping[str, Sequence], **options: Any
-) -> Transfer:
+    x: Mapping[str, Values],
+    y: Mapping[str, Values],
+    subjects: Mapping[str, Sequence],
+    **options: Any,
+) -> transfer.Transfer:
     """Which relation does a state ask? Fitted on x of some subjects, scored on y of the others.
 
-    x: per relation the states (n_r, S, d) of one kind of prompt; y: of another kind, (n_r, S, d) or
-    (P_r, n_r, S, d), cut to the smallest P_r; subjects: (n_r,) whom the rows are about, in one fold
-    in all relations. Answers come relation by relation in the order of x. Use different kinds of
-    prompt: within one kind the probe knows a relation by its wording. options: of
-    `fit_probes`. Raises as `transfer`.
+    x: per relation the states (n_r, S, d) of one kind of prompt; y: of another kind (within one the
+    wording tells), (n_r, S, d) or (P_r, n_r, S, d), cut to the smallest P_r; subjects: (n_r,) whom
+    the rows are about. Answers come relation by relation in the order of x.
     """
-    stacks = {r: to_float64(some, f"y of {r}") for r, some in y.items()}
-    stacks = {r: some[None] if some.ndim == 3 else some for r, some in stacks.items()}
+    stacks = {r: checks.to_prompts(some, f"y of {r}", "P n S d") for r, some in y.items()}
     prompts = min(len(some) for some in stacks.values())
-    labels = np.repeat(list(x), [len(some) for some in x.values()])
+    states = [checks.to_float64(some, f"x of {r}") for r, some in x.items()]
+    labels = np.repeat(list(x), [len(some) for some in states])
     who = [subject for relation in x for subject in subjects[relation]]
-    states = np.concatenate([to_float64(some, f"x of {r}") for r, some in x.items()])
     answers = np.concatenate([stacks[r][:prompts] for r in x], axis=1)
-    fitted = fit_probes(states, labels, who, **options)
+    fitted = transfer.fit_probes(np.concatenate(states), labels, who, **options)
     return fitted.score(answers, allow_degenerate=options.get("allow_degenerate", False))
-
-
-def _entities(groups: Groups, n: int) -> Array:
-    return np.arange(n) if groups is None else to_labels(groups, n, "groups")
 
 
 def _over_entities(values: Array, who: Array) -> tuple[float, float, float]:
     """The mean of (n,) values and its t interval over entities."""
     interval = mean_interval(np.bincount(who, weights=values) / np.bincount(who))
     return float(values.mean()), interval.low, interval.high
-
-
-def _template_folds(templates: Array, folds: int) -> Array:
-    """(n,) whole templates, at most `folds` folds."""
-    if templates.max() == 0:
-        raise TooFewRows("all rows are of one template; a template split needs at least two")
-    return templates % folds
 
 
 def _inner_folds(codes: Array, together: Array | None, seed: int) -> Array:

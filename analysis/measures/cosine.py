@@ -7,28 +7,14 @@ give every pairing or a null; the other functions take one site.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from analysis.measures.checks import (
-    Array,
-    DegenerateStates,
-    Groups,
-    NotIdentifiable,
-    to_labels,
-    to_pair,
-    to_states,
-)
+from analysis.measures import checks, statistics
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
 from analysis.measures.hsic import centre
 from analysis.measures.scores import Scores
-from analysis.measures.statistics import (
-    Interval,
-    Rng,
-    jackknife_interval,
-    mean_interval,
-    permutations,
-)
+from analysis.measures.statistics import Interval, Rng
 from training.base.errors import BadInput
 
 
@@ -47,8 +33,8 @@ class Retrieval:
 def pair_measures(x: Array, y: Array) -> dict[str, Array]:
     """Every paired measure of every pairing, (S, n, n): entry s, i, j sets y[s, i] against x[s, j].
 
-    x, y: (S, n, d), row i the same subject. The means of the diagonals are `cosine_alignment` (raw
-    and centred) and `retrieval`; a tie counts against the fact.
+    x, y: (S, n, d), row i the same subject. The means of the diagonals are `cosine_alignment` and
+    `retrieval`; a tie counts against the fact.
     """
     from scipy.stats import rankdata
 
@@ -99,13 +85,13 @@ def neighbour_scores(
     values = np.take_along_axis(near_y, near_x, axis=-1).mean(axis=-1)
     values[[reason is not None for reason in reasons]] = np.nan
     null = np.zeros((draws, s))
-    for draw, p in zip(null, permutations(n, draws, rng), strict=True):
+    for draw, p in zip(null, statistics.permutations(n, draws, rng), strict=True):
         for site in range(s):
             draw[site] = near_y[site][p[:, None], p[near_x[site]]].mean()
     return Scores(values, null, tuple(subjects), tuple(reasons), k / (n - 1))
 
 
-def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Groups = None) -> float:
+def mutual_knn(x: Values, y: Values, k: int = 10, *, groups: Groups = None) -> float:
     """Mean share of the k nearest neighbours (centred cosine) on which both sides agree.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -115,18 +101,16 @@ def mutual_knn(x: Any, y: Any, k: int = 10, *, groups: Groups = None) -> float:
     Huh et al. 2024, arXiv:2405.07987; chance k/(n-1). x: (n, d_x), y: (n, d_y), 1 <= k < n - 1.
     Raises as `linear_cka`.
     """
-    x, y = to_pair(x, y, groups)
+    x, y = checks.to_pair(x, y, groups)
     n = len(x)
     if not 1 <= k < n - 1:
-        raise BadInput(
-            f"k={k} with n={n} rows; expected 1 <= k < n - 1, every row is a neighbour otherwise"
-        )
+        raise BadInput(f"k={k} with n={n} rows; expected 1 <= k < n - 1, else all are neighbours")
     near_x, near_y = (_nearest(_units(centre(z), "states"), k) for z in (x, y))
     shared = (near_x[:, :, None] == near_y[:, None, :]).sum()
     return float(shared / (n * k))
 
 
-def retrieval(x: Any, y: Any, *, groups: Groups = None) -> Retrieval:
+def retrieval(x: Values, y: Values, *, groups: Groups = None) -> Retrieval:
     """Does each fact's semantic state in y find its rote state in x as nearest among all n?
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -137,14 +121,16 @@ def retrieval(x: Any, y: Any, *, groups: Groups = None) -> Retrieval:
     x, y: (n, d) of one site, centred cosine. Top-1, top-5 and mean reciprocal rank; a tie counts
     against the fact. Raises as `linear_cka`, and BadInput where the widths differ.
     """
-    x, y = to_pair(x, y, groups, same_width=True)
+    x, y = checks.to_pair(x, y, groups, same_width=True)
     cosine = _units(centre(y), "y") @ _units(centre(x), "x").T
     rank = np.sum(cosine >= np.diagonal(cosine)[:, None], axis=1)
-    found = (float(np.mean(score)) for score in (rank == 1, rank <= 5, 1 / rank))
-    return Retrieval(*found, *chances(len(x)).values())
+    top1, top5, mrr = (float(np.mean(score)) for score in (rank == 1, rank <= 5, 1 / rank))
+    return Retrieval(top1, top5, mrr, *chances(len(x)).values())
 
 
-def cosine_alignment(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> Interval:
+def cosine_alignment(
+    x: Values, y: Values, *, centre: bool = True, groups: Groups = None
+) -> Interval:
     """Mean cosine of paired states, with the mean over mismatched pairs as its baseline `null`.
 
     >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 8)) + 9  # nothing shared but the mean
@@ -156,17 +142,14 @@ def cosine_alignment(x: Any, y: Any, *, centre: bool = True, groups: Groups = No
     anisotropy, so read them only beside `null`. Raises as `linear_cka` (constant states: if
     centred).
     """
-    x, y = to_pair(x, y, groups, varied=centre, same_width=True)
-    if centre:
-        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    n = len(x)
-    x, y = _units(x, "x"), _units(y, "y")
-    paired = np.sum(x * y, axis=1)
-    mismatched = (x.sum(axis=0) @ y.sum(axis=0) - paired.sum()) / (n * (n - 1))
-    return replace(mean_interval(paired), null=float(mismatched))
+    x, y = checks.to_pair(x, y, groups, varied=centre, same_width=True)
+    a, b = (_units(z - z.mean(axis=0) if centre else z, k) for k, z in (("x", x), ("y", y)))
+    n, paired = len(a), np.sum(a * b, axis=1)
+    mismatched = (a.sum(axis=0) @ b.sum(axis=0) - paired.sum()) / (n * (n - 1))
+    return replace(statistics.mean_interval(paired), null=float(mismatched))
 
 
-def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None) -> Interval:
+def delta_cosine(states: Values, labels: Labels, subjects: Groups = None) -> Interval:
     """Mean cosine within relations minus between relations; pairs sharing a subject are left out.
 
     >>> rng = np.random.default_rng(0)
@@ -179,35 +162,30 @@ def delta_cosine(states: Any, labels: Sequence | Array, subjects: Groups = None)
     over subjects with all their rows, NaN where one leaves no pair of a kind.
     Raises NotIdentifiable where there is no pair within or between relations.
     """
-    states = to_states(states, "states")
+    states = checks.to_states(states, "states")
     n = len(states)
-    relation = to_labels(labels, n)
-    subject = np.arange(n) if subjects is None else to_labels(subjects, n, "subjects")
+    relation = checks.to_labels(labels, n)
+    subject = checks.to_entities(subjects, n, "subjects")
     unit = _units(states, "states")
     cosine = unit @ unit.T
     other = subject[:, None] != subject
     same = relation[:, None] == relation
-    totals, per_subject = [], []
-    for pairs in (other & same, other & ~same):
-        # Sums over ordered pairs and their number; a subject's rows hold half of its pairs.
-        rows = np.stack([(cosine * pairs).sum(axis=1), pairs.sum(axis=1)])
-        totals.append(rows.sum(axis=1))
-        per_subject.append(np.stack([np.bincount(subject, weights=row) for row in rows]))
-    for (_, count), kind in zip(totals, ("within a relation", "between relations"), strict=True):
-        if count == 0:
-            raise NotIdentifiable(
-                f"no two rows {kind} with different subjects among {n} rows of "
-                f"{relation.max() + 1} relations; give two relations of two subjects each, or more"
-            )
-    within, between = (total[0] / total[1] for total in totals)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        left_out = [
-            (t[0] - 2 * s[0]) / (t[1] - 2 * s[1]) for t, s in zip(totals, per_subject, strict=True)
-        ]
-    return jackknife_interval(within - between, left_out[0] - left_out[1])
+    means, left_out = [], []
+    for kind, pairs in (("within a relation", other & same), ("between relations", other & ~same)):
+        sums, counts = (cosine * pairs).sum(axis=1), pairs.sum(axis=1)
+        if not counts.any():
+            among = f"with different subjects among {n} rows of {relation.max() + 1} relations"
+            remedy = "give two relations of two subjects each, or more"
+            raise NotIdentifiable(f"no two rows {kind} {among}; {remedy}")
+        means.append(sums.sum() / counts.sum())
+        # Pairs are ordered, so a subject's rows hold half of its pairs.
+        gone, fewer = (2 * np.bincount(subject, weights=z) for z in (sums, counts))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            left_out.append((sums.sum() - gone) / (counts.sum() - fewer))
+    return statistics.jackknife_interval(means[0] - means[1], left_out[0] - left_out[1])
 
 
-def rsa(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> float:
+def rsa(x: Values, y: Values, *, centre: bool = True, groups: Groups = None) -> float:
     """Spearman correlation of the two cosine-distance matrices (Kriegeskorte et al. 2008).
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -219,7 +197,7 @@ def rsa(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> float:
     """
     from scipy.stats import rankdata
 
-    x, y = to_pair(x, y, groups)
+    x, y = checks.to_pair(x, y, groups)
     upper = np.triu_indices(len(x), 1)
     ranks = []
     for name, z in (("x", x), ("y", y)):
@@ -227,9 +205,8 @@ def rsa(x: Any, y: Any, *, centre: bool = True, groups: Groups = None) -> float:
         rank = rankdata(1 - (unit @ unit.T)[upper])
         ranks.append(rank - rank.mean())
         if not np.any(ranks[-1]):
-            raise DegenerateStates(
-                f"{name}: all pairs of rows are equally distant; leave this site or position out"
-            )
+            why = f"{name}: all pairs of rows are equally distant"
+            raise checks.DegenerateStates(f"{why}; leave this site or position out")
     return float(ranks[0] @ ranks[1] / np.linalg.norm(ranks[0]) / np.linalg.norm(ranks[1]))
 
 
@@ -237,9 +214,8 @@ def _units(x: Array, name: str = "") -> Array:
     """x (..., n, d) with rows of length 1; a zero row becomes NaN, or DegenerateStates if named."""
     lengths = np.linalg.norm(x, axis=-1, keepdims=True)
     if name and not lengths.all():
-        raise DegenerateStates(
-            f"{name}: row {int(np.argmin(lengths))} is zero and has no cosine; leave the fact out"
-        )
+        why = f"{name}: row {int(np.argmin(lengths))} is zero and has no cosine"
+        raise checks.DegenerateStates(f"{why}; leave the fact out")
     with np.errstate(invalid="ignore", divide="ignore"):
         return x / lengths
 

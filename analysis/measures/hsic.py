@@ -1,19 +1,18 @@
 """The Hilbert-Schmidt independence criterion and U-centred Grams, on which all CKA here rests.
 
-HSIC_0 biases the ratio by about d/(n+d). HSIC_1 (Song et al. 2012, JMLR 13, eq. 5) is unbiased and
-has three equal forms: on Grams, as the inner product of U-centred Grams (Szekely & Rizzo 2014) over
-n(n-3), and on centred features. Four facts make grids, jackknives, nulls and partialling cheap:
-for centred x the row sums of the zero-diagonal Gram are -|x_i|^2, so U-centring needs only the row
-norms; permuting rows commutes with U-centring; U-centred A, B have zero row sums, so without row i
-`(n-1)(n-4) HSIC_1 = <A, B> - 2 (n-2)/(n-3) sum_j A_ij B_ij` (put zero row sums into eq. 5 for n-1
-rows); and U-centred Grams form a Hilbert space, so projecting kernels out is a Schur complement.
+HSIC_1 (Song et al. 2012, JMLR 13, eq. 5) is unbiased and has three equal forms: on Grams, on
+centred features, and as the inner product of U-centred Grams over n(n-3) (Szekely & Rizzo 2014).
+U-centring needs only the row norms of centred x, commutes with permuting rows, and gives zero row
+sums A, B, so that eq. 5 without row i is `<A, B> - 2 (n-2)/(n-3) sum_j A_ij B_ij` over (n-1)(n-4);
+U-centred Grams form a Hilbert space, so projecting kernels out is a Schur complement.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import Array, DegenerateStates, why_degenerate
+from analysis.measures import checks
+from analysis.measures.checks import Array
 
 BLOCK_ELEMENTS = 8_000_000
 ROUNDING = 1e-13
@@ -36,12 +35,8 @@ def u_centre(k: Array) -> Array:
     n = k.shape[-1]
     k = _zero_diagonal(k)
     rows = k.sum(axis=-1)
-    centred = (
-        k
-        - (rows[..., :, None] + rows[..., None, :]) / (n - 2)
-        + rows.sum(axis=-1)[..., None, None] / ((n - 1) * (n - 2))
-    )
-    return _zero_diagonal(centred)
+    total = rows.sum(axis=-1)[..., None, None] / ((n - 1) * (n - 2))
+    return _zero_diagonal(k - (rows[..., :, None] + rows[..., None, :]) / (n - 2) + total)
 
 
 def _zero_diagonal(k: Array) -> Array:
@@ -62,12 +57,8 @@ def hsic1_gram(k_x: Array, k_y: Array) -> float:
     n = len(k_x)
     k_x, k_y = _zero_diagonal(k_x), _zero_diagonal(k_y)
     rows_x, rows_y = k_x.sum(axis=1), k_y.sum(axis=1)
-    total = (
-        np.sum(k_x * k_y)
-        + rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2))
-        - 2 / (n - 2) * (rows_x @ rows_y)
-    )
-    return float(total / (n * (n - 3)))
+    total = np.sum(k_x * k_y) + rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2))
+    return float((total - 2 / (n - 2) * (rows_x @ rows_y)) / (n * (n - 3)))
 
 
 def normalised(xy: float, xx: float, yy: float) -> float:
@@ -77,10 +68,8 @@ def normalised(xy: float, xx: float, yy: float) -> float:
     """
     for name, value in (("x", xx), ("y", yy)):
         if not value > 0:
-            raise DegenerateStates(
-                f"HSIC({name}, {name}) = {value:.3g} is not positive: {name} has no variance "
-                "left between rows; leave this site or position out"
-            )
+            why = f"HSIC({name}, {name}) = {value:.3g} is not positive: no variance left"
+            raise checks.DegenerateStates(f"{why} between rows; leave this site or position out")
     return xy / np.sqrt(xx) / np.sqrt(yy)
 
 
@@ -110,11 +99,8 @@ def _grid_by_features(xs: Array, ys: Array) -> Array:
     flat = np.ascontiguousarray(ys.transpose(1, 0, 2)).reshape(n, t * d_y)
     cross = np.array([((x.T @ flat) ** 2).reshape(d_x, t, d_y).sum(axis=(0, 2)) for x in xs])
     x_norms, y_norms = np.sum(xs * xs, axis=2), np.sum(ys * ys, axis=2)
-    return (
-        cross
-        - n / (n - 2) * (x_norms @ y_norms.T)
-        + np.outer(x_norms.sum(axis=1), y_norms.sum(axis=1)) / ((n - 1) * (n - 2))
-    )
+    totals = np.outer(x_norms.sum(axis=1), y_norms.sum(axis=1)) / ((n - 1) * (n - 2))
+    return cross - n / (n - 2) * (x_norms @ y_norms.T) + totals
 
 
 def self_hsic1(xs: Array) -> Array:
@@ -137,15 +123,14 @@ def nan_where_degenerate(
     Raises DegenerateStates naming those sites unless allow_degenerate.
     """
     scale = np.array([np.sum(centre(x) ** 2) ** 2 for x in xs])
-    reasons = [why_degenerate(x) for x in xs]
+    reasons = [checks.why_degenerate(x) for x in xs]
     usable = np.array([reason is None for reason in reasons]) & (values > ROUNDING * scale)
     bad = np.flatnonzero(~usable)
     if len(bad) and not allow_degenerate:
         reason = reasons[bad[0]] or "no variance left between rows"
-        raise DegenerateStates(
-            f"{name}: sites {bad.tolist()} allow no similarity estimate ({name}[{bad[0]}]: "
-            f"{reason}); leave them out, or allow_degenerate=True for NaN there"
-        )
+        why = f"sites {bad.tolist()} allow no similarity estimate ({name}[{bad[0]}]: {reason})"
+        remedy = "leave them out, or allow_degenerate=True for NaN there"
+        raise checks.DegenerateStates(f"{name}: {why}; {remedy}")
     return np.where(usable, values, np.nan)
 
 
@@ -179,7 +164,9 @@ def _u_centred_rows(z: Array, norms: Array, rows: slice, first: int) -> Array:
 
 
 def leave_one_out_factor(n: int) -> float:
-    """c in `<A, B> - c sum_j A_ij B_ij`, the inner product without row i (module docstring)."""
+    """c in `<A, B> - c sum_j A_ij B_ij`, the inner product without row i. Raises TooFewRows."""
+    if n < 5:
+        raise checks.TooFewRows(f"n={n}: leaving one row out of debiased CKA needs at least 5 rows")
     return 2 * (n - 2) / (n - 3)
 
 
@@ -209,20 +196,16 @@ def check_something_left(products: Array, count: int, names: Sequence[str]) -> N
     before, after = np.diagonal(products), np.diagonal(without_given(products, count))
     for name, whole, left in zip(names, before, after, strict=False):
         if not left > max(NOTHING_LEFT * whole, 0):
-            raise DegenerateStates(
-                f"{name}: nothing is left of its Gram{' after partialling' if count else ''}; "
-                "leave this site or position out"
-            )
+            why = f"nothing is left of its Gram{' after partialling' if count else ''}"
+            raise checks.DegenerateStates(f"{name}: {why}; leave this site or position out")
 
 
 def cka_tables(products: Array, count: int, r: int) -> Array:
     """CKA (..., P, R, R) from inner products of R rote, P R semantic and `count` given Grams."""
     products = without_given(products, count)
-    norms = np.diagonal(products, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        table = (
-            products[..., :r, r:] / np.sqrt(norms[..., :r, None]) / np.sqrt(norms[..., None, r:])
-        )
+        norms = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
+        table = products[..., :r, r:] / norms[..., :r, None] / norms[..., None, r:]
     return np.moveaxis(table.reshape(*table.shape[:-1], -1, r), -2, -3)
 
 

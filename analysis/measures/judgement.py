@@ -1,23 +1,18 @@
 """One shared route, two separate codes or no binding? Judged from states or from summaries.
 
-Raw similarity cannot tell: rote and semantic states are alike because they name one subject, and
-two unrelated codes of one answer are alike too. So the judgement rests on probe transfer between
-the two kinds of states, across subjects, relative to what each kind holds:
-
-    share = (rote->semantic - chance) / (min(rote->rote, semantic->semantic) - chance)
-
-docs/measures.md tabulates the rule that `decide` follows. The null of the transfer permutes
-objects, not subjects: two unrelated codes of few objects agree on some of them by luck, for all
-subjects of such an object at once, so that subjects are not independent evidence for a shared code.
+Raw similarity cannot tell: two unrelated codes of one answer are alike too. So the judgement rests
+on probe transfer across subjects, relative to what each kind of states holds:
+share = (rote->semantic - chance) / (min(rote->rote, semantic->semantic) - chance).
+docs/measures.md tabulates the rule that `decide` follows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from analysis.measures.checks import Array, NotIdentifiable, check_paired, to_float64, to_labels
+from analysis.measures import checks
+from analysis.measures.checks import Array, Labels, NotIdentifiable, Values
 from analysis.measures.contrast import crossed_contrast
 from analysis.measures.scores import paired_scores, pooled, summaries
 from analysis.measures.statistics import Rng, permutation_p
@@ -25,12 +20,9 @@ from analysis.measures.transfer import FOLDS, Transfer, fit_probes
 from training.base.errors import UserError
 from training.base.words import span, two_places
 
-SHARED, SEPARATE, UNBOUND, OPEN = LABELS = (
-    "one shared route",
-    "two separate codes",
-    "no binding",
-    "not identifiable",
-)
+SHARED, SEPARATE = "one shared route", "two separate codes"
+UNBOUND, OPEN = "no binding", "not identifiable"
+LABELS = (SHARED, SEPARATE, UNBOUND, OPEN)
 CLEAR, TENTATIVE = "clear", "tentative"
 LEVEL = 0.05
 HALF, QUARTER = 0.5, 0.25
@@ -75,7 +67,6 @@ class Evidence:
 
     @property
     def words(self) -> str:
-        """`.42 [.31, .53], chance .06`."""
         return f"{span(self)}, chance {two_places(self.chance)}"
 
     @property
@@ -116,40 +107,32 @@ def decide(
     """The judgement from summaries measured at one site.
 
     transfer, rote, semantic: accuracy across subjects rote->semantic, rote->rote and
-    semantic->semantic. contrast: the answer-partialled one; interchange: share of patches that
-    moved the relation, above what it was before; unbound: transfer of relations that phase 2 never
-    touched. These three can only make a label tentative, and unbound relations that transfer too
-    remove it. missing: controls without which nothing is claimed; doubts: what else makes a label
-    tentative.
+    semantic->semantic. contrast: the answer-partialled one; interchange: gain in patches that move
+    the relation; unbound: transfer of relations that phase 2 never touched, which can remove a
+    label where the other two only make it tentative. missing: controls without which nothing is
+    claimed; doubts: what else makes a label tentative.
     """
     extra = [e for e in (contrast, interchange, unbound) if e is not None]
     evidence = (transfer, rote, semantic, *extra)
 
-    def found(label: str, why: str, sure: str = "", share=(np.nan, np.nan, np.nan)) -> Judgement:
-        return Judgement(label, why, sure, *map(float, share), evidence)
+    def found(label: str, why: str, sure: str = "", shares=(np.nan,) * 3) -> Judgement:
+        share, low, high = map(float, shares)
+        return Judgement(label, why, sure, share, low, high, evidence)
 
-    if missing:
-        return found(OPEN, "; ".join(missing))
-    for part in (transfer, rote, semantic):
-        if part.missing:
-            return found(OPEN, part.absence)
+    absent = [part.absence for part in evidence[:3] if part.missing]
+    if missing or absent:
+        return found(OPEN, "; ".join(missing) or absent[0])
     if not rote.above:
-        return found(
-            OPEN,
-            f"rote states do not hold the answer across subjects ({rote.words}), "
-            "so there is nothing to be shared",
-        )
+        why = f"rote states do not hold the answer across subjects ({rote.words}), so there is"
+        return found(OPEN, f"{why} nothing to be shared")
     little = semantic.ceiling < QUARTER * rote.gain
     if little or not semantic.above:
         if transfer.above and not little:
             why = f"{transfer.name} {transfer.words} though {semantic.name} is {semantic.words}"
             return found(OPEN, why)
         if semantic.ceiling >= HALF * rote.gain:
-            return found(
-                OPEN,
-                f"semantic states may or may not hold the answer ({semantic.words}, "
-                f"n={semantic.n}): more subjects are needed",
-            )
+            why = f"semantic states may or may not hold the answer ({semantic.words}, "
+            return found(OPEN, f"{why}n={semantic.n}): more subjects are needed")
         why = f"rote states hold the answer ({rote.words}), semantic ones do not ({semantic.words})"
         return found(UNBOUND, why, CLEAR if little and not semantic.above else TENTATIVE)
 
@@ -157,33 +140,30 @@ def decide(
     ends = (transfer.value, transfer.low, transfer.high)
     share, low, high = shares = tuple((v - transfer.chance) / held for v in ends)
     words = f"{share:.0%} [{low:.0%}, {high:.0%}] of what both hold transfers ({transfer.words})"
+    too_few = f"too few subjects or objects to tell: {words}"
     if transfer.above and share >= HALF:
         if unbound is not None and unbound.above and unbound.gain >= HALF * transfer.gain:
             why = f"{words}, but unbound relations, which were given no meaning, transfer too"
-            return found(OPEN, f"{why} ({unbound.words})", share=shares)
+            return found(OPEN, f"{why} ({unbound.words})", shares=shares)
         if low < QUARTER:
-            return found(OPEN, f"too few subjects or objects to tell: {words}", share=shares)
-        weak = _weaknesses(transfer, contrast, interchange, unbound) + list(doubts)
+            return found(OPEN, too_few, shares=shares)
+        weak = [*_weaknesses(transfer, (contrast, interchange), unbound), *doubts]
         sure = CLEAR if low >= HALF and not weak else TENTATIVE
-        but = f"; but {'; '.join(weak)}" if weak else ""
-        return found(SHARED, words + but, sure, shares)
+        return found(SHARED, words + (f"; but {'; '.join(weak)}" if weak else ""), sure, shares)
     if high < QUARTER or (high < HALF and not transfer.above):
         sure = CLEAR if high < QUARTER and not transfer.above else TENTATIVE
         why = f"both kinds of states hold the answer, and only {words}"
         return found(SEPARATE, why, sure, shares)
-    if high < HALF:
-        why = f"neither one route nor two: {words}, above chance and less than half"
-        return found(OPEN, why, share=shares)
-    return found(OPEN, f"too few subjects or objects to tell: {words}", share=shares)
+    partly = f"neither one route nor two: {words}, above chance and less than half"
+    return found(OPEN, partly if high < HALF else too_few, shares=shares)
 
 
-def _weaknesses(transfer: Evidence, contrast, interchange, unbound) -> list[str]:
+def _weaknesses(
+    transfer: Evidence, support: Sequence[Evidence | None], unbound: Evidence | None
+) -> list[str]:
     """In words, what does not confirm a shared route."""
-    weak = [
-        e.absence if e.missing else f"{e.name} is {e.words}"
-        for e in (contrast, interchange)
-        if e is not None and not e.above
-    ]
+    failed = [e for e in support if e is not None and not e.above]
+    weak = [e.absence if e.missing else f"{e.name} is {e.words}" for e in failed]
     if unbound is not None and unbound.missing:
         weak.append(unbound.absence)
     if unbound is not None and unbound.ceiling >= HALF * transfer.gain:
@@ -192,11 +172,11 @@ def _weaknesses(transfer: Evidence, contrast, interchange, unbound) -> list[str]
 
 
 def judge(
-    rote: Any,
-    semantic: Any,
-    objects: Sequence,
-    relations: Sequence,
-    subjects: Sequence,
+    rote: Values,
+    semantic: Values,
+    objects: Labels,
+    relations: Labels,
+    subjects: Labels,
     *,
     folds: int = FOLDS,
     n: int = 499,
@@ -215,81 +195,61 @@ def judge(
     n: draws of the nulls. "not identifiable" with one relation, relations about different subjects,
     or objects that no two subjects share. Raises as `linear_cka`.
     """
-    rote, semantic = to_float64(rote, "rote"), to_float64(semantic, "semantic")
-    semantic = semantic[None] if semantic.ndim == 2 else semantic
-    check_paired(len(rote), semantic.shape[1])
-    rows, missing = aligned_rows(relations, subjects, len(rote))
-    objects, directions = (
-        np.asarray(objects),
-        ("rote->semantic", "rote->rote", "semantic->semantic"),
-    )
+    x, ys = checks.to_float64(rote, "rote"), checks.to_prompts(semantic, "semantic", "P m d")
+    checks.check_paired(len(x), ys.shape[1])
+    rows, missing = _aligned_rows(relations, subjects, len(x))
+    given = {relation: np.asarray(objects)[here] for relation, here in rows.items()}
+    directions, answers = ("rote->semantic", "rote->rote", "semantic->semantic"), []
     try:
-        answers = [
-            _answers(rote[here][:, None], semantic[:, here][:, :, None], objects[here], folds)
-            for here in rows.values()
-        ]
+        for relation, here in rows.items():
+            one, some = x[here, None], ys[:, here, None]
+            probes, back = (fit_probes(z, given[relation], folds=folds) for z in (one, some[0]))
+            answers.append((probes.score(some), probes.score(one), back.score(some)))
     except NotIdentifiable as error:
         lost = [Evidence(direction, np.nan, reason=str(error)) for direction in directions]
         return decide(*lost, missing=missing)
     who = [np.asarray(subjects)[here] for here in rows.values()]
-    evidence = [
-        _scored(direction, found, who, n, rng)
-        for direction, found in zip(directions, zip(*answers, strict=True), strict=True)
-    ]
-    value, p = object_permutation_p([found[0] for found in answers], n, rng)
+    by_direction = list(zip(*answers, strict=True))
+    evidence = [_scored(k, t, who, n, rng) for k, t in zip(directions, by_direction, strict=True)]
+    value, p = object_permutation_p(by_direction[0], n, rng)
     evidence[0] = replace(evidence[0], value=value, p=p)
     judged = decide(*evidence, missing=missing)
     if missing:
         return judged
     name = "answer-partialled contrast"
+    sides = {r: x[here] for r, here in rows.items()}, {r: ys[:, here] for r, here in rows.items()}
     try:
-        found = crossed_contrast(
-            {r: rote[here] for r, here in rows.items()},
-            {r: semantic[:, here] for r, here in rows.items()},
-            partialled=True,
-            given={r: objects[here] for r, here in rows.items()},
-            n=n,
-            rng=rng,
-        )
+        found = crossed_contrast(*sides, given=given, n=n, rng=rng)
         contrast = Evidence(name, found.value, found.low, found.high, found.p, n=found.n)
     except UserError as error:
         contrast = Evidence(name, np.nan, reason=str(error))
     return replace(judged, evidence=(*judged.evidence, contrast))
 
 
-def _answers(x: Array, ys: Array, objects: Array, folds: int) -> tuple[Transfer, ...]:
-    """rote->semantic, rote->rote and semantic->semantic of one relation."""
-    from_rote = fit_probes(x, objects, folds=folds)
-    from_semantic = fit_probes(ys[0], objects, folds=folds)
-    return from_rote.score(ys), from_rote.score(x), from_semantic.score(ys)
-
-
-def aligned_rows(relations: Sequence, subjects: Sequence, m: int) -> tuple[dict, list[str]]:
+def _aligned_rows(
+    relations: Labels, subjects: Labels, m: int
+) -> tuple[dict[str, Array], list[str]]:
     """Rows of each relation, subjects in one order, and the controls these facts lack, in words."""
-    codes = to_labels(relations, m, "relations")
-    who = to_labels(subjects, m, "subjects")
-    labels = np.asarray(relations)
+    names, who = np.asarray(relations), checks.to_labels(subjects, m, "subjects")
+    codes = checks.to_labels(names, m, "relations")
     rows = {}
     for code in range(codes.max() + 1):
         here = np.flatnonzero(codes == code)
-        rows[str(labels[here[0]])] = here[np.argsort(who[here], kind="stable")]
+        rows[str(names[here[0]])] = here[np.argsort(who[here], kind="stable")]
     missing = []
     if len(rows) < 2:
-        missing.append(
-            "one relation only, so meaning cannot be told from what the name brings to mind anyway"
-        )
+        missing = ["one relation only, so meaning cannot be told from what the name brings to mind"]
     elif len({tuple(who[here]) for here in rows.values()}) > 1:
-        missing.append(
+        missing = [
             "the relations have different subjects, so name and meaning cannot be told apart"
-        )
+        ]
     return rows, missing
 
 
 def object_permutation_p(found: Sequence[Transfer], n: int, rng: Rng = 0) -> tuple[float, float]:
     """Transfer accuracy pooled over relations at the first site, and its p with objects permuted.
 
-    found: per relation what rote probes answered; each relation's objects are permuted among
-    themselves, the answers stay. Under two unrelated codes all relabellings are equally likely.
+    found: per relation what rote probes answered. Null: `Transfer.object_null` of each relation.
     """
     rng = np.random.default_rng(rng)
     sizes = [len(transfer.labels) for transfer in found]
@@ -308,5 +268,4 @@ def _scored(
         for t, subjects in zip(found, who, strict=True)
     ]
     row = summaries(pooled(scores))[0]
-    columns = ("value", "low", "high", "null_p", "chance", "n")
-    return Evidence(name, *(row[column] for column in columns))
+    return Evidence(name, *(row[k] for k in ("value", "low", "high", "null_p", "chance", "n")))

@@ -18,33 +18,24 @@ class MassMean(ClassifierMixin, BaseEstimator):
     >>> MassMean().fit(x, ["low", "low", "high", "high"]).predict([[2.4, 0.0], [2.6, 0.0]]).tolist()
     ['low', 'high']
 
-    midpoint: False puts the threshold at 0, right only for states without an offset.
     Fitted: classes_ (k,); coef_ (k, d), or (1, d) for two classes, scaled so that the two means lie
     at +1/2 and -1/2 about the threshold (no class is louder than another); intercept_.
     """
-
-    def __init__(self, midpoint: bool = True):
-        self.midpoint = midpoint
 
     def fit(self, x: Array, y: Array) -> "MassMean":
         """x: (n, d), y: (n,). Raises NotIdentifiable (one class), DegenerateStates."""
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise NotIdentifiable(
-                "not identifiable: all rows are of one class; a probe needs at least two"
-            )
+            raise NotIdentifiable("not identifiable: all rows are of one class; give at least two")
         members = np.eye(len(self.classes_))[codes]
         counts = members.sum(axis=0)[:, None]
         own = members.T @ x / counts
         rest = (x.sum(axis=0) - counts * own) / (len(x) - counts)
         squared = np.sum((own - rest) ** 2, axis=1, keepdims=True)
         if not squared.all():
-            raise DegenerateStates(
-                "a class has exactly the mean of all others; leave this site out"
-            )
+            raise DegenerateStates("a class has the mean of all others; leave this site out")
         coef = (own - rest) / squared
-        middle = -np.sum(coef * (own + rest) / 2, axis=1)
-        intercept = middle if self.midpoint else np.zeros(len(coef))
+        intercept = -np.sum(coef * (own + rest) / 2, axis=1)
         chosen = slice(1, 2) if len(coef) == 2 else slice(None)
         self.coef_, self.intercept_ = coef[chosen], intercept[chosen]
         return self

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures.checks import Array, DegenerateStates, to_states, why_degenerate
+from analysis.measures import checks
+from analysis.measures.checks import CONSTANT, Array, Values, to_states, why_degenerate
 from training.base.errors import BadInput
 
 Method = Literal["pca", "umap"]
@@ -17,8 +18,7 @@ Method = Literal["pca", "umap"]
 class Projection:
     """Points xy (n, 2); explained: each axis's share of the variance (PCA, else NaN).
 
-    trustworthiness: 1 where all neighbours in the plane are neighbours in the states too (Venna &
-    Kaski 2001).
+    trustworthiness: 1 where neighbours in the plane are neighbours in the states (Venna & Kaski).
     """
 
     xy: Array
@@ -27,7 +27,7 @@ class Projection:
 
 
 def project(
-    x: Array, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0
+    x: Values, method: Method = "pca", *, n_neighbors: int = 15, random_state: int = 0
 ) -> Projection:
     """x (n, d) in two dimensions by one fit.
 
@@ -45,8 +45,8 @@ def project(
     if method == "pca":
         pca = PCA(2, svd_solver="full").fit(x)
         sign = np.sign(pca.components_[[0, 1], np.abs(pca.components_).argmax(axis=1)])
-        explained = tuple(map(float, pca.explained_variance_ratio_))
-        return _trusted(x, pca.transform(x) * sign, n_neighbors, explained)
+        first, second = map(float, pca.explained_variance_ratio_)
+        return _trusted(x, pca.transform(x) * sign, n_neighbors, first, second)
     from umap import UMAP
 
     # One job: UMAP is reproducible only on one thread, and warns if a seed has to force that.
@@ -55,48 +55,45 @@ def project(
 
 
 def project_aligned(
-    xs: Sequence, *, n_neighbors: int = 15, random_state: int = 0
+    xs: Sequence[Values], *, n_neighbors: int = 15, random_state: int = 0
 ) -> list[Projection]:
     """Several sets of states (n, d) in two dimensions, row i held near itself (AlignedUMAP).
 
-    xs: the same rows at successive checkpoints. Distances within a set are comparable between sets,
-    exact places are not: alignment pulls, it does not fix. Raises as `project`, and BadInput for
-    fewer than two sets or sets of different sizes.
+    xs: the same rows at successive checkpoints, at least two. Distances within a set are comparable
+    between sets, exact places are not. Raises as `project`.
     """
     from umap import AlignedUMAP
 
-    xs = [_to_projected(x, n_neighbors) for x in xs]
-    if len(xs) < 2 or len({len(x) for x in xs}) > 1:
+    states = [_to_projected(x, n_neighbors) for x in xs]
+    sizes = sorted({len(x) for x in states})
+    if len(states) < 2 or len(sizes) > 1:
         raise BadInput(
-            f"--aligned with {len(xs)} checkpoint(s) of {sorted({len(x) for x in xs})} points; "
-            "expected at least two of the same points: one checkpoint has nothing to be aligned "
-            "with, leave --aligned out"
+            f"--aligned with {len(states)} checkpoint(s) of {sizes} points; expected at least two "
+            "of the same points: leave --aligned out"
         )
-    same = [{i: i for i in range(len(xs[0]))} for _ in xs[1:]]
+    same = [{i: i for i in range(sizes[0])} for _ in states[1:]]
     with warnings.catch_warnings():
         # AlignedUMAP takes no n_jobs, and warns that a seed sets it to one.
         warnings.filterwarnings("ignore", "n_jobs value")
         umap = AlignedUMAP(n_neighbors=n_neighbors, random_state=random_state)
-        found = umap.fit(xs, relations=same).embeddings_
-    found = [np.asarray(xy, dtype=np.float64) for xy in found]
-    return [_trusted(x, xy, n_neighbors) for x, xy in zip(xs, found, strict=True)]
+        found = umap.fit(states, relations=same).embeddings_
+    places = [np.asarray(xy, dtype=np.float64) for xy in found]
+    return [_trusted(x, xy, n_neighbors) for x, xy in zip(states, places, strict=True)]
 
 
-def _trusted(x: Array, xy: Array, n_neighbors: int, explained=(np.nan, np.nan)) -> Projection:
+def _trusted(x: Array, xy: Array, n_neighbors: int, first=np.nan, second=np.nan) -> Projection:
     from sklearn.manifold import trustworthiness
 
-    return Projection(xy, explained, float(trustworthiness(x, xy, n_neighbors=n_neighbors)))
+    trust = float(trustworthiness(x, xy, n_neighbors=n_neighbors))
+    return Projection(xy, (first, second), trust)
 
 
-def _to_projected(x: Array, n_neighbors: int) -> Array:
+def _to_projected(x: Values, n_neighbors: int) -> Array:
     """(n, d) float64 states that can be projected."""
     x = to_states(x)
-    reason = why_degenerate(x)
-    if reason is not None and reason.startswith("the same"):
-        raise DegenerateStates(f"{reason}: there is nothing to project; choose another --site")
+    if why_degenerate(x) == CONSTANT:
+        raise checks.DegenerateStates(f"{CONSTANT}: nothing to project; choose another --site")
     if not 2 <= n_neighbors < len(x) / 2:
-        raise BadInput(
-            f"n_neighbors={n_neighbors} with {len(x)} points; "
-            "expected at least 2 and fewer than half of them"
-        )
+        given = f"n_neighbors={n_neighbors} with {len(x)} points"
+        raise BadInput(f"{given}; expected at least 2 and fewer than half of them")
     return x

@@ -1,40 +1,31 @@
 """Similarity of two sets of paired states: CKA, Procrustes distance, SVCCA, and MEASURES.
 
 Row i of x (n, d_x) and of y (n, d_y) is the same fact, one row per entity: compute within one
-relation and one prompt, then average the values. Arrays of any float dtype and torch tensors on any
-device go in; the arithmetic is float64. MEASURES declares the properties of every measure once
-(here and in analysis.measures.cosine); the property tests and the table in docs/measures.md come
-from it.
+relation and one prompt, then average the values. MEASURES declares the properties of every measure;
+the property tests and the table in docs/measures.md come from it.
 """
 
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from analysis.measures import hsic
-from analysis.measures.checks import (
-    Array,
-    Groups,
-    TooFewRows,
-    check_paired,
-    check_varied,
-    to_float64,
-    to_pair,
-    to_site_pair,
-    to_states,
-)
+from analysis.measures import checks, hsic
+from analysis.measures.checks import Array, Groups, Values
 from analysis.measures.cosine import cosine_alignment, mutual_knn, retrieval, rsa
+from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
+
+# Gathered pairs of one draw that stay in the processor's cache; larger pieces are much slower.
+GATHER_ELEMENTS = 65_536
 
 
 class Saturated(UserWarning):
     """As many dimensions as rows: the measure is near its maximum whatever the states are."""
 
 
-def linear_cka(x: Any, y: Any, *, debiased: bool = True, groups: Groups = None) -> float:
+def linear_cka(x: Values, y: Values, *, debiased: bool = True, groups: Groups = None) -> float:
     """Linear centred kernel alignment of paired rows (Kornblith et al. 2019, arXiv:1905.00414).
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -44,9 +35,9 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = True, groups: Groups = None) 
     x: (n, d_x), y: (n, d_y); groups: (n,) the entity of each row, to refuse repeats.
     Debiased: the ratio of unbiased HSIC_1 (Song et al. 2012, eq. 5), about 0 for independent rows
     and sometimes negative. Biased: about d/(n+d) for independent Gaussians, so report n and d.
-    Raises TooFewRows (n < 4), BadInput, DegenerateStates, DuplicateRows, RepeatedEntity.
+    Raises TooFewRows (n < 4), DegenerateStates (constant or copied rows), BadInput.
     """
-    x, y = to_pair(x, y, groups)
+    x, y = checks.to_pair(x, y, groups)
     if debiased:
         xy, xx, yy = hsic.grid_hsic1(x[None], y[None])
         xx, yy = hsic.nan_where_degenerate(x[None], xx), hsic.nan_where_degenerate(y[None], yy)
@@ -59,7 +50,7 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = True, groups: Groups = None) 
 
 
 def linear_cka_grid(
-    xs: Any, ys: Any, groups: Groups = None, *, allow_degenerate: bool = False
+    xs: Values, ys: Values, groups: Groups = None, *, allow_degenerate: bool = False
 ) -> Array:
     """Debiased linear CKA (S, T) of every site of xs (S, n, d_x) with every site of ys (T, n, d_y).
 
@@ -67,18 +58,91 @@ def linear_cka_grid(
     >>> linear_cka_grid(xs, xs[:2]).round(2).tolist()
     [[1.0, -0.06], [-0.06, 1.0], [0.01, 0.02]]
 
-    One product of stacked U-centred Grams in row blocks, or of stacked features, whichever costs
-    less; memory does not grow with n^2 S. allow_degenerate: NaN at sites without variance instead
-    of DegenerateStates (`site_reasons` says why). Raises as `linear_cka`, naming the site.
+    Memory does not grow with n^2 S. allow_degenerate: NaN at sites without variance instead of
+    DegenerateStates (`site_reasons` says why). Raises as `linear_cka`, naming the site.
     """
-    xs, ys = to_site_pair(xs, ys, groups, same_sites=False)
+    xs, ys = checks.to_site_pair(xs, ys, groups, same_sites=False)
     xy, xx, yy = hsic.grid_hsic1(xs, ys)
     xx = hsic.nan_where_degenerate(xs, xx, "xs", allow_degenerate=allow_degenerate)
     yy = hsic.nan_where_degenerate(ys, yy, "ys", allow_degenerate=allow_degenerate)
-    return xy / np.sqrt(xx)[:, None] / np.sqrt(yy)
+    return _ratio(xy, xx[:, None], yy)
 
 
-def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
+def leave_one_out_cka(
+    xs: Values, ys: Values, *, allow_degenerate: bool = False
+) -> tuple[Array, Array]:
+    """Debiased CKA (S,) of paired sites and its delete-one values (S, n), for `jackknife_interval`.
+
+    xs: (S, n, d_x), ys: (S, n, d_y), n >= 5. allow_degenerate: as `linear_cka_grid`. Leaving a row
+    out has a closed form in the U-centred Grams (see hsic), so nothing is refitted.
+    """
+    xs, ys = checks.to_site_pair(xs, ys, same_sites=True)
+    factor = hsic.leave_one_out_factor(xs.shape[1])
+    by_block = [
+        [np.einsum("sib,sib->si", left, right) for left, right in ((a, b), (a, a), (b, b))]
+        for _, a, b in hsic.u_centred_blocks(xs, ys)
+    ]
+    xy, xx, yy = (np.concatenate(parts, axis=-1) for parts in zip(*by_block, strict=True))
+    for stack, rows, name in ((xs, xx, "xs"), (ys, yy, "ys")):
+        total = rows.sum(axis=-1)
+        total = hsic.nan_where_degenerate(stack, total, name, allow_degenerate=allow_degenerate)
+        rows[np.isnan(total)] = np.nan
+    totals = [z.sum(axis=-1, keepdims=True) for z in (xy, xx, yy)]
+    left_out = [t - factor * z for t, z in zip(totals, (xy, xx, yy), strict=True)]
+    return _ratio(*totals)[:, 0], _ratio(*left_out)
+
+
+def permutation_null_cka(
+    xs: Values,
+    ys: Values,
+    n: int = 999,
+    rng: Rng = 0,
+    *,
+    grid: bool = False,
+    allow_degenerate: bool = False,
+) -> Array:
+    """Null draws of debiased linear CKA, the same n permutations of the rows of ys at all sites.
+
+    xs: (S, n_rows, d_x), ys: (S, n_rows, d_y) -> (n, S); grid: ys (T, n_rows, d_y) -> (n, S, T).
+    Permuting commutes with U-centring, so a draw is sum(A * B[p][:, p]) over constant norms. Holds
+    the U-centred Grams of all sites, 8 (S + T) n_rows^2 bytes.
+    """
+    xs, ys = checks.to_site_pair(xs, ys, same_sites=not grid)
+    rows, s, t = xs.shape[1], len(xs), len(ys)
+    own, how = hsic.self_hsic1, {"allow_degenerate": allow_degenerate}
+    xx, yy = (hsic.nan_where_degenerate(z, own(z), k, **how) for z, k in ((xs, "xs"), (ys, "ys")))
+    draws = permutations(rows, n, rng)
+    a, b = _grams_by_pair(xs, ys)
+    upper = np.triu_indices(rows, 1)
+    null = np.zeros((n, s, t) if grid else (n, s))
+    step = max(1, GATHER_ELEMENTS // max(s, t))
+    for start in range(0, len(upper[0]), step):
+        i, j = (index[start : start + step] for index in upper)
+        a_pairs = a.take(i * rows + j, axis=0)
+        for draw, p in zip(null, draws, strict=True):
+            b_pairs = b.take(p.take(i) * rows + p.take(j), axis=0)
+            draw += 2 * (a_pairs.T @ b_pairs if grid else np.einsum("ms,ms->s", a_pairs, b_pairs))
+    return _ratio(null, xx[:, None], yy) if grid else _ratio(null, xx, yy)
+
+
+def _grams_by_pair(xs: Array, ys: Array) -> tuple[Array, Array]:
+    """U-centred Grams as (n * n, S), (n * n, T): the sites of a pair of rows lie together."""
+    n = xs.shape[1]
+    grams = np.empty((n, n, len(xs))), np.empty((n, n, len(ys)))
+    for rows, *blocks in hsic.u_centred_blocks(xs, ys):
+        for gram, block in zip(grams, blocks, strict=True):
+            gram[rows] = block.transpose(1, 2, 0)
+    return grams[0].reshape(n * n, -1), grams[1].reshape(n * n, -1)
+
+
+def _ratio(xy: Array, xx: Array, yy: Array) -> Array:
+    """xy / sqrt(xx yy); NaN without variance."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = xy / np.sqrt(xx) / np.sqrt(yy)
+    return np.where((xx > 0) & (yy > 0), ratio, np.nan)
+
+
+def minibatch_cka(batches: Iterable[tuple[Values, Values]]) -> float:
     """Debiased linear CKA from batches (x, y): HSIC_1 summed over batches, then one ratio.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -88,38 +152,33 @@ def minibatch_cka(batches: Iterable[tuple[Any, Any]]) -> float:
     Nguyen et al. 2021, arXiv:2010.15327. Every batch has at least 4 rows; a shorter last one is
     merged into the one before it. Holds two batches at a time. Raises as `linear_cka`.
     """
-    sums, held, short = np.zeros(3), None, None
+    sums, held = np.zeros(3), list[tuple[Array, Array]]()
     for x, y in batches:
-        batch = to_float64(x, "x"), to_float64(y, "y")
-        check_paired(len(batch[0]), len(batch[1]))
-        if short is not None:
-            raise TooFewRows(
-                f"a batch has n={len(short[0])} rows and is not the last; give at least 4 to each"
-            )
-        if held is not None and len(batch[0]) < 4:
-            short = batch
-            continue
-        if held is not None:
-            sums = sums + _hsic1_sums(*held)
-        held = batch
-    if held is None:
-        raise TooFewRows("no batches; give (x, y) pairs (or is the iterator exhausted?)")
-    if short is not None:
-        held = tuple(np.concatenate(parts) for parts in zip(held, short, strict=True))
-    return float(hsic.normalised(*(sums + _hsic1_sums(*held))))
+        x, y = checks.to_float64(x, "x"), checks.to_float64(y, "y")
+        checks.check_paired(len(x), len(y))
+        if len(held) == 2:
+            short = f"a batch has n={len(held[1][0])} rows and is not the last"
+            raise checks.TooFewRows(f"{short}; give at least 4 to each")
+        if held and len(x) >= checks.LEAST_ROWS:
+            sums += _hsic1_sums(*held.pop())
+        held.append((x, y))
+    if not held:
+        raise checks.TooFewRows("no batches; give (x, y) pairs (or is the iterator exhausted?)")
+    x, y = (np.concatenate(side) for side in zip(*held, strict=True))
+    return float(hsic.normalised(*(sums + _hsic1_sums(x, y))))
 
 
 def _hsic1_sums(x: Array, y: Array) -> Array:
     """HSIC_1 of (x, y), (x, x) and (y, y) of one batch."""
-    x, y = to_states(x, "x"), to_states(y, "y")
-    check_varied(x, "x")
-    check_varied(y, "y")
+    x, y = checks.to_states(x, "x"), checks.to_states(y, "y")
+    checks.check_varied(x, "x")
+    checks.check_varied(y, "y")
     xy, xx, yy = hsic.grid_hsic1(x[None], y[None])
     return np.array([xy[0, 0], xx[0], yy[0]]) / (len(x) * (len(x) - 3))
 
 
 def rbf_cka(
-    x: Any, y: Any, *, bandwidth: float = 1.0, debiased: bool = True, groups: Groups = None
+    x: Values, y: Values, *, bandwidth: float = 1.0, debiased: bool = True, groups: Groups = None
 ) -> float:
     """CKA with Gaussian kernels exp(-|x_i - x_j|^2 / 2 s^2), s = bandwidth x the median distance.
 
@@ -131,10 +190,8 @@ def rbf_cka(
     arXiv:2112.10144). Raises as `linear_cka`, and BadInput unless the bandwidth is positive.
     """
     if not bandwidth > 0:
-        raise BadInput(
-            f"bandwidth={bandwidth}; expected a positive multiple of the median distance"
-        )
-    x, y = to_pair(x, y, groups)
+        raise BadInput(f"bandwidth={bandwidth}; expected a positive multiple of the median")
+    x, y = checks.to_pair(x, y, groups)
     k_x, k_y = _rbf_gram(x, bandwidth), _rbf_gram(y, bandwidth)
     of = hsic.hsic1_gram if debiased else hsic.hsic0
     return float(hsic.normalised(of(k_x, k_y), of(k_x, k_x), of(k_y, k_y)))
@@ -150,7 +207,9 @@ def _rbf_gram(x: Array, bandwidth: float) -> Array:
     return np.expm1(-squared / (2 * (bandwidth * median) ** 2))
 
 
-def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Groups = None) -> float:
+def procrustes_distance(
+    x: Values, y: Values, *, angular: bool = False, groups: Groups = None
+) -> float:
     """Distance of centred, unit-Frobenius states after the best rotation: d^2 = 2 - 2 ||X'Y||_*.
 
     >>> x = np.random.default_rng(0).normal(size=(40, 8))
@@ -162,7 +221,7 @@ def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Groups
     [0, pi/2]. Biased towards 0 at small n: show its null beside it (`permutation_test(...,
     alternative="less")`). Raises as `linear_cka`.
     """
-    x, y = (fewest_columns(hsic.centre(z)) for z in to_pair(x, y, groups))
+    x, y = (fewest_columns(hsic.centre(z)) for z in checks.to_pair(x, y, groups))
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(z / np.linalg.norm(z), ((0, 0), (0, width - z.shape[1]))) for z in (x, y))
     u, _, v = np.linalg.svd(x.T @ y)
@@ -173,11 +232,11 @@ def procrustes_distance(x: Any, y: Any, *, angular: bool = False, groups: Groups
 
 def fewest_columns(x: Array) -> Array:
     """x (n, d) rotated so that it needs at most n columns."""
-    return x if x.shape[1] <= len(x) else np.linalg.qr(x.T, mode="r").T
+    return x if x.shape[1] <= len(x) else np.asarray(np.linalg.qr(x.T, mode="r")).T
 
 
 def svcca(
-    x: Any, y: Any, *, variance: float = 0.99, weighted: bool = False, groups: Groups = None
+    x: Values, y: Values, *, variance: float = 0.99, weighted: bool = False, groups: Groups = None
 ) -> float:
     """Mean canonical correlation of leading components (Raghu et al. 2017, arXiv:1706.05806).
 
@@ -192,16 +251,12 @@ def svcca(
     """
     if not 0 < variance <= 1:
         raise BadInput(f"variance={variance}; expected a share, above 0 and at most 1")
-    x, y = to_pair(x, y, groups)
+    x, y = checks.to_pair(x, y, groups)
     (left, x_kept), (right, _) = (_leading_directions(hsic.centre(z), variance) for z in (x, y))
     kept = max(left.shape[1], right.shape[1])
     if len(x) - 1 <= kept:
-        warnings.warn(
-            f"n={len(x)} rows and {kept} kept directions: canonical correlations saturate; "
-            "keep less variance, give more rows, or use linear_cka",
-            Saturated,
-            stacklevel=2,
-        )
+        words = f"n={len(x)} rows and {kept} kept directions: canonical correlations saturate"
+        warnings.warn(f"{words}; keep less variance or give more rows", Saturated, stacklevel=2)
     u, correlations, _ = np.linalg.svd(left.T @ right, full_matrices=False)
     correlations = np.clip(correlations, 0, 1)
     if not weighted:
@@ -252,7 +307,7 @@ class Measure:
     """
 
     name: str
-    function: Callable[[Any, Any], float]
+    function: Callable[[Array, Array], float]
     range: tuple[float, float]
     chance: Callable[[int, int], float] | None
     source: str
@@ -263,52 +318,21 @@ class Measure:
     minimum_n: int = 4
 
 
-def _zero(n: int, d: int) -> float:
-    return 0.0
-
-
+# fmt: off
 MEASURES = (
-    Measure("linear_cka", linear_cka, (-1, 1), _zero, "arXiv:1905.00414"),
-    Measure(
-        "linear_cka_biased",
-        lambda x, y: linear_cka(x, y, debiased=False),
-        (0, 1),
-        lambda n, d: d / (n + d),
-        "arXiv:1905.00414",
-    ),
-    Measure("rbf_cka", rbf_cka, (-1, 1), _zero, "arXiv:1905.00414"),
-    Measure(
-        "procrustes_distance",
-        procrustes_distance,
-        (0, np.sqrt(2)),
-        None,
-        "arXiv:2108.01661",
-        larger_is_more_similar=False,
-        identity=0.0,
-    ),
+    Measure("linear_cka", linear_cka, (-1, 1), lambda n, d: 0.0, "arXiv:1905.00414"),
+    Measure("linear_cka_biased", lambda x, y: linear_cka(x, y, debiased=False), (0, 1),
+            lambda n, d: d / (n + d), "arXiv:1905.00414"),
+    Measure("rbf_cka", rbf_cka, (-1, 1), lambda n, d: 0.0, "arXiv:1905.00414"),
+    Measure("procrustes_distance", procrustes_distance, (0, np.sqrt(2)), None, "arXiv:2108.01661",
+            larger_is_more_similar=False, identity=0.0),
     Measure("svcca", svcca, (0, 1), None, "arXiv:1706.05806", changes=frozenset({"pairing"})),
-    Measure(
-        "mutual_knn",
-        lambda x, y: mutual_knn(x, y, min(10, len(x) // 2)),
-        (0, 1),
-        lambda n, d: min(10, n // 2) / (n - 1),
-        "arXiv:2405.07987",
-    ),
-    Measure(
-        "retrieval",
-        lambda x, y: retrieval(x, y).value,
-        (0, 1),
-        lambda n, d: 1 / n,
-        "measures.md section 1",
-        invariances=_ONE_SPACE,
-    ),
-    Measure(
-        "cosine_alignment",
-        lambda x, y: cosine_alignment(x, y).value,
-        (-1, 1),
-        _zero,
-        "measures.md section 1",
-        invariances=_ONE_SPACE | {"symmetry"},
-    ),
-    Measure("rsa", rsa, (-1, 1), _zero, "doi:10.3389/neuro.06.004.2008"),
+    Measure("mutual_knn", lambda x, y: mutual_knn(x, y, min(10, len(x) // 2)), (0, 1),
+            lambda n, d: min(10, n // 2) / (n - 1), "arXiv:2405.07987"),
+    Measure("retrieval", lambda x, y: retrieval(x, y).value, (0, 1), lambda n, d: 1 / n,
+            "measures.md section 1", invariances=_ONE_SPACE),
+    Measure("cosine_alignment", lambda x, y: cosine_alignment(x, y).value, (-1, 1),
+            lambda n, d: 0.0, "measures.md section 1", invariances=_ONE_SPACE | {"symmetry"}),
+    Measure("rsa", rsa, (-1, 1), lambda n, d: 0.0, "doi:10.3389/neuro.06.004.2008"),
 )
+# fmt: on

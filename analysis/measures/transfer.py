@@ -1,8 +1,7 @@
 """Does an object probe fitted on some subjects read the answer off other subjects' states?
 
 Fitted on rote states and scored on semantic ones, independent codes of one answer give chance and
-shared codes do not (measures.md, sections 4 and 8). The fitted and the scored subjects are never
-the same, so a probe cannot answer by the name.
+shared codes do not. Fitted and scored subjects differ, so a probe cannot answer by the name.
 """
 
 from collections.abc import Callable
@@ -11,18 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.measures.checks import (
-    Array,
-    Groups,
-    NotIdentifiable,
-    TooFewRows,
-    check_paired,
-    check_varied,
-    first_reasons,
-    site_reasons,
-    to_float64,
-    to_labels,
-)
+from analysis.measures import checks
+from analysis.measures.checks import Array, Groups, Labels, NotIdentifiable, Values
 from analysis.measures.statistics import Rng, permutations
 from training.base.errors import BadInput
 
@@ -37,14 +26,13 @@ class Transfer:
 
     predictions: (P, n, S) class codes, NO_PREDICTION at sites left out; labels: (n,) the right
     codes; majority: (n,) the commonest class among the rows that the probe of the row's fold was
-    fitted on; reasons: (S,) why a site was left out, or None; d: width of the states.
+    fitted on; reasons: (S,) why a site was left out, or None.
     """
 
     predictions: Array
     labels: Array
     majority: Array
     reasons: tuple[str | None, ...]
-    d: int
 
     @property
     def correct(self) -> Array:
@@ -58,20 +46,16 @@ class Transfer:
 
     @property
     def chance(self) -> float:
-        """The better of two blind guesses: the fitting rows' commonest class, or by frequency.
-
-        With balanced classes the first is below 1/K, because a class that is rarer among the scored
-        rows of a fold is commoner among the fitting ones.
-        """
+        """The better of two blind guesses: the fitting rows' commonest class, or by frequency."""
+        # The first is below 1/K where a class rarer in a fold is commoner among the fitting rows.
         shares = np.bincount(self.labels) / len(self.labels)
         return float(max(np.mean(self.majority == self.labels), (shares**2).sum()))
 
     def of(self, rows: Array) -> "Transfer":
         """The same for some of the scored rows. Raises NotIdentifiable as `check_objects`."""
         check_objects(self.labels[rows])
-        return Transfer(
-            self.predictions[:, rows], self.labels[rows], self.majority[rows], self.reasons, self.d
-        )
+        predictions, majority = self.predictions[:, rows], self.majority[rows]
+        return Transfer(predictions, self.labels[rows], majority, self.reasons)
 
     def pair_scores(self) -> Array:
         """(S, n, n) share of prompts whose answer about subject i is the object of subject j."""
@@ -82,17 +66,16 @@ class Transfer:
     def object_null(self, draws: int, rng: Rng = 0) -> Array:
         """(draws, S) accuracies with whole objects permuted, answers kept; NaN where left out.
 
-        Two unrelated codes of few objects agree on some objects by luck, for all subjects of such
-        an object at once. A null over subjects takes that for evidence; this one does not.
+        Two unrelated codes of few objects agree on some by luck, for all subjects of such an object
+        at once: subjects are not independent evidence, and a null over them would reject.
         """
         size = int(max(self.labels.max(), self.predictions.max())) + 1
-        tables = np.zeros((len(self.reasons), size, size))
+        tables = np.full((len(self.reasons), size, size), np.nan)
         for s, reason in enumerate(self.reasons):
             if reason is None:
-                for answers in self.predictions[:, :, s]:
-                    np.add.at(tables[s], (self.labels, answers), 1 / self.predictions[:, :, s].size)
-            else:
-                tables[s] = np.nan
+                pairs = (self.labels * size + self.predictions[:, :, s]).ravel()
+                counts = np.bincount(pairs, minlength=size * size)
+                tables[s] = counts.reshape(size, size) / len(pairs)
         orders = permutations(size, draws, rng)
         null = [tables[:, np.arange(size), order].sum(axis=1) for order in orders]
         return np.array(null).reshape(draws, len(tables))
@@ -100,11 +83,7 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class FittedProbes:
-    """Object probes of every site and fold, fitted on one kind of states, to score on any other.
-
-    estimators: per site the probes by fold, none at sites left out; fold, labels, majority: (n,);
-    reasons: (S,) why a site was left out, or None.
-    """
+    """Object probes of every site and fold; estimators: per site by fold, none where left out."""
 
     estimators: tuple[tuple, ...]
     fold: Array
@@ -112,17 +91,17 @@ class FittedProbes:
     majority: Array
     reasons: tuple[str | None, ...]
 
-    def score(self, y: Any, *, allow_degenerate: bool = False) -> Transfer:
+    def score(self, y: Values, *, allow_degenerate: bool = False) -> Transfer:
         """Predict each subject's object from its states y, (n, S, d) or (P, n, S, d).
 
-        y is standardised by the fitting subjects of the fold, prompt by prompt and without labels,
-        so that a constant offset or scale between two prompts does not decide.
+        y is standardised prompt by prompt by the fitting subjects of the fold, without labels, so
+        that a constant offset or scale between two prompts does not decide.
         """
         from sklearn.preprocessing import StandardScaler
 
         y = _prompts(y, "y", len(self.labels), len(self.reasons))
         own = [_site_reasons(prompt, "y", allow_degenerate) for prompt in y]
-        reasons = first_reasons(self.reasons, *own)
+        reasons = checks.first_reasons(self.reasons, *own)
         predictions = np.full(y.shape[:3], NO_PREDICTION)
         for s, probes in enumerate(self.estimators):
             if reasons[s] is not None:
@@ -134,11 +113,17 @@ class FittedProbes:
                 scaled = StandardScaler().fit(states[~test]).transform(states[test])
                 answers = probe.predict(scaled.reshape(-1, y.shape[3]))
                 predictions[:, test, s] = answers.reshape(-1, len(y)).T
-        return Transfer(predictions, self.labels, self.majority, reasons, y.shape[3])
+        return Transfer(predictions, self.labels, self.majority, reasons)
 
 
 def transfer(
-    x: Any, y: Any, labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    x: Values,
+    y: Values,
+    labels: Labels,
+    subjects: Groups = None,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
 ) -> Transfer:
     """Fit object probes on states x of some subjects, score them on states y of the others.
 
@@ -153,15 +138,15 @@ def transfer(
     standardised by the fitting subjects of the fold. Objects unseen in the fitting rows count as
     wrong. Raises NotIdentifiable (one object, or one that occurs once), and as `linear_cka`.
     """
-    x, y = to_float64(x, "x"), to_float64(y, "y")
+    x, y = checks.to_float64(x, "x"), checks.to_float64(y, "y")
     if x.ndim == 2:
         x, y = x[:, None], y[..., None, :]
     return fit_probes(x, labels, subjects, folds=folds, seed=seed).score(y)
 
 
 def fit_probes(
-    x: Any,
-    labels: Any,
+    x: Values,
+    labels: Labels,
     subjects: Groups = None,
     *,
     folds: int = FOLDS,
@@ -186,8 +171,8 @@ def fit_probes(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x = _prompts(x, "x", len(labels))[0]
-    codes = to_labels(labels, len(x))
+    states = _prompts(x, "x", len(labels))[0]
+    codes = checks.to_labels(labels, len(states))
     check_objects(codes)
     fold = subject_folds(codes, subjects, folds=folds, seed=seed)
     majority = np.empty_like(codes)
@@ -199,9 +184,9 @@ def fit_probes(
 
     def fitted(s: int, k: int) -> Any:
         fit = fold != k
-        return make_pipeline(StandardScaler(), make()).fit(x[fit, s], codes[fit])[-1]
+        return make_pipeline(StandardScaler(), make()).fit(states[fit, s], codes[fit])[-1]
 
-    reasons = _site_reasons(x, "x", allow_degenerate)
+    reasons = _site_reasons(states, "x", allow_degenerate)
     estimators = tuple(
         tuple(fitted(s, k) for k in range(folds if reason is None else 0))
         for s, reason in enumerate(reasons)
@@ -210,20 +195,18 @@ def fit_probes(
 
 
 def subject_folds(
-    labels: Any, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
+    labels: Labels, subjects: Groups = None, *, folds: int = FOLDS, seed: int = 0
 ) -> Array:
     """(n,) fold of each row, 0..folds-1: whole subjects, each object spread as evenly as possible.
 
     The same arguments give the same folds. Raises TooFewRows with fewer subjects than folds.
     """
-    codes = to_labels(labels, len(labels))
-    who = np.arange(len(codes)) if subjects is None else to_labels(subjects, len(codes), "subjects")
+    codes = checks.to_labels(labels, len(labels))
+    who = checks.to_entities(subjects, len(codes), "subjects")
     _, first = np.unique(who, return_index=True)
     if not 2 <= folds <= len(first):
-        raise TooFewRows(
-            f"folds={folds} with {len(first)} subjects; expected 2 to one per subject: give more "
-            "subjects or fewer folds"
-        )
+        given = f"folds={folds} with {len(first)} subjects; expected 2 to one per subject"
+        raise checks.TooFewRows(f"{given}: give more subjects or fewer folds")
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = np.lexsort((shuffled, codes[first]))
     of_subject = np.empty(len(first), dtype=int)
@@ -231,53 +214,41 @@ def subject_folds(
     return of_subject[who]
 
 
-def check_objects(labels: Any) -> None:
+def check_objects(labels: Values) -> None:
     """Raises NotIdentifiable unless there are two objects and each occurs at least twice."""
     objects, counts = np.unique(labels, return_counts=True)
-    once = int((counts == 1).sum())
+    once, n = int((counts == 1).sum()), int(counts.sum())
     if len(objects) >= 2 and not once:
         return
+    what = f"{once} objects occur once, so they cannot be known from other subjects"
     if len(objects) < 2:
         what = "all have one object"
-    elif once == len(labels):
+    elif once == n:
         what = "all have different objects, so none can be known from other subjects"
-    else:
-        what = f"{once} objects occur once, so they cannot be known from other subjects"
-    raise NotIdentifiable(
-        f"not identifiable: of {len(labels)} scored subjects {what}; an object probe needs two "
-        "objects or more, each of at least two subjects"
-    )
+    needs = "an object probe needs two objects or more, each of at least two subjects"
+    raise NotIdentifiable(f"not identifiable: of {n} scored subjects {what}; {needs}")
 
 
 def check_two_classes(counts: Array, fold: int) -> None:
     """Raises NotIdentifiable where the rows outside a fold have fewer than two classes."""
     if np.count_nonzero(counts) < 2:
-        raise NotIdentifiable(
-            f"not identifiable: outside fold {fold} all rows are of one class, and a probe needs "
-            "at least two; give more entities of the rarer classes"
-        )
+        why = f"outside fold {fold} all rows are of one class, and a probe needs at least two"
+        raise NotIdentifiable(f"not identifiable: {why}; give more entities of the rarer classes")
 
 
-def _prompts(states: Any, name: str, n: int, sites: int | None = None) -> Array:
+def _prompts(states: Values, name: str, n: int, sites: int | None = None) -> Array:
     """States (P, n, S, d) given as (n, S, d) or (P, n, S, d); checked for rows and sites."""
-    states = to_float64(states, name)
-    states = states[None] if states.ndim == 3 else states
-    if states.ndim != 4 or len(states) == 0:
-        raise BadInput(
-            f"{name} has shape {states.shape}; expected (n, sites, d) or (prompts, n, sites, d)"
-        )
-    check_paired(n, states.shape[1])
-    if sites not in (None, states.shape[2]):
-        raise BadInput(
-            f"{name} has {states.shape[2]} sites, the probes were fitted at {sites}: give the same"
-        )
-    return states
+    found = checks.to_prompts(states, name, "P n S d")
+    checks.check_paired(n, found.shape[1])
+    if sites not in (None, found.shape[2]):
+        raise BadInput(f"{name} has {found.shape[2]} sites; expected {sites}, as were fitted")
+    return found
 
 
 def _site_reasons(states: Array, name: str, allow_degenerate: bool) -> list[str | None]:
     """Per site of (n, S, d) why it allows no probe, or None."""
-    sites = states.transpose(1, 0, 2)
-    if not allow_degenerate:
-        for s, site in enumerate(sites):
-            check_varied(site, f"{name} at site {s}")
-    return site_reasons(sites)
+    reasons = checks.site_reasons(states.transpose(1, 0, 2))
+    for s, reason in enumerate(reasons):
+        if reason and not allow_degenerate:
+            raise checks.DegenerateStates(f"{name} at site {s}: {reason}; leave this site out")
+    return reasons

@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from analysis.measures.checks import DegenerateStates, DuplicateRows, NotIdentifiable
+from analysis.measures.checks import DegenerateStates, NotIdentifiable
 from analysis.measures.contrast import crossed_contrast, interaction, label_kernel
 from analysis.measures.hsic import leave_one_out_factor, linear_gram, nan_where_degenerate, u_centre
-from analysis.measures.resampling import leave_one_out_cka, permutation_null_cka
-from analysis.measures.similarity import linear_cka_grid, without_components, zscored
+from analysis.measures.similarity import (
+    leave_one_out_cka,
+    linear_cka_grid,
+    permutation_null_cka,
+    without_components,
+    zscored,
+)
 from analysis.measures.statistics import max_statistic_test, permutations
 from analysis.tables import stack
 from analysis.tables.driver import scored_tables
@@ -190,7 +195,7 @@ def _contrast_rows(there: States, family: str, split: str, draws: int) -> Iterat
     wanted = [("contrast", "bound", crossed_contrast, [{"relations": bound}])]
     if family == "test" and split == design.splits[0]:
         given = {r: design.objects(r)[rows] for r in relations}
-        partialled = {"relations": bound, "partialled": True, "given": given}
+        partialled = {"relations": bound, "given": given}
         wanted.append(("contrast_partialled", "bound", crossed_contrast, [partialled]))
         for loose in (r for r in design.unbound if r in relations):
             calls = [{"r": loose, "q": q} for q in bound]
@@ -228,7 +233,7 @@ def _mean_contrast(contrast: Callable, xs: dict, ys: dict, calls: list[dict], **
     """
     try:
         found = [contrast(xs, ys, **call, **options) for call in calls]
-    except (DegenerateStates, DuplicateRows, NotIdentifiable) as error:
+    except (DegenerateStates, NotIdentifiable) as error:
         null = np.full(options["n"], np.nan)
         return {"value": np.nan, "null": null, "reason": str(error).split(".")[0]}
     names = ("value", "per_prompt", "leave_one_out", "null")

@@ -249,8 +249,8 @@ def _mapped(setting: Setting, relation: str) -> list[PerSubject]:
 
     def score(rote: Array, *semantic: Array) -> tuple:
         maps = [ridge_map(rote, prompt, **setting.how) for prompt in semantic]
-        own, unmapped = ([getattr(m, x) for m in maps] for x in ("own", "unmapped"))
-        return [np.mean(own, axis=0), np.mean(unmapped, axis=0)], maps[0].chance
+        own, unmapped, chance = zip(*maps, strict=True)
+        return [np.mean(own, axis=0), np.mean(unmapped, axis=0)], chance[0]
 
     return _by_site(score, [setting.rote(relation), *setting.semantic(relation)], 2)
 
