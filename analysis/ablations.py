@@ -19,6 +19,7 @@ import tyro
 from analysis.across.conditions import ablation_lines, ablation_table
 from analysis.across.endpoints import ENDPOINTS, Endpoint
 from analysis.across.seeds import write_tables
+from analysis.tables.driver import publish
 from figures.across import draw_ablations as draw
 from training.base.console import run_command
 
@@ -62,13 +63,11 @@ def main(options: Options):
         endpoints = (Endpoint(words, options.table, measure, where, options.relation),)
     how = {name: getattr(options, name) for name in ("by", "unit", "against", "split", "phase")}
     table, missing = ablation_table(options.results, endpoints, **how)
-    (path,) = write_tables(options.results, {"ablations": table}, places=6)
-    print("\n".join(ablation_lines(table)))
+    write_tables(options.results, {"ablations": table}, places=6)
+    lines = ablation_lines(table)
     if missing:
-        print(f"left out, no rows in the table: {'; '.join(missing)}")
-
-    drawn = draw(options.results)
-    print(f"wrote {path} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+        lines.append(f"left out, no rows in the table: {'; '.join(missing)}")
+    publish(options.results, {"ablations": table}, lines, draw)
     return table
 
 

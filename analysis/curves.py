@@ -16,6 +16,7 @@ import tyro
 
 from analysis.across.curves import curve_lines, curves_table
 from analysis.across.seeds import write_tables
+from analysis.tables.driver import publish
 from figures.across import draw_curves as draw
 from training.base.console import run_command
 
@@ -31,11 +32,8 @@ class Options:
 def main(options: Options):
     """Write the table, print where each curve ends, draw; return the table."""
     curves = curves_table(options.results)
-    (path,) = write_tables(options.results, {"curves": curves}, places=6)
-    print("\n".join(curve_lines(curves)))
-
-    drawn = draw(options.results)
-    print(f"wrote {path} ({len(curves)} rows), {', '.join(p.name for p in drawn)}")
+    write_tables(options.results, {"curves": curves}, places=6)
+    publish(options.results, {"curves": curves}, curve_lines(curves), draw)
     return curves
 
 

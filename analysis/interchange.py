@@ -14,12 +14,8 @@ interchange_items.csv (every trial), draws figures/interchange.png.
 
 from dataclasses import dataclass, replace
 
-from analysis.tables.interchange import (
-    announce,
-    chosen_checkpoints,
-    interchange_lines,
-    interchange_table,
-)
+from analysis.tables import interchange as tables
+from analysis.tables.driver import publish
 from figures.interchange import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -49,26 +45,18 @@ class Options(RunOptions):
 def main(options: Options):
     """Run or read the trials, print the verdict, draw; return the table."""
     run = options.open()
-    run = replace(run, checkpoints=chosen_checkpoints(run.checkpoints, options.checkpoints))
+    run = replace(run, checkpoints=tables.chosen_checkpoints(run.checkpoints, options.checkpoints))
     design = Design.of(run, preset=options.preset, families=("test",))
     print(design.announce())
-    print(announce(design, options.pairs, options.every))
-    table, items = interchange_table(
-        design,
-        pairs=options.pairs,
-        every=options.every,
-        permutations=options.permutations,
-        batch_size=options.batch_size,
+    print(tables.announce(design, options.pairs, options.every))
+    how = ("pairs", "every", "permutations", "batch_size")
+    chosen = {name: getattr(options, name) for name in how}
+    table, items = tables.interchange_table(design, **chosen)
+    wrote, lines = (
+        {"interchange": table, "interchange_items": items},
+        tables.interchange_lines(table),
     )
-    for line in interchange_lines(table):
-        print(line)
-
-    drawn = draw(run.path)
-    print(
-        f"wrote {run.path / 'tables' / 'interchange.csv'} ({len(table):,} rows), "
-        f"interchange_items.csv ({len(items):,} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m figures.report {run.argument}"
-    )
+    publish(run.path, wrote, lines, draw, then=f"figures.report {run.argument}")
     return table
 
 

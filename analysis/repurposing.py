@@ -17,11 +17,11 @@ runs that were given no other reading: `python -m analysis.ablations results/det
 
 from dataclasses import dataclass
 
+from analysis.tables.driver import publish
 from analysis.tables.repurposing import lines_of, repurposing_table
 from figures.trajectory import draw_repurposing as draw
 from training.base.console import run_command
 from training.runs.directory import RunOptions
-from training.runs.table_files import write_table
 
 
 @dataclass
@@ -33,11 +33,7 @@ def main(options: Options):
     """Watch a run, write the table, say when it rose, draw; return the table."""
     run = options.open()
     table = repurposing_table(run)
-    path = write_table(run, "repurposing", table)
-    print("\n".join(lines_of(table)))
-
-    drawn = draw(run.path)
-    print(f"wrote {path} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+    publish(run.path, {"repurposing": table}, lines_of(table), draw)
     return table
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from analysis.across.seeds import headline, origin_of, summary_tables, write_summary
+from analysis.tables.driver import publish
 from training.base.console import run_command
 
 
@@ -33,9 +34,8 @@ def main(options: Options):
     """Write the tables and run.json, print the headline; return the recall table."""
     tables = summary_tables(options.runs)
     seeds, origin = tables["seeds"].seed, origin_of(options.runs)
-    written = write_summary(options.out, tables, "summary over seeds", seeds, **origin)
-    print("\n".join(headline(tables["recall"])))
-    print(f"wrote {', '.join(map(str, written))}")
+    write_summary(options.out, tables, "summary over seeds", seeds, **origin)
+    publish(options.out, tables, headline(tables["recall"]))
     return tables["recall"]
 
 

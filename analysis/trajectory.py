@@ -18,6 +18,7 @@ import tyro
 
 from analysis.across.seeds import write_summary
 from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mean_curves, over_runs
+from analysis.tables.driver import publish
 from figures.trajectory import draw
 from training.base.console import run_command
 from training.base.errors import BadInput
@@ -55,12 +56,11 @@ def main(options: Options):
 def _follow(run) -> tuple:
     """The curves and half-way steps of one run, written and drawn."""
     curves, missing = curves_of(run.path)
-    for reason in missing:
-        print(f"left out: {reason}")
-    half = half_ways(curves)
-    paths = [write_table(run, "trajectory", curves), write_table(run, "trajectory_half", half)]
-    print(f"wrote {', '.join(map(str, [*paths, *draw(run.path)]))}")
-    return curves, half.assign(seed=run.seed)
+    tables = {"trajectory": curves, "trajectory_half": half_ways(curves)}
+    for name, table in tables.items():
+        write_table(run, name, table)
+    publish(run.path, tables, [f"left out: {reason}" for reason in missing], draw)
+    return curves, tables["trajectory_half"].assign(seed=run.seed)
 
 
 def _summarise(out: Path, curves, halves):
@@ -68,9 +68,8 @@ def _summarise(out: Path, curves, halves):
     tables = {"trajectory_half": over_runs(halves), "trajectory_seeds": halves}
     if len(curves):
         tables["trajectory"] = curves
-    paths = write_summary(out, tables, "trajectory", halves.seed, commit=commit())
-    drawn = draw(out) if len(curves) else []
-    print(f"wrote {', '.join(map(str, [*paths, *drawn]))}")
+    write_summary(out, tables, "trajectory", halves.seed, commit=commit())
+    publish(out, tables, [], *([draw] if len(curves) else []))
     return tables["trajectory_half"]
 
 

@@ -15,6 +15,7 @@ by checkpoint that are held together (umap.AlignedUMAP).
 from dataclasses import dataclass
 
 from analysis.measures.projection import Method
+from analysis.tables.driver import publish
 from analysis.tables.umap import Colour, contrast_site, projection_lines, projection_table
 from figures.projection import draw
 from probing.states import Design
@@ -56,22 +57,15 @@ def main(options: Options):
     chosen = {name: getattr(options, name) for name in (*names, "random_state")}
     table = projection_table(design, **chosen)
     why = "three quarters deep, for no crossed contrast is known"
-    if contrast_site(design):
+    if options.site:
+        why = "asked for"
+    elif contrast_site(design):
         why = "the largest crossed contrast at the last checkpoint"
-    print(
-        f"first prompt of {', '.join(table.family.unique())} at {table.site.iloc[0]} "
-        f"({'asked for' if options.site else why}); one projection "
-        f"{'per relation' if options.colour == 'object' else 'of all relations'} over "
-        f"{table.checkpoint.nunique()} checkpoints"
-    )
-    for line in projection_lines(table):
-        print(line)
-
-    drawn = draw(run.path)
-    print(
-        f"wrote {run.path / 'tables' / 'umap.csv'} ({len(table):,} rows), "
-        f"{', '.join(p.name for p in drawn)}"
-    )
+    count, families = table.checkpoint.nunique(), ", ".join(table.family.unique())
+    kind = "per relation" if options.colour == "object" else "of all relations"
+    print(f"first prompt of {families} at {table.site.iloc[0]} ({why})")
+    print(f"one projection {kind} over {count} checkpoints")
+    publish(run.path, {"umap": table}, projection_lines(table), draw)
     return table
 
 

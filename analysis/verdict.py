@@ -19,6 +19,7 @@ from pathlib import Path
 import tyro
 
 from analysis.tables.cka import cka_table
+from analysis.tables.driver import publish
 from analysis.tables.probes import probe_table
 from analysis.tables.verdict import page, verdict_table
 from figures.style import NothingToDraw
@@ -50,15 +51,11 @@ def main(options: Options):
     """Judge every checkpoint, print the page, write the table, draw; return the table."""
     design, tables = _of_pair(options) if options.after is not None else _of_run(options)
     table, found = verdict_table(design, **tables)
-    print(*page(found, design), sep="\n")
-
+    publish(design.run.path, {"verdict": table}, page(found, design))
     try:
-        drawn = draw(design.run.path)
+        print(f"drew {', '.join(path.name for path in draw(design.run.path))}")
     except NothingToDraw as reason:
-        drawn = []
         print(f"not drawn: {reason}")
-    path = design.run.path / "tables" / "verdict.csv"
-    print(f"wrote {path} ({len(table)} rows){''.join(f', {p.name}' for p in drawn)}")
     return table
 
 
@@ -81,17 +78,10 @@ def _of_pair(options: Options) -> tuple[Design, dict]:
     if not options.facts or not options.out:
         raise NotFound(
             f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
-            "where results go, e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR "
-            "(nothing is written into your folders)."
+            "where results go: --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR"
         )
-    run = Run.pair(
-        options.run_dir,
-        options.after,
-        facts=options.facts,
-        prompts=options.prompts,
-        rote=options.rote,
-        out=options.out,
-    )
+    how = {name: getattr(options, name) for name in ("facts", "prompts", "rote", "out")}
+    run = Run.pair(options.run_dir, options.after, **how)
     design = Design.of(run, preset=options.preset, families=("test",))
     if note := key_row_note(run):
         print(note)

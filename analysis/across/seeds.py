@@ -55,22 +55,20 @@ def record_of(folder: Path) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def write_tables(results: Path, tables: Mapping[str, object], *, places: int = 5) -> list[Path]:
-    """Write RESULTS/tables/NAME.csv, each with the commit, seal them; returns their paths."""
-    paths = [Path(results) / "tables" / f"{name}.csv" for name in tables]
-    made_by = commit()
-    for path, table in zip(paths, tables.values(), strict=True):
-        write_text(path, table.round(places).assign(commit=made_by).to_csv(index=False))
-    seal(paths[0].parent, [path.name for path in paths])
-    return paths
+def write_tables(results: Path, tables: Mapping[str, object], *, places: int = 5) -> None:
+    """Write RESULTS/tables/NAME.csv, each with the commit, and seal them."""
+    folder, made_by = results / "tables", commit()
+    for name, table in tables.items():
+        text = table.round(places).assign(commit=made_by).to_csv(index=False)
+        write_text(folder / f"{name}.csv", text)
+    seal(folder, [f"{name}.csv" for name in tables])
 
 
-def write_summary(out: Path, tables: Mapping[str, object], kind: str, seeds, **about) -> list[Path]:
-    """Write the tables of a summary over seeds and its run.json; returns the tables' paths."""
-    paths = write_tables(out, tables)
+def write_summary(out: Path, tables: Mapping[str, object], kind: str, seeds, **about) -> None:
+    """Write the tables of a summary over seeds and its run.json."""
+    write_tables(out, tables)
     seeds = sorted(set(map(int, seeds)))
     write_json(out / "run.json", {"format": 1, "kind": kind, "seeds": seeds, **about})
-    return paths
 
 
 def over_seeds(table, key: Sequence[str]):

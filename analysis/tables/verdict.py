@@ -1,8 +1,7 @@
 """tables/verdict.csv: every checkpoint's evidence, the judgement that follows, and a page of both.
 
-Nothing is chosen by the number that is to be judged: the site is the first one where both kinds of
-states hold the answer, wherever the transfer between them is largest. Further up, a finished answer
-looks alike whichever way it came about.
+The site is not chosen by the number judged: it is the first one where both kinds of states hold the
+answer. Further up, a finished answer looks alike whichever way it came about.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,15 +40,15 @@ class Source:
 
 PROBE = {"relation": "bound", "family": FAMILY, "measure": MEASURE, "estimator": ESTIMATOR}
 CONTRAST = {"relation": "bound", "family": FAMILY}
-CROSS, ROTE, SAME = (
-    {"direction": d} for d in ("rote->semantic", "rote->rote", "semantic->semantic")
-)
+CROSS = PROBE | {"direction": "rote->semantic"}
+ROTE = PROBE | {"direction": "rote->rote", "family": "rote"}
+SAME = PROBE | {"direction": "semantic->semantic"}
 TRANSFERS = (
-    Source("rote->semantic", "probes", PROBE | CROSS),
-    Source("rote->rote", "probes", PROBE | ROTE | {"family": "rote"}, ceiling=True),
-    Source("semantic->semantic", "probes", PROBE | SAME, ceiling=True),
+    Source("rote->semantic", "probes", CROSS),
+    Source("rote->rote", "probes", ROTE, ceiling=True),
+    Source("semantic->semantic", "probes", SAME, ceiling=True),
 )
-UNBOUND = Source("transfer of unbound relations", "probes", PROBE | CROSS | {"relation": "unbound"})
+UNBOUND = Source("transfer of unbound relations", "probes", CROSS | {"relation": "unbound"})
 CONTRASTS = (
     Source("crossed contrast", "cka", CONTRAST | {"measure": "contrast"}),
     Source("answer-partialled contrast", "cka", CONTRAST | {"measure": "contrast_partialled"}),
@@ -65,6 +64,10 @@ OUTCOMES = {
     "nothing": "unchanged",
 }
 NO_INTERCHANGE = "there is no tables/interchange.csv"
+NOT_HELD_OUT = (
+    "no subjects were held out, so the answers to the prompts may have been trained beside the "
+    "rote ones"
+)
 # Section of the table -> title on the page, in the order of proof.
 SECTIONS = {
     "transfer": "transfer: object probes fitted on some subjects, scored on others",
@@ -113,10 +116,8 @@ def verdicts(design: Design, *, probes, cka, interchange=None) -> list[Verdict]:
 def missing_controls(design: Design) -> list[str]:
     """The controls without which nothing is claimed, in words."""
     if len(design.bound) < 2:
-        return [
-            f"{len(design.bound)} bound relation(s), so an answer cannot be told from what the "
-            "name brings to mind"
-        ]
+        bound = f"{len(design.bound)} bound relation(s)"
+        return [f"{bound}, so an answer cannot be told from what the name brings to mind"]
     if not design.shared_subjects:
         return ["the relations have different subjects, so name and meaning cannot be told apart"]
     return []
@@ -124,12 +125,10 @@ def missing_controls(design: Design) -> list[str]:
 
 def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
     here = {"checkpoint": checkpoint.name, "split": design.splits[0]}
-    by_site = {
-        source: pick(tables[source.table], **here, **source.rows)
-        .drop_duplicates("site")
-        .set_index("site")
-        for source in (*TRANSFERS, UNBOUND, *CONTRASTS)
-    }
+    by_site = {}
+    for source in (*TRANSFERS, UNBOUND, *CONTRASTS):
+        rows = pick(tables[source.table], **here, **source.rows)
+        by_site[source] = rows.drop_duplicates("site").set_index("site")
     site, why_here = "", "nothing could be scored"
     if all(by_site[source].value.notna().any() for source in TRANSFERS):
         site, why_here = site_to_judge(*(by_site[source] for source in TRANSFERS[1:]))
@@ -140,19 +139,12 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
         reason = "every relation was given a meaning, so drift is not excluded"
         unbound = Evidence(UNBOUND.name, np.nan, reason=reason)
     contrasts = [_evidence(source, by_site[source], at) for source in CONTRASTS]
-    outcomes = _interchange(tables["interchange"], here)
-    doubt = (
-        "no subjects were held out, so the answers to the prompts may have been trained beside the "
-        "rote ones"
-    )
-    judged = decide(
-        *transfers,
-        contrast=contrasts[1],
-        interchange=outcomes[0],
-        unbound=unbound,
-        missing=missing_controls(design),
-        doubts=[] if here["split"] == "held-out" else [doubt],
-    )
+    outcomes, doubts = _interchange(tables["interchange"], here), []
+    if here["split"] != "held-out":
+        doubts = [NOT_HELD_OUT]
+    controls = {"contrast": contrasts[1], "interchange": outcomes[0], "unbound": unbound}
+    missing = missing_controls(design)
+    judged = decide(*transfers, **controls, missing=missing, doubts=doubts)
     evidence = (transfers, outcomes, contrasts, [transfers[0], unbound])
     sections = dict(zip(SECTIONS, evidence, strict=True))
     return Verdict(checkpoint.name, checkpoint.phase, site, why_here, judged, sections)
@@ -170,13 +162,9 @@ def site_to_judge(rote, semantic) -> tuple[str, str]:
         gain = table.value - table.chance
         here = (table.null_p_max <= LEVEL) & (gain >= HALF * gain.max())
         holds = here if holds is None else holds & here.reindex(holds.index, fill_value=False)
-    sites = list(holds[holds].index)
-    if sites:
-        return sites[0], "the first site where both kinds of states hold the answer"
-    why = (
-        "at no site do both kinds of states hold the answer, so each is shown at its own best site"
-    )
-    return "", why
+    if holds.any():
+        return holds.idxmax(), "the first site where both kinds of states hold the answer"
+    return "", "at no site do both kinds of states hold the answer: each at its own best site"
 
 
 def _evidence(source: Source, rows, site: str) -> Evidence:
@@ -217,8 +205,7 @@ def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
     found = []
     for outcome, name in OUTCOMES.items():
         row = pick(now, measure="share", outcome=outcome).iloc[0]
-        null = tests.get(outcome, (np.nan, np.nan))
-        where = f"{best.site} {best.position}"
+        null, where = tests.get(outcome, (np.nan, np.nan)), f"{best.site} {best.position}"
         found.append(Evidence(name, row.value, row.low, row.high, *null, int(row.n), where))
     return found
 
@@ -247,17 +234,22 @@ def _rows(verdict: Verdict) -> Iterator[dict]:
         for part in evidence:
             named = {"section": section, "measure": part.name, "null_p": part.p}
             yield {**common, **asdict(part), **named}
-    judged = {**vars(verdict.judgement), "reason": verdict.judgement.why}
-    share = {"section": "judgement", "measure": "share", "value": verdict.judgement.share}
-    yield {**common, **judged, **share, "site": verdict.site}
+    judged = verdict.judgement
+    share = {
+        "section": "judgement",
+        "measure": "share",
+        "value": judged.share,
+        "reason": judged.why,
+    }
+    yield {**common, **vars(judged), **share, "site": verdict.site}
 
 
 def page(found: list[Verdict], design: Design) -> list[str]:
     """The evidence in the order of proof, then the judgements, in lines."""
-    last, unbound = found[-1], ", ".join(design.unbound) or "none"
+    last, (bound, unbound) = found[-1], map(", ".join, (design.bound, design.unbound))
+    about = f"bound relations {bound}; unbound {unbound or 'none'}"
     lines = [
-        f"verdict: {design.splits[0]} subjects, test prompts; bound relations "
-        f"{', '.join(design.bound)}; unbound {unbound}",
+        f"verdict: {design.splits[0]} subjects, test prompts; {about}",
         f"{last.checkpoint} judged at: {last.site or '-'} ({last.why_here})",
     ]
     for number, (section, title) in enumerate(SECTIONS.items(), 1):
@@ -297,6 +289,6 @@ def _cell(evidence: Evidence) -> str:
     """`.42 [.31, .53] chance .06 p .005`, or why there is none."""
     if evidence.missing:
         return f"- ({evidence.reason})"
-    chance = evidence.chance if np.isfinite(evidence.chance) else 0
-    parts = [span(evidence), f"chance {two_places(chance)}" if chance else "", p_words(evidence.p)]
-    return " ".join(part for part in parts if part)
+    chance = two_places(evidence.chance) if evidence.chance else ""
+    parts = (span(evidence), f"chance {chance}" if chance else "", p_words(evidence.p))
+    return " ".join(filter(None, parts))
