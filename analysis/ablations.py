@@ -4,11 +4,10 @@
     python -m analysis.ablations results/little-meaning --against "generalize.prompts 10"
     python -m analysis.ablations results/mine --by generalize.people --unit seed memorize.model
 
-Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and
-value), writes tables/ablations.csv (one row per condition, one per paired difference to the
-reference condition) and figures/ablations.png. Intervals and tests are over seeds, never over
-people or rows. A measure over sites, and its change in phase 2, is that of each run's largest site
-at the end: compare it between conditions, but do not read its height against zero or chance.
+Reads tables/sweep.csv (or a table of yours with the columns run, seed, measure and value), writes
+tables/ablations.csv and figures/ablations.png. Intervals and tests are over seeds. A measure over
+sites is that of each run's largest site at the end: compare it between conditions, but do not read
+its height against zero or chance.
 """
 
 from dataclasses import dataclass

@@ -4,10 +4,8 @@
     python -m analysis.alignment RUN_DIR --families test unrelated --permutations 999
     python -m analysis.alignment ./mine --facts facts.csv --rote "{subject} [X]" --out results/mine
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/alignment.csv, then draws
-figures/alignment.png. Two states about one subject are alike because they share the subject; so the
-printed verdict begins with probe transfer, then the crossed contrast over relations, then these
-numbers beside their controls.
+Writes tables/alignment.csv, then draws figures/alignment.png. Two states about one subject are
+alike because they share the subject, so probe transfer and the crossed contrast are printed first.
 """
 
 from dataclasses import dataclass

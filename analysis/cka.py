@@ -5,12 +5,9 @@
     python -m analysis.cka RUN_DIR --measure procrustes_distance mutual_knn
     python -m analysis.cka ./mine --facts facts.csv --rote "{subject} [X]" --out results/mine
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/cka.csv, cka_grid.csv (layer x
-layer), cka_checkpoints.csv (the same prompts at two checkpoints) and, with --measure,
-cka_measures.csv; then draws figures/cka.png and one picture per further table. A rote and a
-semantic state about one subject have a high CKA because they share the subject; so the printed
-verdict begins with probe transfer, then the crossed contrast over relations, then CKA beside its
-controls.
+Writes tables/cka.csv, cka_grid.csv (layer x layer), cka_checkpoints.csv (the same prompts at two
+checkpoints) and, with --measure, cka_measures.csv; then draws a figure of each. CKA is high because
+both states are about one subject, so probe transfer and the crossed contrast are printed first.
 """
 
 from dataclasses import dataclass

@@ -4,9 +4,7 @@
 
 Reads tables/sweep.csv of a sweep whose grid file asks for every checkpoint of a table
 (`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png:
-for each endpoint of `analysis.ablations` one curve per condition, with a point at each checkpoint
-that all its runs have, over the tokens that the weights were trained on since the base model.
-Intervals are over seeds.
+one curve per endpoint and condition, with intervals over seeds at checkpoints that all runs have.
 """
 
 from dataclasses import dataclass

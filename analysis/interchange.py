@@ -4,12 +4,10 @@
     python -m analysis.interchange RUN_DIR --pairs 12 --every 2
     python -m analysis.interchange ./my-checkpoints --facts F.csv --rote "{subject} [X]" --out OUT
 
-The state of a source prompt about (s', r') replaces that of a target prompt about (s, r), at one
-site and token, for held-out subjects; the answer says what was moved. A late patch moves a finished
-answer o(s', r'), which proves nothing; the claim is a band of o(s, r'), the target's subject with
-the source's relation, at sites before the answer can be read off the states. Then relation vectors
-are added on subjects that they were not made from. Writes tables/interchange.csv and
-interchange_items.csv (every trial), draws figures/interchange.png.
+The state of a source prompt about (s', r') replaces that of a target prompt about (s, r); the
+answer says what was moved. A late patch moves a finished answer o(s', r'); the claim is a band of
+o(s, r') at sites before the answer can be read off the states. Then relation vectors are added.
+Writes tables/interchange.csv and interchange_items.csv (every trial), draws figures/interchange.png
 """
 
 from dataclasses import dataclass, replace

@@ -4,10 +4,8 @@
     python -m analysis.probes RUN_DIR --families test unrelated --permutations 999 --no-controls
     python -m analysis.probes ./my-checkpoints --facts facts.csv --rote "{subject} [X]" --out OUT
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/probes.csv and
-tables/probe_controls.csv, then draws figures/probes.png and figures/probe_controls.png. Each fifth
-of the subjects is scored by probes fitted on the other four: a probe scored on its own subjects
-reads the name.
+Writes tables/probes.csv and tables/probe_controls.csv, then draws a figure of each. A probe scored
+on its own subjects reads the name, so each fifth is scored by probes fitted on the other four.
 """
 
 from dataclasses import dataclass

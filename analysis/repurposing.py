@@ -4,15 +4,12 @@
     python -m training.recall runs/other-reading --preset full --families test
     python -m analysis.repurposing runs/other-reading
 
-For each bound relation with a sibling in the run (mother and aunt), watches the SIBLING's test
-prompts about held-out people, from the checkpoint that phase 2 started from: are they answered with
-the relation's object (tables/recall_items.csv), and do object probes fitted on its rote states read
-its object there (other people, one site)? Both count only above the rate at which the same answers
-are true of OTHER people, so that a model which merely begins to name objects raises no alarm. An
-alarm is the first checkpoint at which this has risen: one-sided paired t-test over people, level
-.05 divided among the checkpoints. Writes tables/repurposing.csv (curves, alarms, and the lead of
-the states over the answers) and draws figures/repurposing.png. For the rate of false alarms see
-runs that were given no other reading: `python -m analysis.ablations results/detector`.
+Watches the test prompts of each bound relation's sibling (mother and aunt) about held-out people:
+are they answered with the relation's object, and do probes fitted on its rote states read its
+object there? Both count only above the rate at which the same is true of OTHER people. An alarm is
+the first checkpoint at which this has risen: one-sided paired t-test over people, level .05 divided
+among the checkpoints. Writes tables/repurposing.csv, draws figures/repurposing.png. For the rate of
+false alarms see `python -m analysis.ablations results/detector`.
 """
 
 from dataclasses import dataclass

@@ -4,11 +4,9 @@
     python -m analysis.trajectory RUN_DIR
     python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/onset
 
-Reads the tables of recall, probes, cka and interchange (says which are missing), writes
-tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has
-come half of the way from the base to its own maximum), then draws figures/trajectory.png. With
-several runs OUT gets the same as means with intervals over seeds, and tables/trajectory_seeds.csv
-has the half-way steps of each.
+Reads the tables of recall, probes, cka and interchange, writes tables/trajectory.csv (the curves)
+and trajectory_half.csv (the step at which each has come half of the way to its maximum), draws
+figures/trajectory.png. With several runs OUT gets the same as means with intervals over seeds.
 """
 
 from dataclasses import dataclass
@@ -41,13 +39,12 @@ def main(options: Options):
     """Write the tables, print the half-way steps, draw; return the table of half-way steps."""
     import pandas as pd
 
-    if len(options.runs) > 1 and options.out is None:
-        raise BadInput(
-            f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME"
-        )
+    several = len(options.runs) > 1
+    if several and options.out is None:
+        raise BadInput("several runs: say where their summary goes, --out results/NAME")
     curves, halves = zip(*[_follow(Run.open(path)) for path in options.runs], strict=True)
     table = pd.concat(halves, ignore_index=True)
-    if len(options.runs) > 1:
+    if several:
         table = _summarise(options.out, mean_curves(curves), table)
     print("\n".join(half_way_lines(table)))
     return table

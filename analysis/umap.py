@@ -5,11 +5,9 @@
     python -m analysis.umap RUN_DIR --aligned
     python -m analysis.umap RUN_DIR --method pca
 
-Reads the states of RUN_DIR (extracts what is missing) at one site, writes the coordinates to
-tables/umap.csv, then draws figures/projection.png and projection_umap.png from them. One joint
-projection over all checkpoints, of each relation (coloured by object) or of all together (coloured
-by relation): projections fitted checkpoint by checkpoint cannot be compared. --aligned adds UMAPs
-by checkpoint that are held together (umap.AlignedUMAP).
+Projects the states at one site jointly over all checkpoints (separate projections cannot be
+compared), writes tables/umap.csv, draws figures/projection.png and projection_umap.png. --aligned
+adds UMAPs by checkpoint that are held together (umap.AlignedUMAP).
 """
 
 from dataclasses import dataclass

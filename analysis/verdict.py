@@ -3,14 +3,10 @@
     python -m analysis.verdict RUN_DIR
     python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out OUT
 
-Reads tables/probes.csv and tables/cka.csv of RUN_DIR (and tables/interchange.csv if it was made),
-writes tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of
-your own, before and after (from_pretrained folders or LoRA adapters): their states are read and
-scored first, and everything goes into --out.
-
-The page goes through transfer across subjects, factorial interchange, the crossed and the
-answer-partialled contrast, and bound against unbound relations. It says what is missing; nothing
-falls back to raw similarity.
+Reads tables/probes.csv and tables/cka.csv (and interchange.csv if it was made), writes
+tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of your own,
+before and after (from_pretrained folders or LoRA adapters): they are read and scored first, and
+everything goes into --out. The page says what is missing; nothing falls back to raw similarity.
 """
 
 from dataclasses import dataclass
@@ -48,7 +44,7 @@ class Options(RunOptions):
 
 
 def main(options: Options):
-    """Judge every checkpoint, print the page, write the table, draw; return the table."""
+    """Judge every checkpoint, write the table, print the page, draw; return the table."""
     design, tables = _of_pair(options) if options.after is not None else _of_run(options)
     table, found = verdict_table(design, **tables)
     publish(design.run.path, {"verdict": table}, page(found, design))
@@ -60,21 +56,19 @@ def main(options: Options):
 
 
 def _of_run(options: Options) -> tuple[Design, dict]:
-    """The design and the tables of a run."""
     run = options.open()
-    tables = {"probes": read_table(run.path, "probes"), "cka": read_table(run.path, "cka")}
-    scored = tables["probes"]
+    scored, cka = (read_table(run.path, name) for name in ("probes", "cka"))
     # Where no relation could be scored there is no null either, and the page says why.
     if "null_p_objects" not in scored and scored["value"].notna().any():
         raise TableMissing(
             f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. "
             f"Write it again: python -m analysis.probes {run.path}"
         )
-    return Design.of(run), {**tables, "interchange": optional_table(run.path, "interchange")}
+    interchange = optional_table(run.path, "interchange")
+    return Design.of(run), {"probes": scored, "cka": cka, "interchange": interchange}
 
 
 def _of_pair(options: Options) -> tuple[Design, dict]:
-    """The design and the tables of two checkpoints, scored here."""
     if not options.facts or not options.out:
         raise NotFound(
             f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
@@ -86,9 +80,9 @@ def _of_pair(options: Options) -> tuple[Design, dict]:
     if note := key_row_note(run):
         print(note)
     print(design.announce())
-    draws = {"permutations": options.permutations}
-    scored = probe_table(design, **draws)
-    return design, {"probes": scored, "cka": cka_table(design, **draws, robust=False)}
+    draws = options.permutations
+    scored = probe_table(design, permutations=draws)
+    return design, {"probes": scored, "cka": cka_table(design, permutations=draws, robust=False)}
 
 
 if __name__ == "__main__":

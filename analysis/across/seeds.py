@@ -40,13 +40,11 @@ def mean_over_seeds(values: Sequence[float], *, yes_no: bool = False) -> dict:
     """
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
-    found = {"value": np.nan, "low": np.nan, "high": np.nan, "n_seeds": len(known)}
-    if len(known):
-        found["value"] = float(known.mean())
+    value, low, high = float(known.mean()) if len(known) else np.nan, np.nan, np.nan
     if len(known) > 1:
         interval = (share_interval if yes_no else mean_interval)(known)
-        found |= {"low": float(interval.low), "high": float(interval.high)}
-    return found
+        low, high = float(interval.low), float(interval.high)
+    return {"value": value, "low": low, "high": high, "n_seeds": len(known)}
 
 
 def record_of(folder: Path) -> dict:
@@ -102,8 +100,7 @@ def summary_tables(runs: Sequence[Path]) -> dict:
         if held_by.nunique() > 1:
             raise BadInput(
                 f"{' and '.join(held_by.unique())} both hold seed {seed} of the condition "
-                f"{condition!r}. Give one of them; folders that hold only tables (no run.json) do "
-                "not say whether they are a control without phase 1."
+                f"{condition!r}. Give one of them (a folder without run.json has no condition)."
             )
     recall = recall.drop(columns="run")
     if recall.groupby("condition").seed.nunique().min() < 2:
@@ -121,20 +118,17 @@ def summary_tables(runs: Sequence[Path]) -> dict:
 def origin_of(runs: Sequence[Path]) -> dict:
     """What run.json of a summary says about its runs: what they were made from, their phases."""
     records = [record for run in runs if (record := record_of(run))]
-    if not records:
-        return {}
     phases = {k: v for record in records for k, v in record["phases"].items()}
-    return {name: records[0][name] for name in ("model", "inputs", "versions")} | {"phases": phases}
+    made_from = [{k: r[k] for k in ("model", "inputs", "versions")} for r in records[:1]]
+    return made_from[0] | {"phases": phases} if records else {}
 
 
 def headline(table) -> list[str]:
     """Recall of held-out subjects over seeds and its gain in phase 2, in words."""
     some = pick(table, split="held-out", measure=(TEST.measure, GAIN.measure), relation=SIDES)
     seeds, guess = int(some.n_seeds.max()), two_places(some.majority.max())
-    lines = [
-        f"strict greedy accuracy, held-out subjects, mean and 95% interval over {seeds} seeds "
-        f"(always guessing the commonest object: {guess})"
-    ]
+    how = f"held-out subjects, mean and 95% interval over {seeds} seeds"
+    lines = [f"strict greedy accuracy, {how} (always guessing the commonest object: {guess})"]
     for row in some.itertuples():
         gain = row.measure == GAIN.measure
         what = f"{row.condition}, {row.phase}, {row.relation}, {row.family}"

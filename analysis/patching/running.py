@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from analysis.patching.trials import BARE, STATE, UNCHANGED, VECTORS, Asked, Choice, Plan, Trial
-from probing.extraction import Encoded, extract, hidden_states, tokens_at
-from probing.extraction import encode as encode_prompts
+from probing import extraction
+from probing.extraction import hidden_states
 from probing.patching import changed_logits
 from probing.states import States
 from training.base.console import progress
@@ -55,20 +55,13 @@ def chosen_sites(names: Sequence[str], every: int) -> list[str]:
 
 
 def _about(trial: Trial, number: int) -> dict:
-    target, source = trial.target, trial.source
-    return {
-        "relation": trial.side,
-        "family": target.prompt.family,
-        "trial": number,
-        "group": trial.choice.group,
-        "subject": target.subject,
-        "asked": target.prompt.relation,
-        "template": target.prompt.id,
-        "source_subject": source and source.subject,
-        "source_relation": source and source.prompt.relation,
-        "source_template": source and source.prompt.id,
-        "n_candidates": len(trial.candidates),
-    }
+    prompt, subject = trial.target
+    put_in, source = trial.source or (None, None)
+    row = {"relation": trial.side, "family": prompt.family, "trial": number}
+    row |= {"group": trial.choice.group, "subject": subject, "asked": prompt.relation}
+    row |= {"template": prompt.id, "source_subject": source}
+    row |= {"source_relation": put_in and put_in.relation, "source_template": put_in and put_in.id}
+    return row | {"n_candidates": len(trial.candidates)}
 
 
 def _interchanged(plan: Plan, runner: "Runner", sites: Sequence[str]) -> Iterator[tuple]:
@@ -118,8 +111,6 @@ def vectors_for(
     the relation asked. kind: own, wrong, or random: Gaussian directions as long as the own vectors,
     one per steering and site.
     """
-    if kind not in VECTORS:
-        raise BadInput(f"kind={kind!r}; expected one of {', '.join(VECTORS)}")
     to = "wrong" if kind == "wrong" else "relation"
     added = np.stack([keys[s.facts[to].relation] for s in steerings])
     asked = [keys[s.facts["nothing"].relation] for s in steerings] if base is None else base
@@ -144,13 +135,11 @@ class Runner:
     batch_size: int = 64
 
     def unchanged(self, trials: Sequence[Trial]) -> tuple[Array, Array]:
-        """The answers without a change, (n_trials, 1)."""
+        """The answers without a change; n_sites is 1."""
         width = self.model.get_input_embeddings().weight.shape[-1]
         return self.steer(trials, np.zeros((len(trials), 1, width)), ["embed"])
 
-    def steer(
-        self, trials: Sequence[Trial], vectors: Array, sites: Sequence[str]
-    ) -> tuple[Array, Array]:
+    def steer(self, trials: Sequence[Trial], vectors: Array, sites: Sequence[str]) -> tuple:
         """The answers when vectors (n_trials, n_sites, d) are added at the last token."""
         import torch
 
@@ -158,9 +147,7 @@ class Runner:
         added = torch.as_tensor(vectors, dtype=torch.float32)
         return self._answers(trials, positions, added, sites, add=True)
 
-    def interchange(
-        self, trials: Sequence[Trial], sites: Sequence[str]
-    ) -> Iterator[tuple[str, Array, Array]]:
+    def interchange(self, trials: Sequence[Trial], sites: Sequence[str]) -> Iterator[tuple]:
         """Yield (position, labels, free) when each source's state replaces its target's.
 
         Positions that are the same tokens in a trial are patched once.
@@ -174,14 +161,10 @@ class Runner:
             jobs[position] = list(zip(range(len(trials)), taken, into, strict=True))
         distinct = list(dict.fromkeys(chain.from_iterable(jobs.values())))
         trial, taken, into = (list(column) for column in zip(*distinct, strict=True))
-        states = extract(
-            self.model,
-            self.tokenizer,
-            Encoded([prompt_ids(self.tokenizer, sources[t].text) for t in trial], taken),
-            sites=sites,
-            batch_size=self.batch_size,
-            progress=False,
-        )
+        texts = [prompt_ids(self.tokenizer, sources[t].text) for t in trial]
+        how = {"sites": sites, "batch_size": self.batch_size, "progress": False}
+        at = extraction.Encoded(texts, taken)
+        states = extraction.extract(self.model, self.tokenizer, at, **how)
         patched = [trials[t] for t in trial]
         labels, free = self._answers(patched, into, torch.as_tensor(states), sites)
         for position in POSITIONS:
@@ -195,24 +178,17 @@ class Runner:
         places = [(t, s) for t in range(len(trials)) for s in range(len(sites))]
 
         def forward(rows: list[int], said: list[tuple[int, ...]]):
-            return changed_logits(
-                self.model,
-                self.tokenizer,
-                [[*prompts[places[row][0]], *ids] for row, ids in zip(rows, said, strict=True)],
-                [positions[places[row][0]] for row in rows],
-                [sites[places[row][1]] for row in rows],
-                vectors.flatten(0, 1)[rows],
-                add=add,
-                batch_size=self.batch_size,
-                progress=False,
-            )
+            ts, ss = zip(*(places[row] for row in rows), strict=True)
+            texts = [[*prompts[t], *ids] for t, ids in zip(ts, said, strict=True)]
+            where = [positions[t] for t in ts], [sites[s] for s in ss]
+            how = {"add": add, "batch_size": self.batch_size, "progress": False}
+            added = vectors.flatten(0, 1)[rows]
+            return changed_logits(self.model, self.tokenizer, texts, *where, added, **how)
 
         with progress(total=len(places), label="patches") as bar:
             chosen, free = constrained_answers(forward, [options[t] for t, _ in places], bar.update)
-        labels = [
-            trials[t].label(trials[t].candidates[answer])
-            for (t, _), answer in zip(places, chosen, strict=True)
-        ]
+        asked = [trials[t] for t, _ in places]
+        labels = [t.label(t.candidates[i]) for t, i in zip(asked, chosen, strict=True)]
         shape = (len(trials), len(sites))
         return np.array(labels, dtype=object).reshape(shape), np.array(free).reshape(shape)
 
@@ -232,21 +208,19 @@ def constrained_answers(
     """Per row the candidate that greedy decoding over candidates reaches, and whether it was free.
 
     forward(rows, said): yields (indices into rows, logits (k, vocabulary)) of those rows after the
-    tokens `said`. options: every candidate's tokens with a stop, per row. A row goes on until one
-    candidate is left. Free: at each step the model's own greedy token was one that a candidate
-    says. done: is told how many rows went one step further. Raises BadInput.
+    tokens `said`. options: every candidate's tokens with a stop, per row. Free: at each step the
+    model's own greedy token was one that a candidate says. done: called with the number of rows
+    that went one step further. Raises BadInput.
     """
     if any(len(set(row)) < len(row) for row in options):
         raise BadInput("two candidates have the same tokens; name the objects differently")
-    left = [list(range(len(row))) for row in options]
+    left, rows = [list(range(len(row))) for row in options], list(range(len(options)))
     said: list[tuple[int, ...]] = [()] * len(options)
     free = [True] * len(options)
-    rows = list(range(len(options)))
     while rows:
         for places, logits in forward(rows, [said[row] for row in rows]):
             for place, scores, top in zip(places, logits, logits.argmax(-1).tolist(), strict=True):
-                row = rows[place]
-                step = len(said[row])
+                row, step = rows[place], len(said[rows[place]])
                 tokens = sorted({options[row][i][step] for i in left[row]})
                 token = tokens[int(scores[tokens].argmax())]
                 left[row] = [i for i in left[row] if options[row][i][step] == token]
@@ -261,14 +235,13 @@ def positions_of(tokenizer: Any, asked: Sequence[Asked], position: str) -> list[
     """The token index of one of POSITIONS in each prompt.
 
     relation_last: the key token of a rote prompt; in any other prompt the last token of the last
-    content word (none of STOP_WORDS) outside the subject, which names the relation or ends the
-    phrase that does; the last token if there is no such word.
+    content word (none of STOP_WORDS) outside the subject, or of the prompt if there is none.
     """
     texts = [one.text for one in asked]
     if position == "relation_last":
-        return tokens_at(tokenizer, texts, [_relation_end(one) for one in asked])
+        return extraction.tokens_at(tokenizer, texts, [_relation_end(one) for one in asked])
     subjects = [one.subject for one in asked] if position == "subject_last" else None
-    return encode_prompts(tokenizer, texts, positions=position, subjects=subjects).positions
+    return extraction.encode(tokenizer, texts, positions=position, subjects=subjects).positions
 
 
 def _relation_end(asked: Asked) -> int:

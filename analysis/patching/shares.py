@@ -9,14 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from analysis.measures import statistics
 from analysis.measures.checks import to_labels
-from analysis.measures.statistics import (
-    Interval,
-    Rng,
-    jackknife_interval,
-    max_statistic_test,
-    permutation_p,
-)
+from analysis.measures.statistics import Interval
 from analysis.patching.lens import decodable_layer
 from analysis.patching.trials import OUTCOMES, STATE, STEERED, VECTORS
 from training.runs.table_files import pick
@@ -48,9 +43,8 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
                 rows += difference_rows(earlier, there, {**common, **gain}, draws, seed)
             earlier = there
             for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
-                wanted = {**kind, "vector": other, "checkpoint": stage["checkpoint"]}
                 contrast = {**common, "measure": "contrast", "reference": other}
-                control = pick(items, **wanted)
+                control = pick(items, **{**kind, "vector": other}, checkpoint=stage["checkpoint"])
                 if len(control):
                     rows += difference_rows(control, there, contrast, draws, seed)
     return pd.DataFrame(rows)
@@ -59,15 +53,10 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
 def share_rows(items, common: Mapping) -> Iterator[dict]:
     """Per site the share of trials with each outcome, and of free answers (measure `free`)."""
     candidates = items.n_candidates.mean()
-    common = {
-        **common,
-        "n": items.group.nunique(),
-        "n_trials": items.trial.nunique(),
-        "n_candidates": candidates,
-    }
+    sizes = {"n": items.group.nunique(), "n_trials": items.trial.nunique()}
+    common = {**common, **sizes, "n_candidates": candidates}
     answers, groups = _wide(items, "outcome"), _trial_groups(items)
-    outcomes = OUTCOMES if common["vector"] == STATE else STEERED
-    for outcome in outcomes:
+    for outcome in OUTCOMES if common["vector"] == STATE else STEERED:
         chance = {} if outcome == "other" else {"chance": 1 / candidates}
         what = {"measure": "share", "outcome": outcome, **chance}
         interval = group_mean((answers == outcome).astype(float), groups)
@@ -90,10 +79,10 @@ def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> It
     early = ~(np.unique(after.layer) >= common["decodable_layer"])
     corrected = np.full(len(early), np.nan)
     if early.any():
-        corrected[early] = max_statistic_test(interval.value[early], null[:, early]).p
+        corrected[early] = statistics.max_statistic_test(interval.value[early], null[:, early]).p
     sizes = {"n": len(set(groups)), "n_trials": now.shape[1]}
     common = {**common, **sizes, "outcome": "relation"}
-    p = permutation_p(interval.value, null)
+    p = statistics.permutation_p(interval.value, null)
     yield from _site_rows(after, common, interval, null_p=p, null_p_max=corrected)
 
 
@@ -107,14 +96,13 @@ def group_mean(values: Array, groups: Sequence) -> Interval:
         nothing = np.full(np.shape(mean), np.nan)
         return Interval(mean, nothing, nothing, nothing, len(counts), 0)
     left_out = (sums.sum(axis=-1, keepdims=True) - sums) / (counts.sum() - counts)
-    return jackknife_interval(mean, left_out)
+    return statistics.jackknife_interval(mean, left_out)
 
 
-def sign_flip_null(values: Array, groups: Sequence, draws: int, rng: Rng = 0) -> Array:
+def sign_flip_null(values: Array, groups: Sequence, draws: int, rng: statistics.Rng = 0) -> Array:
     """Null draws (draws, ...) of the mean of paired differences (..., n): flip groups' signs.
 
-    All trials of a group flip together, at all sites alike: under the null the two conditions of a
-    group could be exchanged (Fisher 1935).
+    All trials of a group flip together, at all sites alike (Fisher 1935).
     """
     codes = to_labels(groups, values.shape[-1], "groups")
     signs = np.random.default_rng(rng).choice([-1.0, 1.0], size=(draws, codes.max() + 1))

@@ -46,9 +46,9 @@ Names = Sequence[str]
 
 @dataclass(frozen=True)
 class Choice:
-    """Facts with distinct objects: what was moved -> the fact whose object says so.
+    """facts, with distinct objects: what was moved -> the fact whose object says so.
 
-    "nothing" is the fact that the target prompt asks for; "answer", in interchange, the source's.
+    "nothing": what the target prompt asks for; "answer": in interchange, what the source asks for.
     group: trials of different groups have no subject in common.
     """
 
@@ -64,7 +64,6 @@ class Asked(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The rendered prompt."""
         return self.prompt.render(self.subject)
 
 
@@ -118,7 +117,7 @@ class Plan:
         if self.pairs < 2:
             raise BadInput(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
 
-    @cached_property
+    @property
     def split(self) -> str:
         """held-out, or all where subjects were not split."""
         return self.design.splits[0]
@@ -126,16 +125,14 @@ class Plan:
     @cached_property
     def subjects(self) -> tuple[list[str], list[str]]:
         """(scored, others): subjects of the split, and those whose states make the vectors."""
-        facts = self.design.run.facts
-        every = list(dict.fromkeys(f.subject for f in facts))
+        every = list(dict.fromkeys(f.subject for f in self.design.run.facts))
         if self.split == "all":
             return every[::2], every[1::2]
-        scored = {f.subject for f in facts if f.split == self.split}
+        scored = {f.subject for f in self.design.run.facts if f.split == self.split}
         return [s for s in every if s in scored], [s for s in every if s not in scored]
 
     @cached_property
     def facts(self) -> Facts:
-        """Every fact of the run by subject and relation."""
         return {(f.subject, f.relation): f for f in self.design.run.facts}
 
     @cached_property
@@ -165,10 +162,9 @@ class Plan:
 
     def steered(self, family: str) -> list[Trial]:
         """The trial of each steering at a bare name, a test or a rote prompt."""
-        return [
-            Trial(s, self._prompt(s.facts["nothing"].relation, family, i))
-            for i, s in enumerate(self.steerings)
-        ]
+        asked = [steering.facts["nothing"].relation for steering in self.steerings]
+        prompts = [self._prompt(relation, family, i) for i, relation in enumerate(asked)]
+        return list(map(Trial, self.steerings, prompts))
 
     @property
     def patches_per_site(self) -> int:
@@ -200,15 +196,13 @@ def choose_pairs(
         for turn in range(2 * len(ways))
         for group, couple in enumerate(couples)
     )
-    pairs = _spread(turns, facts, count)
-    if not pairs:
-        relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
-        raise NotIdentifiable(
-            f"not identifiable: among {len(subjects)} subjects and the relations {relations} no "
-            "two subjects have two relations each with four distinct objects; interchange needs "
-            "the same subjects in several relations"
-        )
-    return pairs
+    if pairs := _spread(turns, facts, count):
+        return pairs
+    relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
+    raise NotIdentifiable(
+        f"not identifiable: no two of {len(subjects)} subjects have two relations ({relations}) "
+        "with four distinct objects; interchange needs the same subjects in several relations"
+    )
 
 
 def choose_steerings(
@@ -231,13 +225,8 @@ def choose_steerings(
 
 
 def _crossed(source: str, asked: str, target: str, wanted: str) -> dict:
-    """The facts of a source (subject, relation) and a target (subject, relation)."""
-    return {
-        "nothing": (target, wanted),
-        "relation": (target, asked),
-        "subject": (source, wanted),
-        "answer": (source, asked),
-    }
+    about_target = {"nothing": (target, wanted), "relation": (target, asked)}
+    return about_target | {"subject": (source, wanted), "answer": (source, asked)}
 
 
 def _shuffled(items: Sequence, rng) -> list:
@@ -268,5 +257,4 @@ def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -
 
 
 def union(*pools: Sequence[str]) -> tuple[str, ...]:
-    """The candidates of several pools, each once, in order."""
     return tuple(dict.fromkeys(candidate for pool in pools for candidate in pool))

@@ -1,7 +1,7 @@
 """tables/interchange.csv: what patching moves at each site. Is there a band before the answer?"""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from analysis.patching.lens import lens_rows
 from analysis.patching.running import Runner, chosen_sites, trial_rows
 from analysis.patching.shares import summarise
 from analysis.patching.trials import STATE, UNCHANGED, VECTORS, Plan
+from analysis.tables.cka_checkpoints import milestones
 from probing.sites import names_of
 from probing.states import Design
 from training.base.console import minutes
@@ -55,12 +56,7 @@ def interchange_table(
     plan, run, items, lenses = Plan(design, pairs), design.run, [], []
     content = [*design.content, pairs]
     for checkpoint in design.checkpoints:
-
-        @cache
-        def loaded(checkpoint=checkpoint) -> tuple:
-            model, tokenizer = checkpoint.load()
-            states = design.load(checkpoint)
-            return on_gpu(model), tokenizer, states
+        loaded = cache(partial(_loaded, design, checkpoint))
 
         def lens(loaded=loaded):
             return pd.DataFrame(lens_rows(plan, *loaded(), permutations))
@@ -79,19 +75,21 @@ def interchange_table(
     return table, items
 
 
+def _loaded(design: Design, checkpoint) -> tuple:
+    model, tokenizer = checkpoint.load()
+    return on_gpu(model), tokenizer, design.load(checkpoint)
+
+
 def chosen_checkpoints(checkpoints: Sequence, names: Sequence[str] = ()) -> list:
     """Those named; else the last of each phase; else the first and the last. Raises UserError."""
     by_name = {c.name: c for c in checkpoints}
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise UserError(
-            f"no checkpoint is named {', '.join(unknown)}; there are {', '.join(by_name)}."
-        )
+        there = ", ".join(by_name)
+        raise UserError(f"no checkpoint is named {', '.join(unknown)}; there are {there}.")
     if names:
         return [c for c in checkpoints if c.name in names]
-    if any(c.phase for c in checkpoints):
-        return list({c.phase: c for c in checkpoints}.values())
-    return list({c.name: c for c in (checkpoints[0], checkpoints[-1])}.values())
+    return milestones(checkpoints)
 
 
 def announce(design: Design, pairs: int, every: int) -> str:
@@ -99,10 +97,8 @@ def announce(design: Design, pairs: int, every: int) -> str:
     checkpoints = design.checkpoints
     sites = chosen_sites(names_of(_layers(checkpoints[0])), every)
     rows = Plan(design, pairs).patches_per_site * len(sites) * len(checkpoints)
-    return (
-        f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: about "
-        f"{minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
-    )
+    time = f"about {minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
+    return f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: {time}"
 
 
 def _layers(checkpoint) -> int:
@@ -123,11 +119,11 @@ def interchange_lines(table) -> list[str]:
     if not len(patched):
         return []
     bound = pick(patched, relation="bound")
+    sizes = f"{int(bound.n_trials.max())} trials, {int(bound.n_candidates.median())} candidates"
     lines = [
         f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, "
-        f"n={int(bound.n.max())} pairs of subjects ({int(bound.n_trials.max())} trials, "
-        f"{int(bound.n_candidates.median())} candidates): share answered o(s, r'), at its best "
-        "site before the answer is decodable"
+        f"n={int(bound.n.max())} pairs of subjects ({sizes}): share answered o(s, r')",
+        "  at its best site before the answer is decodable:",
     ]
     for direction, rows in bound.groupby("direction", sort=False):
         about = pick(table, direction=direction, relation="bound", vector=STATE, measure="share")
@@ -185,34 +181,26 @@ def bands(table) -> list[dict]:
 
 def _band_lines(found: list[dict]) -> list[str]:
     if not found:
-        return [
-            "  one checkpoint, or no site before the answer: it is unknown if training made a band"
-        ]
+        return ["  one checkpoint, or no site before the answer: unknown if training made a band"]
     reference = found[0]["gain"].reference
     there = [entry for entry in found if entry["p"] <= LEVEL and entry["sites"]]
     if not there:
         best = min(found, key=lambda entry: entry["p"])
-        return [
-            f"  no band: at no site before the answer is o(s, r') more frequent than at "
-            f"{reference} (best: {best['direction']} at {best['position']}, {p_words(best['p'])}, "
-            f"{CORRECTED})"
-        ]
+        words = f"best: {best['direction']} at {best['position']}, {p_words(best['p'])}"
+        what = "at no site before the answer is o(s, r') more frequent than at"
+        return [f"  no band: {what} {reference} ({words}, {CORRECTED})"]
     lines = [f"  band before the answer: {_band_words(entry, reference)}" for entry in there]
     if not any(entry["direction"] == "semantic->rote" for entry in there):
-        lines.append(
-            "  none from semantic to rote prompts: what a key token's state does elsewhere does "
-            "not show that a semantic prompt makes the same state"
-        )
+        why = "that a key token's state works elsewhere does not show a semantic prompt makes it"
+        lines.append(f"  none from semantic to rote prompts: {why}")
     return lines
 
 
 def _band_words(entry: dict, reference: str) -> str:
     sites, gain = entry["sites"], entry["gain"]
     where = sites[0] if len(sites) == 1 else f"{len(sites)} sites from {sites[0]} to {sites[-1]}"
-    return (
-        f"{entry['direction']} at {entry['position']}, {where}, gain over {reference} "
-        f"{span(gain)} at {gain.site}, {p_words(entry['p'])} ({CORRECTED})"
-    )
+    gained = f"gain over {reference} {span(gain)} at {gain.site}, {p_words(entry['p'])}"
+    return f"{entry['direction']} at {entry['position']}, {where}, {gained} ({CORRECTED})"
 
 
 def _vector_lines(table, shares) -> list[str]:
@@ -227,9 +215,7 @@ def _vector_lines(table, shares) -> list[str]:
         controls = pick(last, site=best.site, vector=VECTORS[1:]).itertuples()
         here = {"direction": direction, "checkpoint": best.checkpoint, "site": best.site}
         contrasts = pick(table, measure="contrast", **here)
-        tests = [
-            f"over {row.reference} {p_words(row.null_p_max)}" for row in contrasts.itertuples()
-        ]
+        tests = [f"over {r.reference} {p_words(r.null_p_max)}" for r in contrasts.itertuples()]
         parts = [
             f"  relation {direction} ({_phase(best)}): o(s, r) {span(best)} at {best.site}",
             ", ".join(f"{row.vector} {two_places(row.value)}" for row in controls),
