@@ -387,7 +387,7 @@ def test_the_verdict_names_directions_positions_and_checkpoints(tables):
         "rote->semantic",
         "semantic->rote",
         "subject_last",
-        "memorized 1.00",
+        "100-memorize-epoch-20 1.00",
         "unbound source",
         "vector->bare",
     ):

@@ -77,8 +77,10 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
     """(columns that say how, trials, labels, free) of every kind of target prompt and vector."""
     if not plan.steerings:
         return
-    others = plan.subjects[1]
-    keys = {r: _key_mean(states, r, others)[layers] for r in plan.design.bound}
+    others, keys = plan.subjects[1], {}
+    for r in plan.design.bound:
+        rows = np.isin(plan.design.subjects(r), others)
+        keys[r] = states[r, "rote"][rows].astype(np.float64).mean(axis=0)[layers]
     names = hidden_states(runner.model, runner.tokenizer, others, sites=sites, progress=False)
     bare = names.numpy().astype(np.float64).mean(axis=0)
     for family in (BARE, "test", "rote"):
@@ -90,12 +92,6 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
             vectors = vectors_for(plan.steerings, keys, base, kind, plan.design.run.seed)
             answers = runner.steer(trials, vectors, sites)
             yield {**how, "vector": kind, "position": "last"}, trials, *answers
-
-
-def _key_mean(states: States, relation: str, subjects: Sequence[str]) -> Array:
-    """Mean rote state (S, d) of a relation over some subjects."""
-    rows = [i for i, s in enumerate(states.design.subjects(relation)) if s in set(subjects)]
-    return states[relation, "rote"][rows].astype(np.float64).mean(axis=0)
 
 
 def vectors_for(

@@ -33,9 +33,13 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
 
     rows = lens.to_dict("records")
     for kind, of_kind in _groups(items, KIND):
+        # The source's or the target's answer; a vector brings none. The target's relation is bound.
+        patched, relations = kind["vector"] == STATE, (kind["relation"], "bound")
+        asked = {"rote": "rote", "test": "semantic"} if patched else {}
+        families = [family for family, word in asked.items() if word in kind["direction"]]
         earlier = None
         for stage, there in _groups(of_kind, STAGE):
-            end = _decodable(lens, stage["checkpoint"], kind)
+            end = decodable_layer(lens, stage["checkpoint"], relations, families)
             common = {**stage, **kind, "decodable_layer": end, "estimator": ESTIMATOR}
             rows += share_rows(there, common)
             if earlier is not None:
@@ -107,14 +111,6 @@ def sign_flip_null(values: Array, groups: Sequence, draws: int, rng: statistics.
     codes = to_labels(groups, values.shape[-1], "groups")
     signs = np.random.default_rng(rng).choice([-1.0, 1.0], size=(draws, codes.max() + 1))
     return np.moveaxis(values @ signs[:, codes].T, -1, 0) / values.shape[-1]
-
-
-def _decodable(lens, checkpoint: str, kind: Mapping) -> float:
-    """The layer from which the source's or the target's answer can be read; NaN for vectors."""
-    asked = {"rote": "rote", "test": "semantic"} if kind["vector"] == STATE else {}
-    families = [family for family, word in asked.items() if word in kind["direction"]]
-    # The target's relation is a bound one on both sides.
-    return decodable_layer(lens, checkpoint, {kind["relation"], "bound"}, families)
 
 
 def _groups(items, columns: list[str]) -> Iterator[tuple[dict, object]]:

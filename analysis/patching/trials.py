@@ -5,13 +5,10 @@
     trial.source.text, trial.target.text, trial.outcomes["relation"]
 
 Interchange: the state of a source prompt about (s', r') replaces that of a target prompt about (s,
-r); s' != s, r' != r, and the four objects differ. The object that is then answered says what was
-moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the subject, o(s', r') the finished answer.
-
-Steering: the vector of relation r is added to a prompt about (s, q). It is the key-token state of
-r, averaged over subjects that are not scored, minus that of q, or minus that of a bare name (Todd
-et al. 2024, arXiv:2310.15213; difference of means as in Rimsky et al. 2024, arXiv:2312.06681).
-Controls: the vector of a third relation w, and a random direction of the same length.
+r). The object answered says what was moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the
+subject, o(s', r') the finished answer. Steering: at a prompt about (s, q) the mean key-token state
+of r minus that of q (or of a bare name) is added (Todd et al. 2024, arXiv:2310.15213; Rimsky et al.
+2024, arXiv:2312.06681). Controls: a third relation w, a random direction of the same length.
 """
 
 from collections import Counter
@@ -69,7 +66,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A choice at a target prompt, `into`, which gets the state of a source prompt or a vector.
+    """A choice at a target prompt, `into`, which gets a vector or the state of a prompt, `taken`.
 
     side: "bound" or "unbound", of the relation that is moved.
     """
@@ -81,12 +78,10 @@ class Trial:
 
     @property
     def target(self) -> Asked:
-        """The prompt that is changed."""
         return Asked(self.into, self.choice.facts["nothing"].subject)
 
     @property
     def source(self) -> Asked | None:
-        """The prompt whose state is taken; None where a vector is added."""
         return self.taken and Asked(self.taken, self.choice.facts["answer"].subject)
 
     @cached_property
@@ -156,9 +151,8 @@ class Plan:
 
     @cached_property
     def steerings(self) -> list[Choice]:
-        """Who is steered from which relation to which."""
-        relations, seed = self.design.bound, self.design.run.seed
-        return choose_steerings(self.facts, self.subjects[0], relations, self.pairs, seed)
+        how = self.design.bound, self.pairs, self.design.run.seed
+        return choose_steerings(self.facts, self.subjects[0], *how)
 
     def steered(self, family: str) -> list[Trial]:
         """The trial of each steering at a bare name, a test or a rote prompt."""
@@ -169,8 +163,8 @@ class Plan:
     @property
     def patches_per_site(self) -> int:
         """How many patched prompts one site of one checkpoint takes, at most."""
-        interchanged = 3 * sum(map(len, self.trials.values()))
-        return interchanged + len(self.steerings) * (2 * len(VECTORS) + 1)
+        steered = len(self.steerings) * (2 * len(VECTORS) + 1)
+        return 3 * sum(map(len, self.trials.values())) + steered
 
     def _prompt(self, relation: str, kind: str, turn: int) -> Prompt:
         if kind == BARE:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from functools import cache, partial
 
-import numpy as np
-
 from analysis.measures.judgement import LEVEL
 from analysis.measures.statistics import holm
 from analysis.patching.lens import lens_rows
@@ -12,7 +10,6 @@ from analysis.patching.running import Runner, chosen_sites, trial_rows
 from analysis.patching.shares import summarise
 from analysis.patching.trials import STATE, UNCHANGED, VECTORS, Plan
 from analysis.tables.cka_checkpoints import milestones
-from probing.sites import names_of
 from probing.states import Design
 from training.base.console import minutes
 from training.base.errors import BadInput, UserError
@@ -24,7 +21,6 @@ from training.weights.loading import on_gpu
 # tokens from the patch on) take as long as one of 12 tokens (random 16-layer Llama), 30 a second.
 ROWS_PER_SECOND = 60
 CORRECTED = "corrected for sites, directions, positions"
-PHASES = {"base": "base", "memorize": "memorized", "generalize": "generalized"}
 
 
 def interchange_table(
@@ -46,8 +42,8 @@ def interchange_table(
     choice), gain over the checkpoint `reference`, contrast with the vector `reference`, lens and
     lens_centred (readability of the answer). Columns: value, low, high (jackknife over groups of
     subjects), null_p, null_p_max (corrected for the sites before decodable_layer), chance, n
-    groups, n_trials, n_candidates. The items have one row per trial and site. Only every `every`-th
-    site is patched. Checkpoints done before are read. Raises BadInput, NotIdentifiable.
+    groups, n_trials, n_candidates. The items have one row per trial and site; every `every`-th site
+    is patched. Raises BadInput, NotIdentifiable.
     """
     import pandas as pd
 
@@ -95,21 +91,10 @@ def chosen_checkpoints(checkpoints: Sequence, names: Sequence[str] = ()) -> list
 def announce(design: Design, pairs: int, every: int) -> str:
     """How many prompts will be patched, and about how long that takes, in words."""
     checkpoints = design.checkpoints
-    sites = chosen_sites(names_of(_layers(checkpoints[0])), every)
+    sites = chosen_sites(design.load(checkpoints[0]).sites, every)
     rows = Plan(design, pairs).patches_per_site * len(sites) * len(checkpoints)
     time = f"about {minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
     return f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: {time}"
-
-
-def _layers(checkpoint) -> int:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.weights)
-    except (OSError, ValueError):
-        # A single GGUF file has no config.json; 30 layers are the default model's.
-        return 30
-    return config.get_text_config(decoder=True).num_hidden_layers
 
 
 def interchange_lines(table) -> list[str]:
@@ -125,11 +110,18 @@ def interchange_lines(table) -> list[str]:
         f"n={int(bound.n.max())} pairs of subjects ({sizes}): share answered o(s, r')",
         "  at its best site before the answer is decodable:",
     ]
+    unchanged = pick(table, relation="bound", measure="share", outcome="nothing", vector=STATE)
+    unchanged = pick(unchanged, position=UNCHANGED)
     for direction, rows in bound.groupby("direction", sort=False):
-        about = pick(table, direction=direction, relation="bound", vector=STATE, measure="share")
-        lines.append(f"  {direction}{_decodable_words(table, about)}; {_unchanged_words(about)}")
+        same = pick(unchanged, direction=direction).itertuples()
+        right = ", ".join(f"{row.checkpoint} {two_places(row.value)}" for row in same)
+        # The site of the layer from which the lens reads the answer at the last checkpoint.
+        end = pick(table, layer=rows.decodable_layer.iloc[-1], measure="lens").site
+        lens = f"from {end.iloc[0]} at the last checkpoint" if len(end) else "at no site"
+        right = f"unchanged targets right: {right}"
+        lines.append(f"  {direction}: the answer is decodable {lens} (logit lens); {right}")
         for position, here in rows.groupby("position", sort=False):
-            parts = [f"{_phase(row)} {span(row)} at {row.site}" for row in _best_rows(here)]
+            parts = [f"{row.checkpoint} {span(row)} at {row.site}" for row in _best_rows(here)]
             unbound = pick(patched, relation="unbound", direction=direction, position=position)
             loose = _best_rows(unbound)
             other = f" (unbound source: {span(loose[-1])})" if loose else ""
@@ -141,20 +133,6 @@ def _best_rows(rows) -> list:
     """At each checkpoint the site before the answer where the relation moved most."""
     early = rows[~(rows.layer >= rows.decodable_layer)]
     return [here.loc[here.value.idxmax()] for _, here in early.groupby("checkpoint", sort=False)]
-
-
-def _decodable_words(table, shares) -> str:
-    layer = shares[shares.checkpoint == shares.checkpoint.iloc[-1]].decodable_layer.iloc[0]
-    if np.isnan(layer):
-        return ": the answer is decodable at no site (logit lens)"
-    site = table[(table.layer == layer) & table.measure.str.startswith("lens")].site.iloc[0]
-    return f": the answer is decodable from {site} at the last checkpoint"
-
-
-def _unchanged_words(shares) -> str:
-    rows = pick(shares, outcome="nothing", position=UNCHANGED).itertuples()
-    parts = [f"{_phase(row)} {two_places(row.value)}" for row in rows]
-    return f"unchanged targets right: {', '.join(parts)}"
 
 
 def bands(table) -> list[dict]:
@@ -175,7 +153,7 @@ def bands(table) -> list[dict]:
         sites = list(rows[(rows.null_p_max <= LEVEL) & (rows.value > 0)].site)
         where = {"direction": direction, "position": position}
         found.append({**where, "p_sites": best.null_p_max, "gain": best, "sites": sites})
-    corrected = holm([entry["p_sites"] for entry in found]) if found else []
+    corrected = holm([entry["p_sites"] for entry in found])
     return [{**entry, "p": float(p)} for entry, p in zip(found, corrected, strict=True)]
 
 
@@ -189,42 +167,33 @@ def _band_lines(found: list[dict]) -> list[str]:
         words = f"best: {best['direction']} at {best['position']}, {p_words(best['p'])}"
         what = "at no site before the answer is o(s, r') more frequent than at"
         return [f"  no band: {what} {reference} ({words}, {CORRECTED})"]
-    lines = [f"  band before the answer: {_band_words(entry, reference)}" for entry in there]
+    lines = []
+    for entry in there:
+        sites, gain = entry["sites"], entry["gain"]
+        where = sites[0] if len(sites) == 1 else f"{len(sites)} sites, {sites[0]} to {sites[-1]}"
+        gained = f"gain over {reference} {span(gain)} at {gain.site}, {p_words(entry['p'])}"
+        what = f"{entry['direction']} at {entry['position']}, {where}"
+        lines.append(f"  band before the answer: {what}, {gained} ({CORRECTED})")
     if not any(entry["direction"] == "semantic->rote" for entry in there):
         why = "that a key token's state works elsewhere does not show a semantic prompt makes it"
         lines.append(f"  none from semantic to rote prompts: {why}")
     return lines
 
 
-def _band_words(entry: dict, reference: str) -> str:
-    sites, gain = entry["sites"], entry["gain"]
-    where = sites[0] if len(sites) == 1 else f"{len(sites)} sites from {sites[0]} to {sites[-1]}"
-    gained = f"gain over {reference} {span(gain)} at {gain.site}, {p_words(entry['p'])}"
-    return f"{entry['direction']} at {entry['position']}, {where}, {gained} ({CORRECTED})"
-
-
 def _vector_lines(table, shares) -> list[str]:
     """The own vector at its best site of the last checkpoint, beside its controls there."""
     lines = []
     for direction, rows in pick(shares, vector=VECTORS).groupby("direction", sort=False):
-        last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
+        last = pick(rows, checkpoint=rows.checkpoint.iloc[-1])
         own = pick(last, vector="own")
-        if not own.value.notna().any():
-            continue
         best = own.loc[own.value.idxmax()]
         controls = pick(last, site=best.site, vector=VECTORS[1:]).itertuples()
         here = {"direction": direction, "checkpoint": best.checkpoint, "site": best.site}
         contrasts = pick(table, measure="contrast", **here)
         tests = [f"over {r.reference} {p_words(r.null_p_max)}" for r in contrasts.itertuples()]
-        parts = [
-            f"  relation {direction} ({_phase(best)}): o(s, r) {span(best)} at {best.site}",
-            ", ".join(f"{row.vector} {two_places(row.value)}" for row in controls),
-            ", ".join(tests),
-        ]
+        beside = [f"{row.vector} {two_places(row.value)}" for row in controls]
+        what = f"  relation {direction} ({best.checkpoint}): o(s, r) {span(best)} at {best.site}"
+        parts = [what, ", ".join(beside), ", ".join(tests)]
         corrected = " (best of sites, corrected)" if len(contrasts) else ""
         lines.append("; ".join(part for part in parts if part) + corrected)
     return lines
-
-
-def _phase(row) -> str:
-    return PHASES.get(row.phase, row.checkpoint)

@@ -147,11 +147,11 @@ class Setting:
 
     def rote(self, relation: str) -> Array:
         """Rote states (n, S, d)."""
-        return self.states[relation, "rote"][:, self.at]
+        return self.states[relation, "rote"][:, self.at].astype(np.float64)
 
     def semantic(self, relation: str) -> Array:
         """States of the family's prompts, (P, n, S, d)."""
-        return self.states[relation, self.family][:, :, self.at]
+        return self.states[relation, self.family][:, :, self.at].astype(np.float64)
 
     def scored(self, relation: str, split: str) -> tuple[Array, Array]:
         """(subjects, rows) of a split, in one relation or, for EVERY, in all one after another."""
@@ -167,11 +167,6 @@ class PerSubject(NamedTuple):
     values: Array
     guess: Array
     reasons: tuple[str | None, ...]
-
-    def of_split(self, subjects: Array, rows: Array) -> Scores:
-        """Scores of some subjects, without a null."""
-        null, chance = np.zeros((0, len(self.values))), float(np.mean(self.guess[rows]))
-        return Scores(self.values[:, rows], null, tuple(subjects), self.reasons, chance)
 
 
 def _answered(found: Transfer) -> list[PerSubject]:
@@ -275,7 +270,7 @@ def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerS
     values, guess, reasons = np.full((count, sites, n), np.nan), np.zeros(n), []
     for s in range(sites):
         here = [prompt[:, s] for prompt in prompts]
-        reasons.append(next(filter(None, map(_why_left_out, here)), None))
+        reasons.append(next(filter(None, map(why_degenerate, here)), None))
         if reasons[-1] is None:
             values[:, s], guess = score(*here)
     return [PerSubject(v, guess, tuple(reasons)) for v in values]
@@ -285,10 +280,11 @@ def _codes(setting: Setting, relation: str) -> list[list[OnlineCode | str]]:
     """Online codes, or why there is none, of the objects and of shuffled ones at each site: all
     subjects, the family's first prompt."""
     prompt = setting.design.prompts_of(relation, setting.family)[0]
-    x, seed = setting.states.of(prompt)[:, setting.at], setting.design.run.seed
+    x = setting.states.of(prompt)[:, setting.at].astype(np.float64)
+    seed = setting.design.run.seed
 
     def code(states: Array, labels: Array) -> OnlineCode | str:
-        return _why_left_out(states) or _or_reason(
+        return why_degenerate(states) or _or_reason(
             lambda: controls.online_code(states, labels, seed=seed)
         )
 
@@ -301,10 +297,6 @@ def _or_reason(make: Callable):
         return make()
     except (NotIdentifiable, TooFewRows) as error:
         return str(error)
-
-
-def _why_left_out(x: Array) -> str | None:
-    return why_degenerate(np.asarray(x, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -357,7 +349,10 @@ def _accuracy_rows(control: Control, setting: Setting) -> Iterator[dict]:
             # A relation without scores has the reason in their place.
             scores = dict(found)
             for r in (r for r in found if not isinstance(found[r], str)):
-                scores[r] = found[r][i].of_split(*setting.scored(r, split))
+                values, guess, reasons = found[r][i]
+                subjects, rows = setting.scored(r, split)
+                null, chance = np.zeros((0, len(values))), float(np.mean(guess[rows]))
+                scores[r] = Scores(values[:, rows], null, tuple(subjects), reasons, chance)
             for row in relation_rows(scores, [site for site, _ in places], **sides):
                 place = {"layer": places[row["layer"]][1], "d": setting.states.width}
                 yield {**control.common(measure, setting, split), **row, **place}

@@ -32,20 +32,19 @@ WATCHED = {
 
 @dataclass(frozen=True)
 class Watch:
-    """A run, pairs (relation, sibling whose prompts are watched) and the checkpoints watched."""
+    """Pairs (relation, sibling whose prompts are watched) of a run and the checkpoints watched.
+
+    items: tables/recall_items.csv, the rows of FAMILY.
+    """
 
     states: Design
     pairs: tuple[tuple[str, str], ...]
     checkpoints: tuple
     items: object
-    """tables/recall_items.csv, the rows of FAMILY."""
 
     @classmethod
     def of(cls, run, items) -> "Watch":
-        """Watches the prompts that `items`, tables/recall_items.csv, has answers to.
-
-        Raises BadInput without a sibling pair or without answers of every checkpoint.
-        """
+        """Watches the prompts that tables/recall_items.csv has answers to. Raises BadInput."""
         items = items[items.family == FAMILY]
         asked = set(zip(items.relation, items.template, strict=True))
         states = Design.of(run, preset="full", families=(FAMILY,))
@@ -94,15 +93,6 @@ class Watch:
             np.fill_diagonal(share, [hit[checkpoint, person] for person in people])
             found.append(share)
         return found
-
-    def states_read(self) -> tuple[Array, str]:
-        """(what is watched, from the states, means over pairs; the site that was read)."""
-        start = self.states.load(self.checkpoints[0])
-        site, found = self.site(start), []
-        for checkpoint in self.checkpoints:
-            there, at = self.states.load(checkpoint), slice(site, site + 1)
-            found.append(np.mean([self.read(there, *pair, at)[0] for pair in self.pairs], axis=0))
-        return np.array(found), start.sites[site]
 
     def read(self, there: States, relation: str, prompts_of: str, sites=slice(None)) -> Array:
         """(n_sites, n_people, n_people) by object probes fitted on the relation's rote states.
@@ -189,7 +179,12 @@ def repurposing_table(run):
 
     watched_checkpoints(run)
     watch = Watch.of(run, read_table(run.path, "recall_items"))
-    states, site = watch.states_read()
+    start = watch.states.load(watch.checkpoints[0])
+    site, read = watch.site(start), []
+    for checkpoint in watch.checkpoints:
+        there, at = watch.states.load(checkpoint), slice(site, site + 1)
+        read.append([watch.read(there, *pair, at)[0] for pair in watch.pairs])
+    states = np.mean(read, axis=1)
     answers = np.mean([watch.answers(*pair) for pair in watch.pairs], axis=0)
     prompts, split = watch.states.prompts_of(watch.pairs[0][1], FAMILY), watch.states.splits[0]
     common = {"relation": "bound", "family": FAMILY, "split": split, "n_prompts": len(prompts)}
@@ -208,7 +203,7 @@ def repurposing_table(run):
         rows.append({**last, "measure": f"alarm_step_{name}", "value": steps[name]})
     rows.append({**last, "measure": "lead_steps", "value": steps["answers"] - steps["states"]})
     table = pd.DataFrame(rows)
-    table["site"] = np.where(table.measure.str.startswith("sibling_states"), site, "")
+    table["site"] = np.where(table.measure.str.startswith("sibling_states"), start.sites[site], "")
     write_table(run, "repurposing", table)
     return table
 

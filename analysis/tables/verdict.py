@@ -27,10 +27,7 @@ FAMILY = "test"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Evidence of one row. name: on the page; table, rows: what holds it, one row per site.
-
-    ceiling: it took part in choosing the site.
-    """
+    """Evidence: its name, and the rows of a table that hold it; ceiling: it chose the site."""
 
     name: str
     table: str
@@ -56,7 +53,7 @@ CONTRASTS = (
 # A rote state put into a semantic prompt early only writes the key token there, which a model with
 # two separate codes answers too; the other way round takes a semantic state that does its work.
 PATCHED = {"relation": "bound", "direction": "semantic->rote", "vector": STATE, "position": "last"}
-# Outcome -> what the page calls it.
+# Outcome -> what the page calls it; the first alone is tested.
 OUTCOMES = {
     "relation": "interchange",
     "answer": "answer moved",
@@ -108,7 +105,6 @@ def verdict_table(design: Design, *, probes, cka, interchange=None):
 
 
 def verdicts(design: Design, *, probes, cka, interchange=None) -> list[Verdict]:
-    """One per checkpoint, in training order."""
     tables = {"probes": probes, "cka": cka, "interchange": interchange}
     return [_verdict(design, tables, checkpoint) for checkpoint in design.checkpoints]
 
@@ -200,13 +196,12 @@ def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
         return [Evidence("interchange", np.nan, reason=str(reason))]
     reference, p = gain.reference.iloc[0], float(gain.null_p_max.iloc[0])
     earlier = pick(at, checkpoint=reference, measure="share", outcome="relation")
-    levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
-    tests = {"relation": (p, max(levels, default=np.nan))}
-    found = []
+    found, null = [], (p, earlier[["value", "high"]].max().max())
     for outcome, name in OUTCOMES.items():
         row = pick(now, measure="share", outcome=outcome).iloc[0]
-        null, where = tests.get(outcome, (np.nan, np.nan)), f"{best.site} {best.position}"
+        where = f"{best.site} {best.position}"
         found.append(Evidence(name, row.value, row.low, row.high, *null, int(row.n), where))
+        null = np.nan, np.nan
     return found
 
 
@@ -215,7 +210,7 @@ def _best_patch(table, here: Mapping[str, str]):
     if table is None:
         raise NotIdentifiable(NO_INTERCHANGE)
     moved = pick(table, measure="share", outcome="relation", **here, **PATCHED)
-    moved = moved[moved.value.notna()]
+    moved = moved.dropna(subset="value")
     if not len(moved):
         where = f"{here['checkpoint']}, {PATCHED['direction']}"
         raise NotIdentifiable(f"interchange.csv has no patches of {where}")
@@ -228,7 +223,6 @@ def _best_patch(table, here: Mapping[str, str]):
 
 
 def _rows(verdict: Verdict) -> Iterator[dict]:
-    """Every number of one checkpoint, then the share with the label and why."""
     common = {"checkpoint": verdict.checkpoint, "phase": verdict.phase, "family": FAMILY}
     for section, evidence in verdict.sections.items():
         for part in evidence:
@@ -275,9 +269,7 @@ def once(lines: list[str], long: int = 60) -> list[str]:
 
 def _section_line(verdict: Verdict, section: str) -> str:
     evidence = verdict.sections[section]
-    names = [part.name for part in evidence]
-    if section == "bound against unbound":
-        names = ["bound", "unbound"]
+    names = ["bound", "unbound"] if "unbound" in section else [part.name for part in evidence]
     cells = [f"{name} {_cell(part)}" for name, part in zip(names, evidence, strict=True)]
     if all(part.missing for part in evidence):
         cells = list(dict.fromkeys(f"no number: {part.reason}" for part in evidence))
