@@ -4,9 +4,8 @@
     for position, labels, free in runner.interchange(plan.trials["rote->semantic"], sites): ...
     rows = list(trial_rows(plan, runner, states))           # rows of interchange_items.csv
 
-The answer is the candidate that greedy decoding reaches when it may only say candidates, compared
-token by token until one is left. A late patch settles the first token only: where objects begin
-alike, what follows is the target's own.
+The answer is the candidate that greedy decoding reaches when it may only say candidates, token by
+token until one is left.
 """
 
 import re
@@ -95,11 +94,7 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
 
 
 def vectors_for(
-    steerings: Sequence[Choice],
-    keys: Mapping[str, Array],
-    base: Array | None,
-    kind: str,
-    seed: int = 0,
+    steerings: Sequence[Choice], keys: Mapping[str, Array], base: Array | None, kind: str, seed=0
 ) -> Array:
     """(n, S, d): the vector of each steering at each site.
 
@@ -197,9 +192,7 @@ def _candidate_tokens(tokenizer: Any, trial: Trial) -> list[tuple[int, ...]]:
 
 
 def constrained_answers(
-    forward: Forward,
-    options: Sequence[Sequence[tuple[int, ...]]],
-    done: Callable[[int], None] = lambda _: None,
+    forward: Forward, options: Sequence[Sequence[tuple]], done: Callable = lambda _: None
 ) -> tuple[list[int], list[bool]]:
     """Per row the candidate that greedy decoding over candidates reaches, and whether it was free.
 

@@ -41,21 +41,17 @@ def projection_table(
     A point is a subject's state at the first prompt of a family and relation, at one checkpoint.
     Columns: checkpoint, phase, epoch, step; relation, family, template, subject, object, split,
     bound, n, d; projection (what was projected together: a relation, or "every"), site, colour,
-    method; x, y, explained_x, explained_y, trustworthiness; seed, commit.
-
-    method: "umap" is PCA and UMAP. aligned: AlignedUMAP too. site: default that of
+    method; x, y, explained_x, explained_y, trustworthiness; seed, commit. site: default that of
     `contrast_site`, else three quarters deep. Unless `raw`, the states of each (checkpoint, family)
-    that are projected together are centred first: the offset between prompts, which all subjects
-    share, would fill the first axis. Raises BadInput for a family or site that is not there.
+    are centred first: the offset between prompts would fill the first axis. Raises BadInput.
     """
     import pandas as pd
 
     missing = [f for f in families if not any(p.family == f for p in design.prompts)]
     if missing:
-        raise BadInput(
-            f"--families {' '.join(missing)}; the states hold "
-            f"{', '.join(('rote', *design.families))} (translations need --preset full)"
-        )
+        known = ", ".join(("rote", *design.families))
+        why = f"the states hold {known} (translations need --preset full)"
+        raise BadInput(f"--families {' '.join(missing)}; {why}")
     site = site or contrast_site(design)
     kinds = [(r, f) for r in design.relations for f in dict.fromkeys(families)]
     prompts = [p for kind in kinds for p in design.prompts_of(*kind)[:1]]
@@ -83,10 +79,8 @@ def projection_table(
         if aligned:
             slices = [some.checkpoint.to_numpy() == name for name in some.checkpoint.unique()]
             found = project_aligned([states[rows] for rows in slices], **how)
-            tables += [
-                _placed(some[rows], "aligned_umap", one)
-                for rows, one in zip(slices, found, strict=True)
-            ]
+            for rows, one in zip(slices, found, strict=True):
+                tables.append(_placed(some[rows], "aligned_umap", one))
     table = pd.concat(tables, ignore_index=True)
     write_table(design.run, "umap", table)
     return table
@@ -114,15 +108,10 @@ def _points(design: Design, checkpoint: Checkpoint, prompt: Prompt):
     """What the points of one checkpoint and prompt are, in the order of their states."""
     import pandas as pd
 
-    own = {f.subject: f for f in design.run.facts if f.relation == prompt.relation}
-    facts = [own[subject] for subject in design.subjects(prompt.relation)]
+    facts = design.facts_of(prompt.relation)
     which = {"relation": prompt.relation, "family": prompt.family, "template": prompt.id}
-    about = {
-        "subject": [f.subject for f in facts],
-        "object": [f.object for f in facts],
-        "split": [f.split or "all" for f in facts],
-        "bound": [f.bound for f in facts],
-    }
+    about = {k: [getattr(f, k) for f in facts] for k in ("subject", "object", "split", "bound")}
+    about["split"] = [split or "all" for split in about["split"]]
     return pd.DataFrame({**checkpoint.stage, **which, **about, "n": len(facts)})
 
 
