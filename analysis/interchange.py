@@ -13,6 +13,7 @@ Writes tables/interchange.csv and interchange_items.csv (every trial), draws fig
 from dataclasses import dataclass, replace
 
 from analysis.tables import interchange as tables
+from analysis.tables.cka_checkpoints import milestones
 from analysis.tables.driver import publish
 from figures.interchange import draw
 from probing.states import Design
@@ -43,13 +44,15 @@ class Options(RunOptions):
 def main(options: Options):
     """Run or read the trials, print the verdict, draw; return the table."""
     run = options.open()
-    run = replace(run, checkpoints=tables.chosen_checkpoints(run.checkpoints, options.checkpoints))
+    named = {run.checkpoint(name).name for name in options.checkpoints}
+    chosen = [c for c in run.checkpoints if c.name in named] or milestones(run.checkpoints)
+    run = replace(run, checkpoints=chosen)
     design = Design.of(run, preset=options.preset, families=("test",))
     print(design.announce())
     print(tables.announce(design, options.pairs, options.every))
-    how = ("pairs", "every", "permutations", "batch_size")
-    chosen = {name: getattr(options, name) for name in how}
-    table, items = tables.interchange_table(design, **chosen)
+    names = ("pairs", "every", "permutations", "batch_size")
+    how = {name: getattr(options, name) for name in names}
+    table, items = tables.interchange_table(design, **how)
     wrote, lines = (
         {"interchange": table, "interchange_items": items},
         tables.interchange_lines(table),

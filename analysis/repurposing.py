@@ -7,9 +7,8 @@
 Watches the test prompts of each bound relation's sibling (mother and aunt) about held-out people:
 are they answered with the relation's object, and do probes fitted on its rote states read its
 object there? Both count only above the rate at which the same is true of OTHER people. An alarm is
-the first checkpoint at which this has risen: one-sided paired t-test over people, level .05 divided
-among the checkpoints. Writes tables/repurposing.csv, draws figures/repurposing.png. For the rate of
-false alarms see `python -m analysis.ablations results/detector`.
+the first checkpoint at which this has risen (one-sided paired t-test over people, level .05 divided
+among the checkpoints). Writes tables/repurposing.csv, draws figures/repurposing.png.
 """
 
 from dataclasses import dataclass

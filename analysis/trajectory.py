@@ -39,34 +39,26 @@ def main(options: Options):
     """Write the tables, print the half-way steps, draw; return the table of half-way steps."""
     import pandas as pd
 
-    several = len(options.runs) > 1
-    if several and options.out is None:
+    if len(options.runs) > 1 and options.out is None:
         raise BadInput("several runs: say where their summary goes, --out results/NAME")
-    curves, halves = zip(*[_follow(Run.open(path)) for path in options.runs], strict=True)
-    table = pd.concat(halves, ignore_index=True)
-    if several:
-        table = _summarise(options.out, mean_curves(curves), table)
-    print("\n".join(half_way_lines(table)))
-    return table
-
-
-def _follow(run) -> tuple:
-    """The curves and half-way steps of one run, written and drawn."""
-    curves, missing = curves_of(run.path)
-    tables = {"trajectory": curves, "trajectory_half": half_ways(curves)}
-    for name, table in tables.items():
-        write_table(run, name, table)
-    publish(run.path, tables, [f"left out: {reason}" for reason in missing], draw)
-    return curves, tables["trajectory_half"].assign(seed=run.seed)
-
-
-def _summarise(out: Path, curves, halves):
-    """Write and draw the means over seeds; return those of the half-way steps."""
-    tables = {"trajectory_half": over_runs(halves), "trajectory_seeds": halves}
-    if len(curves):
-        tables["trajectory"] = curves
-    write_summary(out, tables, "trajectory", halves.seed, commit=commit())
-    publish(out, tables, [], *([draw] if len(curves) else []))
+    every, halves = [], []
+    for run in map(Run.open, options.runs):
+        curves, missing = curves_of(run.path)
+        tables = {"trajectory": curves, "trajectory_half": half_ways(curves)}
+        for name, table in tables.items():
+            write_table(run, name, table)
+        lines = [f"left out: {reason}" for reason in missing]
+        publish(run.path, tables, lines + half_way_lines(tables["trajectory_half"]), draw)
+        every.append(curves)
+        halves.append(tables["trajectory_half"].assign(seed=run.seed))
+    if len(every) == 1:
+        return halves[0]
+    seeds, means = pd.concat(halves, ignore_index=True), mean_curves(every)
+    tables = {"trajectory_half": over_runs(seeds), "trajectory_seeds": seeds}
+    tables |= {"trajectory": means} if len(means) else {}
+    write_summary(options.out, tables, "trajectory", seeds.seed, commit=commit())
+    lines = half_way_lines(tables["trajectory_half"])
+    publish(options.out, tables, lines, *([draw] if len(means) else []))
     return tables["trajectory_half"]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from analysis.measures.projection import Method
 from analysis.tables.driver import publish
-from analysis.tables.umap import Colour, contrast_site, projection_lines, projection_table
+from analysis.tables.umap import Colour, projection_lines, projection_table
 from figures.projection import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -54,15 +54,6 @@ def main(options: Options):
     names = ("method", "aligned", "colour", "families", "site", "raw", "n_neighbors")
     chosen = {name: getattr(options, name) for name in (*names, "random_state")}
     table = projection_table(design, **chosen)
-    why = "three quarters deep, for no crossed contrast is known"
-    if options.site:
-        why = "asked for"
-    elif contrast_site(design):
-        why = "the largest crossed contrast at the last checkpoint"
-    count, families = table.checkpoint.nunique(), ", ".join(table.family.unique())
-    kind = "per relation" if options.colour == "object" else "of all relations"
-    print(f"first prompt of {families} at {table.site.iloc[0]} ({why})")
-    print(f"one projection {kind} over {count} checkpoints")
     publish(run.path, {"umap": table}, projection_lines(table), draw)
     return table
 

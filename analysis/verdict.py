@@ -70,10 +70,8 @@ def _of_run(options: Options) -> tuple[Design, dict]:
 
 def _of_pair(options: Options) -> tuple[Design, dict]:
     if not options.facts or not options.out:
-        raise NotFound(
-            f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
-            "where results go: --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR"
-        )
+        give = "--facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR"
+        raise NotFound(f"to compare two checkpoints say what to ask for and where to write: {give}")
     how = {name: getattr(options, name) for name in ("facts", "prompts", "rote", "out")}
     run = Run.pair(options.run_dir, options.after, **how)
     design = Design.of(run, preset=options.preset, families=("test",))

@@ -18,8 +18,8 @@ BELOW = {
     "analysis": {"training", "probing"},
 }
 FOLDERS = {
-    "training": "base data organism weights runs behaviour loop grid".split(),
-    "analysis": "measures patching tables across".split(),
+    "training": ["base", "data", "organism", "weights", "runs", "behaviour", "loop", "grid"],
+    "analysis": ["measures", "patching", "tables", "across"],
 }
 HEAVY = {"torch", "transformers", "accelerate", "peft", "pandas", "sklearn", "scipy", "umap"}
 HEAVY |= {"matplotlib", "plotly", "nnsight", "tqdm", "joblib", "ray", "PIL"}

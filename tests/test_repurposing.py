@@ -159,7 +159,7 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):
     items = read_table(tiny_run, "recall_items")
     some = items[items.checkpoint != "200-generalize-epoch-08"]
-    with pytest.raises(BadInput, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"):
+    with pytest.raises(BadInput, match=r"no answers of 200-generalize-epoch-08.*training\.recall"):
         Watch.of(Run.open(tiny_run), some)
 
 

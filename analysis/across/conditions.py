@@ -30,7 +30,7 @@ class NoConditions(NotFound):
 def labelled_table(results: Path, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
     """(table of a sweep with the column label, columns of a condition, of a unit, reference label).
 
-    by, unit: columns, in place of those of [compare] in the grid file. Raises NoConditions.
+    by, unit: in place of those of [compare] in the grid file. Raises NoConditions.
     """
     table, record = read_sweep(results), record_of(results)
     if not len(table):
@@ -67,8 +67,6 @@ def conditions_of(table, by: Sequence[str], unit: Sequence[str], record: Mapping
 
 def labels_of(table, by: Sequence[str]):
     """The condition of each row, such as `loss on all tokens, generalize.prompts 4`."""
-    if not by:
-        return "all runs"
 
     def word(column: str, value: object) -> str:
         if value is None or value != value:
@@ -77,21 +75,28 @@ def labels_of(table, by: Sequence[str]):
         return text if column == "condition" else f"{column} {text}"
 
     columns = [[word(c, v) for v in table[c].tolist()] for c in by]
-    return [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
+    rows = [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
+    return rows or "all runs"
 
 
 def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = "", phase: str = ""):
-    """(condition x unit) values of an endpoint, NaN where a run is missing.
+    """(condition x unit) values of an endpoint, NaN where a run is missing; conditions in order.
 
-    table: see `labelled_table`; conditions keep its order. phase: default, the last of each run.
-    Raises NoConditions if no run has the endpoint.
+    phase: default, the last of each run. Raises NoConditions if no run has the endpoint.
     """
     rows, keys = endpoint.of(table, split), ["label", *unit]
     if len(rows):
         # A sweep may have kept several checkpoints of a phase.
         last = rows.groupby(["run", "phase"], dropna=False)["checkpoint"].transform("max")
         rows = rows[rows["checkpoint"].isna() | (rows["checkpoint"] == last)]
-    rows = _changes(rows, keys) if endpoint.change else _in_phase(rows, phase)
+    if endpoint.change:
+        rows = _changes(rows, keys)
+    elif phase:
+        rows = rows[rows["phase"] == phase]
+    else:
+        order = {name: i for i, name in enumerate(PHASES)}
+        rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
+        rows = rows[rank == rank.groupby(rows["run"]).transform("max")]
     sides = [pick(rows, relation=side) for side in SIDES] if endpoint.relation == GAP else [rows]
     means = [side.groupby(keys, sort=False)["value"].mean() for side in sides]
     values = means[0] - means[1] if endpoint.relation == GAP else means[0]
@@ -102,15 +107,6 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     known = set(values["label"])
     order = [label for label in dict.fromkeys(table["label"]) if label in known]
     return values.pivot(index="label", columns="unit", values="value").reindex(order)
-
-
-def _in_phase(rows, phase: str):
-    """Rows of one phase; by default of the last one that each run has."""
-    if phase:
-        return rows[rows["phase"] == phase]
-    order = {name: i for i, name in enumerate(PHASES)}
-    rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
-    return rows[rank == rank.groupby(rows["run"]).transform("max")]
 
 
 def _changes(rows, labels: Sequence[str]):
@@ -125,8 +121,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     """Rows of one endpoint: the mean of each condition, then its difference to the reference.
 
     values: (condition x unit), see `values_of`. p: paired t-test (exact for yes_no) over the units
-    that both conditions have; p_holm: corrected over the differences of this endpoint. Without the
-    reference among the conditions there are no differences.
+    that both conditions have; p_holm: corrected over the differences of this endpoint.
     """
     # A unit that averages several runs is a share of them, no longer yes or no.
     yes_no = endpoint.yes_no and bool(values.isin([0, 1, np.nan]).all(axis=None))
@@ -161,19 +156,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     return rows
 
 
-def ablation_table(
-    results: Path,
-    endpoints: Sequence[Endpoint] = ENDPOINTS,
-    *,
-    by: Sequence[str] = (),
-    unit: Sequence[str] = (),
-    against: str = "",
-    **which: str,
-) -> tuple:
-    """(`compare` of every endpoint with the settings of each condition, endpoints without rows).
-
-    by, unit: see `labelled_table`; which: split and phase, see `values_of`. Raises NoConditions.
-    """
+def ablation_table(results: Path, endpoints=ENDPOINTS, *, by=(), unit=(), against="", **which):
+    """(`compare` of every endpoint, endpoints without rows); which: split and phase."""
     import pandas as pd
 
     table, by, unit, reference = labelled_table(results, by, unit)

@@ -1,7 +1,6 @@
 """Every headline number of a run, declared once: the table it is in and the rows that hold it.
 
     TRANSFER.in_run(read_table(run_dir, "probes"))
-    TRANSFER.of(read_sweep(results))
 
 A number measured at many sites is read at ONE site per run and relation: where it is largest at the
 last checkpoint (`at_largest_site`).

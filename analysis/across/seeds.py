@@ -1,7 +1,4 @@
-"""Numbers over seeds: a mean with its interval over seeds, and the tables of a summary.
-
-An interval is always over seeds, never over people or rows.
-"""
+"""Numbers over seeds: a mean with its interval over seeds, and the tables of a summary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,13 +92,15 @@ def summary_tables(runs: Sequence[Path]) -> dict:
     """
     import pandas as pd
 
-    recall = pd.concat([_recall(run) for run in runs], ignore_index=True)
+    parts = []
+    for run in runs:
+        table = pick(read_table(run, "recall"), relation=SIDES, split=("held-out", "seen"))
+        parts.append(_with_condition(run, table).assign(run=str(run)))
+    recall = pd.concat(parts, ignore_index=True)
     for (condition, seed), held_by in recall.groupby(["condition", "seed"]).run:
         if held_by.nunique() > 1:
-            raise BadInput(
-                f"{' and '.join(held_by.unique())} both hold seed {seed} of the condition "
-                f"{condition!r}. Give one of them (a folder without run.json has no condition)."
-            )
+            both = f"{' and '.join(held_by.unique())} both hold seed {seed} of {condition!r}"
+            raise BadInput(f"{both}. Give one (a folder without run.json has no condition).")
     recall = recall.drop(columns="run")
     if recall.groupby("condition").seed.nunique().min() < 2:
         raise BadInput(f"{len(runs)} run(s) were given; give at least two seeds of each condition.")
@@ -151,13 +150,7 @@ def _with_condition(run: Path, table):
     return table[table.step == last].assign(condition=condition)
 
 
-def _recall(run: Path):
-    table = pick(read_table(run, "recall"), relation=SIDES, split=("held-out", "seen"))
-    return _with_condition(run, table).assign(run=str(run))
-
-
 def _measured(run: Path, name: str) -> list:
-    """The rows of a run that table NAME of the summary is made of."""
     if name != "sites":
         table = optional_table(run, name)
         return [] if table is None else [_with_condition(run, table)]

@@ -46,10 +46,7 @@ def curves_of(run_dir: Path) -> tuple:
 
 
 def with_shares(table):
-    """Adds each curve's maximum, and share: how much of the way from its first value to it.
-
-    The share is NaN for a curve that never rises above its first value.
-    """
+    """Adds each curve's maximum, and share of the way to it; NaN for a curve that never rises."""
     table = table.sort_values("total_step", kind="stable")
     curves = table.groupby(["curve", "relation"], sort=False).value
     first, maximum = curves.transform("first"), curves.transform("max")
@@ -60,8 +57,7 @@ def with_shares(table):
 def half_way(steps: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
     """(step at which a curve has risen half of the way to its maximum, measured steps around it).
 
-    steps: (k,) rising; values: (k,). Interpolated between the two measured steps. NaN where the
-    curve never rises above its first value.
+    steps, values: (k,). Interpolated; NaN where the curve never rises above its first value.
     """
     steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
     known = ~np.isnan(values)

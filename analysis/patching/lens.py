@@ -1,8 +1,5 @@
 """Where the answer can be read off a state: the logit lens at the last token, before any patch.
 
-    rows = list(lens_rows(plan, model, tokenizer, states, draws=999))
-    decodable_layer(pandas.DataFrame(rows), "200-generalize", ["bound"], ["rote", "test"])
-
 A patch from there on may move a finished answer, which proves nothing about a shared route.
 """
 
@@ -23,8 +20,6 @@ from training.runs.table_files import pick
 
 Array = np.ndarray
 
-ESTIMATOR = "logit lens, first token of each candidate"
-
 
 def lens_rows(plan: Plan, model: Any, tokenizer: Any, states: States, draws: int) -> Iterator[dict]:
     """What the lens reads from rote and test prompts about the split's subjects, at every site.
@@ -34,13 +29,13 @@ def lens_rows(plan: Plan, model: Any, tokenizer: Any, states: States, draws: int
     """
     design, found = plan.design, {}
     for family in ("rote", "test"):
-        common = {**states.checkpoint.stage, "family": family, "split": plan.split}
+        common = {**states.checkpoint.stage, "family": family, "split": plan.design.splits[0]}
         for r in design.relations:
             read = [_read(plan, model, tokenizer, states, p) for p in design.prompts_of(r, family)]
             for centred in (False, True):
                 found.setdefault(centred, {})[r] = _scores(plan, r, read, centred, draws)
         for measure, scores in zip(("lens", "lens_centred"), found.values(), strict=True):
-            how = {"measure": measure, "estimator": ESTIMATOR}
+            how = {"measure": measure, "estimator": "logit lens, first token of each candidate"}
             sides = {"bound": design.bound, "unbound": design.unbound}
             for row in relation_rows(scores, states.sites, **sides):
                 yield {**common, "position": "last", **row, **how}
@@ -97,6 +92,6 @@ def _scores(plan: Plan, relation: str, read: list[tuple], centred: bool, draws: 
 
 def _scored(plan: Plan, relation: str) -> tuple[Array, Array, tuple[str, ...]]:
     """(subjects, their rows, candidates of all their facts) of a relation in the split."""
-    rows, facts = plan.design.rows(relation, plan.split), plan.design.facts_of(relation)
+    rows, facts = plan.design.rows(relation, plan.design.splits[0]), plan.design.facts_of(relation)
     subjects = np.array([fact.subject for fact in facts])[rows]
     return subjects, rows, union(*(facts[row].candidates for row in rows))

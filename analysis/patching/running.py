@@ -2,10 +2,8 @@
 
     runner = Runner(model, tokenizer)
     for position, labels, free in runner.interchange(plan.trials["rote->semantic"], sites): ...
-    rows = list(trial_rows(plan, runner, states))           # rows of interchange_items.csv
 
-The answer is the candidate that greedy decoding reaches when it may only say candidates, token by
-token until one is left.
+The answer is the candidate that greedy decoding reaches when it may only say candidates.
 """
 
 import re
@@ -28,7 +26,6 @@ from training.data.prompts import STOP_WORDS
 from training.data.sequences import encode, prompt_ids
 
 Array = np.ndarray
-Forward = Callable[[list[int], list[tuple[int, ...]]], Iterator[tuple[list[int], Any]]]
 
 POSITIONS = ("last", "subject_last", "relation_last")
 
@@ -42,7 +39,8 @@ def trial_rows(plan: Plan, runner: "Runner", states: States, every: int = 1) -> 
         unpatched = how["position"] == UNCHANGED
         places = [(UNCHANGED, -1)] if unpatched else list(zip(sites, layers, strict=True))
         for i, trial in enumerate(trials):
-            about = {**states.checkpoint.stage, "split": plan.split, **how, **_about(trial, i)}
+            stage = states.checkpoint.stage | {"split": plan.design.splits[0]}
+            about = stage | how | _about(trial, i)
             for s, (site, layer) in enumerate(places):
                 outcome = {"outcome": labels[i, s], "free": bool(free[i, s])}
                 yield {**about, "site": site, "layer": layer, **outcome}
@@ -93,14 +91,11 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
             yield {**how, "vector": kind, "position": "last"}, trials, *answers
 
 
-def vectors_for(
-    steerings: Sequence[Choice], keys: Mapping[str, Array], base: Array | None, kind: str, seed=0
-) -> Array:
+def vectors_for(steerings: Sequence[Choice], keys: Mapping, base, kind: str, seed=0) -> Array:
     """(n, S, d): the vector of each steering at each site.
 
     keys: relation -> mean key-token state (S, d); base: (S, d) to subtract, or None for the key of
-    the relation asked. kind: own, wrong, or random: Gaussian directions as long as the own vectors,
-    one per steering and site.
+    the relation asked. kind: own, wrong, or random: Gaussian, as long as the own vectors.
     """
     to = "wrong" if kind == "wrong" else "relation"
     added = np.stack([keys[s.facts[to].relation] for s in steerings])
@@ -118,7 +113,7 @@ class Runner:
     """A model on which trials are run, `batch_size` patched prompts in one forward.
 
     Every method gives labels, what the answers say was moved, and free, whether each was the
-    model's own choice: both (n_trials, n_sites). One site is changed at a time.
+    model's own choice: both (n_trials, n_sites).
     """
 
     model: Any
@@ -191,15 +186,12 @@ def _candidate_tokens(tokenizer: Any, trial: Trial) -> list[tuple[int, ...]]:
     return [encode(tokenizer, fact, prompt).object_ids for fact in facts]
 
 
-def constrained_answers(
-    forward: Forward, options: Sequence[Sequence[tuple]], done: Callable = lambda _: None
-) -> tuple[list[int], list[bool]]:
+def constrained_answers(forward: Callable, options: Sequence, done: Callable = lambda _: None):
     """Per row the candidate that greedy decoding over candidates reaches, and whether it was free.
 
     forward(rows, said): yields (indices into rows, logits (k, vocabulary)) of those rows after the
     tokens `said`. options: every candidate's tokens with a stop, per row. Free: at each step the
-    model's own greedy token was one that a candidate says. done: called with the number of rows
-    that went one step further. Raises BadInput.
+    model's own greedy token was one that a candidate says. Raises BadInput.
     """
     if any(len(set(row)) < len(row) for row in options):
         raise BadInput("two candidates have the same tokens; name the objects differently")
@@ -239,10 +231,9 @@ def _relation_end(asked: Asked) -> int:
     shift = len(before) + len(asked.subject)
     if asked.prompt.family == "rote":
         return shift + len(after.rstrip()) - 1 if after.strip() else len(before.rstrip()) - 1
-    ends = [
-        start + match.end() - 1
-        for start, part in ((0, before), (shift, after))
-        for match in re.finditer(r"[^\W_]+", re.sub(r"(?<=['’])s\b", " ", part))
-        if match.group().lower() not in STOP_WORDS
-    ]
-    return ends[-1] if ends else len(asked.text) - 1
+    for start, part in ((shift, after), (0, before)):
+        words = re.finditer(r"[^\W_]+", re.sub(r"(?<=['’])s\b", " ", part))
+        ends = [word.end() for word in words if word.group().lower() not in STOP_WORDS]
+        if ends:
+            return start + ends[-1] - 1
+    return len(asked.text) - 1

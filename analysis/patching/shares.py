@@ -1,7 +1,5 @@
 """Shares of what was moved, with intervals over subjects, and what training or a vector adds.
 
-    table = summarise(items, lens, draws=999)
-
 Pure arithmetic on the rows of `running.trial_rows` and `lens.lens_rows`; no model is run here.
 """
 
@@ -26,8 +24,7 @@ ESTIMATOR = "greedy over candidates"
 def summarise(items, lens, *, draws: int, seed: int = 0):
     """The rows of interchange.csv: those of `lens`, then shares, gains and contrasts.
 
-    items: one row per trial and site, columns STAGE, KIND, trial, group, site, layer, outcome,
-    free, n_candidates. lens: rows of `lens_rows`. draws: of the sign-flip null.
+    items: of `trial_rows`; lens: of `lens_rows`; draws: of the sign-flip null.
     """
     import pandas as pd
 

@@ -1,9 +1,5 @@
 """What is patched into what, and what the answer then says was moved.
 
-    plan = Plan(Design.of(Run.open("runs/demo"), families=("test",)), pairs=20)
-    trial = plan.trials["rote->semantic"][0]
-    trial.source.text, trial.target.text, trial.outcomes["relation"]
-
 Interchange: the state of a source prompt about (s', r') replaces that of a target prompt about (s,
 r). The object answered says what was moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the
 subject, o(s', r') the finished answer. Steering: at a prompt about (s, q) the mean key-token state
@@ -86,7 +82,6 @@ class Trial:
 
     @cached_property
     def candidates(self) -> tuple[str, ...]:
-        """The candidates of both facts asked for, or of every relation that has a vector."""
         facts = self.choice.facts
         asked = [facts["nothing"], facts["answer"]] if self.taken else facts.values()
         return union(*(fact.candidates for fact in asked))
@@ -112,18 +107,14 @@ class Plan:
         if self.pairs < 2:
             raise BadInput(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
 
-    @property
-    def split(self) -> str:
-        """held-out, or all where subjects were not split."""
-        return self.design.splits[0]
-
     @cached_property
     def subjects(self) -> tuple[list[str], list[str]]:
         """(scored, others): subjects of the split, and those whose states make the vectors."""
         every = list(dict.fromkeys(f.subject for f in self.design.run.facts))
-        if self.split == "all":
+        split = self.design.splits[0]
+        if split == "all":
             return every[::2], every[1::2]
-        scored = {f.subject for f in self.design.run.facts if f.split == self.split}
+        scored = {f.subject for f in self.design.run.facts if f.split == split}
         return [s for s in every if s in scored], [s for s in every if s not in scored]
 
     @cached_property
@@ -155,16 +146,9 @@ class Plan:
         return choose_steerings(self.facts, self.subjects[0], *how)
 
     def steered(self, family: str) -> list[Trial]:
-        """The trial of each steering at a bare name, a test or a rote prompt."""
         asked = [steering.facts["nothing"].relation for steering in self.steerings]
         prompts = [self._prompt(relation, family, i) for i, relation in enumerate(asked)]
         return list(map(Trial, self.steerings, prompts))
-
-    @property
-    def patches_per_site(self) -> int:
-        """How many patched prompts one site of one checkpoint takes, at most."""
-        steered = len(self.steerings) * (2 * len(VECTORS) + 1)
-        return 3 * sum(map(len, self.trials.values())) + steered
 
     def _prompt(self, relation: str, kind: str, turn: int) -> Prompt:
         if kind == BARE:
@@ -173,9 +157,7 @@ class Plan:
         return prompts[turn % len(prompts)]
 
 
-def choose_pairs(
-    facts: Facts, subjects: Names, sources: Names, targets: Names, count: int, seed: int = 0
-) -> list[Choice]:
+def choose_pairs(facts: Facts, subjects: Names, sources: Names, targets: Names, count, seed=0):
     """Up to `count` pairs of facts, spread evenly over couples of subjects and over relations.
 
     sources, targets: relations. Subjects are cut into couples, which are independent of each other;
@@ -199,9 +181,7 @@ def choose_pairs(
     )
 
 
-def choose_steerings(
-    facts: Facts, subjects: Names, relations: Names, count: int, seed: int = 0
-) -> list[Choice]:
+def choose_steerings(facts: Facts, subjects: Names, relations: Names, count: int, seed=0):
     """Up to `count` subjects with three relations each; [] if no subject has them.
 
     A subject recurs only where `count` exceeds the number of subjects.
@@ -228,10 +208,7 @@ def _shuffled(items: Sequence, rng) -> list:
 
 
 def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -> list[Choice]:
-    """Up to `count` choices, one per turn (group, options), the relations used evenly.
-
-    An option is what was moved -> (subject, relation).
-    """
+    """Up to `count` choices, one per turn (group, options), the relations used evenly."""
     used: Counter = Counter()
     chosen: list[Choice] = []
     for group, options in turns:

@@ -1,7 +1,6 @@
 """tables/alignment.csv: cosine, retrieval and shared neighbours of paired states.
 
-Two states about one subject are alike because they share the subject, so each value is read beside
-mismatched pairs, unrelated prompts and its chance level. Definitions: measures.md, section 1.
+Read beside mismatched pairs, unrelated prompts and chance. Definitions: measures.md, section 1.
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from training.runs.table_files import headline_split, pick
 
 VERSION = 1
 NEIGHBOURS = 5
-# Each paired measure and how it is estimated.
 ESTIMATORS = {
     "cosine_raw": "cosine of paired states",
     "cosine_centred": "cosine of paired states, each prompt's mean removed",

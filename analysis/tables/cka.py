@@ -1,7 +1,6 @@
 """tables/cka.csv and cka_grid.csv: CKA of rote and semantic states, and what it is worth.
 
-CKA is high because both states name the subject, so it stands beside robust forms, the crossed
-contrast over relations and the object kernel. Definitions: measures.md, sections 1 to 3 and 8.
+Definitions: measures.md, sections 1 to 3 and 8.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,18 +83,10 @@ def _cka_rows(there: States, family: str, split: str, draws: int, robust: bool) 
     yield from raw
 
 
-def forms_of_cka(
-    there: States,
-    sides: Mapping[str, tuple[list[Array], list[Array]]],
-    common: dict,
-    measure: str,
-    robust: bool,
-    draws: int = 0,
-) -> Iterator[list[dict]]:
+def forms_of_cka(there: States, sides: Mapping, common: dict, measure: str, robust, draws=0):
     """The rows of debiased CKA, then those of each robust form.
 
-    sides: by relation the states (S, n, d) of both sides, by prompt; the first side may have one
-    prompt for all of the second. draws: of the null, of raw CKA alone.
+    sides: by relation the states of both sides, see `cka_stack`. draws: of the null of raw CKA.
     """
     forms = {"": lambda x: x} | (TREATMENTS if robust else {})
     for name, treat in forms.items():

@@ -39,14 +39,12 @@ def compare(
     import pandas as pd
 
     if x.ndim != 3 or x.subjects != y.subjects:
-        raise BadInput(
-            f"x has shape {x.shape} and {len(x.subjects)} subjects, y {y.shape} and "
-            f"{len(y.subjects)}; give x one prompt (rote) and both the same subjects in one order"
-        )
-    rows, prompts = x.rows(split), [y] if y.ndim == 3 else list(y)
-    xs, *ys = (
-        np.ascontiguousarray(a[rows].transpose(1, 0, 2), dtype=np.float64) for a in (x, *prompts)
-    )
+        given = f"x has shape {x.shape} and {len(x.subjects)} subjects, y {y.shape} and"
+        want = "give x one prompt (rote) and both the same subjects in one order"
+        raise BadInput(f"{given} {len(y.subjects)}; {want}")
+    rows, prompts = x.rows(split), [x, y] if y.ndim == 3 else [x, *y]
+    sites_first = [prompt[rows].transpose(1, 0, 2) for prompt in prompts]
+    xs, *ys = (np.ascontiguousarray(states, dtype=np.float64) for states in sites_first)
     warn_if_small(len(rows))
     with warnings.catch_warnings():
         # Said once, not at every site.

@@ -46,10 +46,9 @@ def scored_tables(states: Design, rows: Mapping[str, RowsOf], options: Sequence[
 
         (table,) = scored_tables(design, {"norms": norm_rows}, [VERSION, permutations])
 
-    rows: the states of one checkpoint -> its rows. options: what the rows depend on besides the
+    rows: the states of one checkpoint -> its rows. options: what the rows depend on apart from the
     states: the VERSION of the table's module (raise it when the same input gives other rows), then
-    its arguments. A checkpoint scored before with the same input is read from tables/.parts; its
-    states are loaded only if some table lacks its rows.
+    its arguments. A checkpoint scored before with the same input is read from tables/.parts.
     """
     import pandas as pd
 

@@ -1,6 +1,5 @@
 """tables/interchange.csv: what patching moves at each site. Is there a band before the answer?"""
 
-from collections.abc import Sequence
 from functools import cache, partial
 
 from analysis.measures.judgement import LEVEL
@@ -9,28 +8,19 @@ from analysis.patching.lens import lens_rows
 from analysis.patching.running import Runner, chosen_sites, trial_rows
 from analysis.patching.shares import summarise
 from analysis.patching.trials import STATE, UNCHANGED, VECTORS, Plan
-from analysis.tables.cka_checkpoints import milestones
 from probing.states import Design
 from training.base.console import minutes
-from training.base.errors import BadInput, UserError
+from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
 from training.runs.table_files import checkpoint_part, pick, write_table
 from training.weights.loading import on_gpu
 
-# An estimate: the tokens before the patch are read once, so 1.2 to 2.7 patched prompts (8 to 1
-# tokens from the patch on) take as long as one of 12 tokens (random 16-layer Llama), 30 a second.
+# An estimate for 2 cores: the tokens before the patch are read once.
 ROWS_PER_SECOND = 60
 CORRECTED = "corrected for sites, directions, positions"
 
 
-def interchange_table(
-    design: Design,
-    *,
-    pairs: int = 20,
-    every: int = 1,
-    permutations: int = 999,
-    batch_size: int = 64,
-):
+def interchange_table(design: Design, *, pairs=20, every=1, permutations=999, batch_size=64):
     """Write tables/interchange.csv and interchange_items.csv of a run; return both DataFrames.
 
         design = Design.of(Run.open("runs/demo"), families=("test",))
@@ -76,23 +66,14 @@ def _loaded(design: Design, checkpoint) -> tuple:
     return on_gpu(model), tokenizer, design.load(checkpoint)
 
 
-def chosen_checkpoints(checkpoints: Sequence, names: Sequence[str] = ()) -> list:
-    """Those named; else the last of each phase; else the first and the last. Raises UserError."""
-    by_name = {c.name: c for c in checkpoints}
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        there = ", ".join(by_name)
-        raise UserError(f"no checkpoint is named {', '.join(unknown)}; there are {there}.")
-    if names:
-        return [c for c in checkpoints if c.name in names]
-    return milestones(checkpoints)
-
-
 def announce(design: Design, pairs: int, every: int) -> str:
     """How many prompts will be patched, and about how long that takes, in words."""
     checkpoints = design.checkpoints
     sites = chosen_sites(design.load(checkpoints[0]).sites, every)
-    rows = Plan(design, pairs).patches_per_site * len(sites) * len(checkpoints)
+    plan = Plan(design, pairs)
+    # At most three positions per trial; own and control vectors at three kinds of prompt.
+    per_site = 3 * sum(map(len, plan.trials.values())) + 7 * len(plan.steerings)
+    rows = per_site * len(sites) * len(checkpoints)
     time = f"about {minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
     return f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: {time}"
 
@@ -140,7 +121,6 @@ def bands(table) -> list[dict]:
 
     p: of the best site's gain over the checkpoint before, corrected over sites (p_sites), and by
     Holm over directions and positions; sites: those whose gain is above 0 by the site-corrected p.
-    Empty with one checkpoint only.
     """
     gains = pick(table, measure="gain", vector=STATE, relation="bound")
     gains = gains[gains.position != UNCHANGED]

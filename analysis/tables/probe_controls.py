@@ -1,8 +1,6 @@
 """tables/probe_controls.csv: what to hold a probe's accuracy against.
 
 A control is a function: (setting, relation) -> what each of its measures scored about each subject.
-MEASURES names what is scored, CONTROLS the function that scores it. Definitions:
-analysis.measures.controls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +32,6 @@ EVERY = "every"
 SHUFFLES = 3
 # Fewer than ALPHAS: these are fitted for every site, fold, inner fold and control task.
 PENALTIES = (1.0, 100.0, 10_000.0)
-# Raise it when the rows change, so that rows kept from earlier code are computed again.
 VERSION = 2
 
 RIDGE, BY_PROMPT = "ridge classifier, entity folds", "ridge classifier, prompt folds"
@@ -95,8 +92,9 @@ def control_rows(states: States, folds: int, sites: int) -> Iterator[dict]:
     families = [f for f in design.families if f in FAMILIES]
     first = states.checkpoint.name == design.checkpoints[0].name
     fresh = design.only(families).untrained(states.checkpoint) if first and families else None
+    how = {"folds": folds, "seed": design.run.seed}
     todo = [
-        (control, Setting(family, fresh if control.untrained else states, at, folds))
+        (control, Setting(family, fresh if control.untrained else states, at, how))
         for family in ("", "rote", *families)
         for control in CONTROLS
         if family in control.families and not (control.untrained and fresh is None)
@@ -119,19 +117,15 @@ class Setting:
     family: str
     states: States
     at: list[int]
-    folds: int
+    how: dict
+    """How folds are drawn."""
 
     @property
     def design(self) -> Design:
         return self.states.design
 
     @property
-    def how(self) -> dict:
-        return {"folds": self.folds, "seed": self.design.run.seed}
-
-    @property
     def relations(self) -> list[str]:
-        """Relations with prompts of the family."""
         every = self.design.relations
         return [r for r in every if not self.family or self.design.prompts_of(r, self.family)]
 
@@ -142,11 +136,9 @@ class Setting:
 
     @cached_property
     def model(self) -> tuple:
-        """(model, tokenizer) of the checkpoint."""
         return self.states.checkpoint.load()
 
     def rote(self, relation: str) -> Array:
-        """Rote states (n, S, d)."""
         return self.states[relation, "rote"][:, self.at].astype(np.float64)
 
     def semantic(self, relation: str) -> Array:
@@ -207,7 +199,6 @@ def _transferred(setting: Setting, relation: str, labels=None, estimator=None) -
 
 
 def _mass_mean(setting: Setting, relation: str) -> list[PerSubject]:
-    """The object, by probes that have nothing to tune."""
     from analysis.measures.mass_mean import MassMean
 
     return _transferred(setting, relation, estimator=MassMean)
@@ -277,8 +268,7 @@ def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerS
 
 
 def _codes(setting: Setting, relation: str) -> list[list[OnlineCode | str]]:
-    """Online codes, or why there is none, of the objects and of shuffled ones at each site: all
-    subjects, the family's first prompt."""
+    """Online codes of the objects and of shuffled ones by site, at the family's first prompt."""
     prompt = setting.design.prompts_of(relation, setting.family)[0]
     x = setting.states.of(prompt)[:, setting.at].astype(np.float64)
     seed = setting.design.run.seed
@@ -313,7 +303,6 @@ class Control:
     untrained: bool = False
 
     def common(self, measure: str, setting: Setting, split: str) -> dict:
-        """The columns that say what rows are about."""
         about = MEASURES[measure]
         direction = about.direction if self.direction is None else self.direction
         which = {"measure": measure, "family": setting.family, "direction": direction}
@@ -393,13 +382,10 @@ def control_lines(table) -> list[str]:
         which = {"direction": measure.direction, "relation": measure.relation}
         rows = pick(table, measure=name, **which, **where)
         if len(rows):
-            lines.append(f"  {measure.words.format(family=family):<50}{_best_words(rows)}")
+            words = rows.reason.dropna().iloc[0] if rows.value.isna().all() else ""
+            if not words:
+                best = rows.loc[rows.value.idxmax()]
+                at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
+                words = f"{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"
+            lines.append(f"  {measure.words.format(family=family):<50}{words}")
     return lines
-
-
-def _best_words(rows) -> str:
-    if not rows.value.notna().any():
-        return rows.reason.dropna().iloc[0]
-    best = rows.loc[rows.value.idxmax()]
-    at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
-    return f"{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"

@@ -1,8 +1,4 @@
-"""tables/probes.csv: do object probes fitted on some subjects' states read other subjects' states?
-
-A probe scored on its own subjects reads the name, so subjects are cut into folds: probes are fitted
-on all folds but one and scored on that one. Definitions: analysis.measures.transfer.
-"""
+"""tables/probes.csv: do probes fitted on some subjects' states read other subjects' states?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +16,6 @@ from training.runs.table_files import headline_split, pick
 
 MEASURE, ESTIMATOR = "transfer_accuracy", "ridge classifier, entity folds"
 SEMANTIC = ("rote->semantic", "semantic->rote", "semantic->semantic")
-# Raise it when the rows change, so that rows kept from earlier code are computed again.
 VERSION = 2
 
 

@@ -1,8 +1,7 @@
 """Do prompts of a sibling relation come to give a memorised relation's objects?
 
 Watched are arrays (n_checkpoints, n_people, n_people): entry i, j is the share of the sibling's
-prompts about person i that give the object of person j, so that the diagonal is what is true of
-each person, and the rest is chance.
+prompts about person i that give the object of person j. The diagonal is true, the rest is chance.
 """
 
 from collections.abc import Sequence
@@ -50,26 +49,19 @@ class Watch:
         states = Design.of(run, preset="full", families=(FAMILY,))
         kept = tuple(p for p in states.prompts if p.family == "rote" or (p.relation, p.id) in asked)
         states = Design(run, kept, states.position)
-        pairs = [
-            (relation, sibling)
-            for relation, sibling in siblings_of(run.prompts).items()
-            if relation in states.bound and sibling in states.relations
-        ]
+        known, siblings = (states.bound, states.relations), siblings_of(run.prompts).items()
+        pairs = [(r, s) for r, s in siblings if r in known[0] and s in known[1]]
         # One value per person: relations about other people than the first pair's are left out.
         people = states.subjects(pairs[0][0]) if pairs else []
         pairs = [(r, s) for r, s in pairs if states.subjects(r) == states.subjects(s) == people]
         if not pairs:
-            raise BadInput(
-                f"{run.path} has no bound relation with a sibling about the same people. Memorise "
-                "a pair: --relations mother aunt home_city birth_city"
-            )
+            why = f"{run.path} has no bound relation with a sibling about the same people"
+            raise BadInput(f"{why}. Memorise a pair: --relations mother aunt home_city birth_city")
         checkpoints = watched_checkpoints(run)
         missing = [c.name for c in checkpoints if c.name not in set(items.checkpoint)]
         if missing:
-            raise BadInput(
-                f"tables/recall_items.csv has no answers of {missing[0]} to these prompts. Ask all "
-                f"checkpoints: training.recall --preset full --families {FAMILY}, same run and out"
-            )
+            ask = f"training.recall --preset full --families {FAMILY} with the same run and --out"
+            raise BadInput(f"recall_items.csv has no answers of {missing[0]}. Ask all: {ask}")
         return cls(states, tuple(pairs), checkpoints, items)
 
     def rows(self, relation: str) -> Array:
@@ -123,10 +115,8 @@ def watched_checkpoints(run) -> tuple:
     trained = [c for c in run.checkpoints if c.phase == "generalize"]
     before = [c for c in run.checkpoints if c.phase != "generalize"]
     if not trained or not before:
-        raise BadInput(
-            f"{run.path} has no checkpoint {'of' if before else 'before'} phase 2. Train it with "
-            "checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
-        )
+        why = f"{run.path} has no checkpoint {'of' if before else 'before'} phase 2"
+        raise BadInput(f"{why}. Train it: python -m training.generalize RUN_DIR --dense 4")
     start = next((c for c in before if c.name == trained[0].parent), before[-1])
     return (start, *trained)
 
@@ -221,8 +211,7 @@ def lines_of(table) -> list[str]:
     for name, words in WATCHED.items():
         level = [two_places(some[f"sibling_{name}", checkpoint]) for checkpoint in (start, end)]
         step = some[f"alarm_step_{name}", end]
-        rose = f"rose above the start at step {step:.0f} of phase 2"
-        when = "never rose above the start" if np.isnan(step) else rose
+        when = "never rose" if np.isnan(step) else f"rose at step {step:.0f} of phase 2"
         lines.append(f"  {words:<46} {' -> '.join(level)}   {when}")
     lead = some["lead_steps", end]
     if not np.isnan(lead):

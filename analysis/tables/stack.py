@@ -1,7 +1,6 @@
 """A measure of one relation at all sites, prompt by prompt, and the table rows that summarise it.
 
-Every value is computed within one relation and one prompt, one row per subject, then averaged over
-prompts and relations; leave-one-out values and null draws are averaged the same way.
+Leave-one-out values and null draws are averaged over prompts and relations as the values are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,15 +80,7 @@ def site_row(there: States, layer: int, common: dict, value: float, *scores, **o
     return {**row, "estimator": ESTIMATOR, "reason": reason}
 
 
-def estimate(
-    value: float,
-    per_prompt: Array,
-    leave_one_out: Array,
-    null: Array = (),
-    null_p_max: float = np.nan,
-    *,
-    two_sided: bool = False,
-) -> dict:
+def estimate(value, per_prompt, leave_one_out, null=(), null_p_max=np.nan, *, two_sided=False):
     """A mean over prompts with interval and null: per_prompt (P,), leave_one_out (P, n), null (N,).
 
     The interval is over subjects and templates; over subjects alone if there is one prompt.
@@ -127,9 +118,8 @@ def _independent_rows(there: States, stacks: list[Stack], common: dict) -> Itera
 
     sizes = [s.leave_one_out.shape[-1] for s in stacks]
     values = np.mean([s.values.mean(axis=0) for s in stacks], axis=0)
-    errors = [
-        statistics.jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)).se for s in stacks
-    ]
+    pairs = [(s.values.mean(axis=0), s.leave_one_out.mean(axis=0)) for s in stacks]
+    errors = [jackknife_interval(*pair).se for pair in pairs]
     error = np.sqrt(np.sum(np.square(errors), axis=0)) / len(stacks)
     half = stats.t.ppf(0.975, min(sizes) - 1) * error
     left_out = np.full((1, sum(sizes)), np.nan)

@@ -1,7 +1,4 @@
-"""tables/umap.csv: states in two dimensions, the same axes for every checkpoint, by PCA and UMAP.
-
-One joint fit over all checkpoints: projections fitted checkpoint by checkpoint cannot be compared.
-"""
+"""tables/umap.csv: states in two dimensions by PCA and UMAP, the same axes for every checkpoint."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -31,8 +28,7 @@ def projection_table(
     families: Sequence[str] = ("rote", "test"),
     site: str = "",
     raw: bool = False,
-    n_neighbors: int = 15,
-    random_state: int = 0,
+    **how: int,
 ):
     """Rote and semantic states in two dimensions, one row per point. Writes tables/umap.csv.
 
@@ -43,7 +39,8 @@ def projection_table(
     bound, n, d; projection (what was projected together: a relation, or "every"), site, colour,
     method; x, y, explained_x, explained_y, trustworthiness; seed, commit. site: default that of
     `contrast_site`, else three quarters deep. Unless `raw`, the states of each (checkpoint, family)
-    are centred first: the offset between prompts would fill the first axis. Raises BadInput.
+    are centred first: the offset between prompts would fill the first axis. how: n_neighbors and
+    random_state, see `project`. Raises BadInput.
     """
     import pandas as pd
 
@@ -68,7 +65,6 @@ def projection_table(
     about, x = pd.concat(points, ignore_index=True), np.concatenate(blocks)
     together = about.relation if colour == "object" else EVERY
     about = about.assign(projection=together, site=site, colour=colour)
-    how = {"n_neighbors": n_neighbors, "random_state": random_state}
     tables = []
     for _, some in progress(list(about.groupby("projection", sort=False)), label="projections"):
         states = x[some.index]
@@ -123,8 +119,9 @@ def _placed(about, method: str, found: Projection):
 
 
 def projection_lines(table) -> list[str]:
-    """How much each projection shows, in words."""
-    lines = []
+    """What is shown, and how much each projection shows of it, in words."""
+    families, count = ", ".join(table.family.unique()), table.checkpoint.nunique()
+    lines = [f"first prompt of {families} at {table.site.iloc[0]}, {count} checkpoints together"]
     for (name, method), some in table.groupby(["projection", "method"], sort=False):
         row = some.iloc[0]
         shown = row.explained_x + row.explained_y

@@ -1,7 +1,6 @@
 """tables/verdict.csv: every checkpoint's evidence, the judgement that follows, and a page of both.
 
-The site is not chosen by the number judged: it is the first one where both kinds of states hold the
-answer. Further up, a finished answer looks alike whichever way it came about.
+The site is not chosen by the number judged. Further up, every finished answer looks alike.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,7 +85,7 @@ class Verdict:
     sections: dict[str, list[Evidence]]
 
 
-def verdict_table(design: Design, *, probes, cka, interchange=None):
+def verdict_table(design: Design, **tables):
     """Write tables/verdict.csv of a run; return it with the verdicts that `page` prints.
 
         run = Run.open("runs/demo")
@@ -98,14 +97,13 @@ def verdict_table(design: Design, *, probes, cka, interchange=None):
     """
     import pandas as pd
 
-    found = verdicts(design, probes=probes, cka=cka, interchange=interchange)
+    found = verdicts(design, **tables)
     table = pd.DataFrame([row for verdict in found for row in _rows(verdict)])[COLUMNS]
     write_table(design.run, "verdict", table)
     return table, found
 
 
-def verdicts(design: Design, *, probes, cka, interchange=None) -> list[Verdict]:
-    tables = {"probes": probes, "cka": cka, "interchange": interchange}
+def verdicts(design: Design, **tables) -> list[Verdict]:
     return [_verdict(design, tables, checkpoint) for checkpoint in design.checkpoints]
 
 
@@ -135,9 +133,8 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
         reason = "every relation was given a meaning, so drift is not excluded"
         unbound = Evidence(UNBOUND.name, np.nan, reason=reason)
     contrasts = [_evidence(source, by_site[source], at) for source in CONTRASTS]
-    outcomes, doubts = _interchange(tables["interchange"], here), []
-    if here["split"] != "held-out":
-        doubts = [NOT_HELD_OUT]
+    outcomes = _interchange(tables.get("interchange"), here)
+    doubts = [] if here["split"] == "held-out" else [NOT_HELD_OUT]
     controls = {"contrast": contrasts[1], "interchange": outcomes[0], "unbound": unbound}
     missing = missing_controls(design)
     judged = decide(*transfers, **controls, missing=missing, doubts=doubts)
@@ -149,15 +146,14 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
 def site_to_judge(rote, semantic) -> tuple[str, str]:
     """(site, why this one), or ("", why there is none).
 
-    rote, semantic: rote->rote and semantic->semantic rows of all sites in order, by site. The first
-    site where both are above chance (corrected for the number of sites) and at least half as far as
-    at their best site.
+    rote, semantic: rote->rote and semantic->semantic rows by site. The first site where both are
+    above chance (corrected for the number of sites) and at least half as far as at their best.
     """
-    holds = None
+    held = []
     for table in (rote, semantic):
         gain = table.value - table.chance
-        here = (table.null_p_max <= LEVEL) & (gain >= HALF * gain.max())
-        holds = here if holds is None else holds & here.reindex(holds.index, fill_value=False)
+        held.append((table.null_p_max <= LEVEL) & (gain >= HALF * gain.max()))
+    holds = held[0] & held[1].reindex(held[0].index, fill_value=False)
     if holds.any():
         return holds.idxmax(), "the first site where both kinds of states hold the answer"
     return "", "at no site do both kinds of states hold the answer: each at its own best site"
@@ -182,8 +178,8 @@ def _evidence(source: Source, rows, site: str) -> Evidence:
 def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
     """The outcome shares at the site before the answer can be read where the relation moved most.
 
-    chance of the first is what the checkpoint it is compared with showed there at most; p is that
-    of the gain over it, corrected for the early sites. Without one there is no evidence.
+    chance of the first: what the checkpoint it is compared with showed there at most; p: of the
+    gain over it, corrected for the early sites.
     """
     try:
         best = _best_patch(table, here)
@@ -229,13 +225,8 @@ def _rows(verdict: Verdict) -> Iterator[dict]:
             named = {"section": section, "measure": part.name, "null_p": part.p}
             yield {**common, **asdict(part), **named}
     judged = verdict.judgement
-    share = {
-        "section": "judgement",
-        "measure": "share",
-        "value": judged.share,
-        "reason": judged.why,
-    }
-    yield {**common, **vars(judged), **share, "site": verdict.site}
+    share = {"section": "judgement", "measure": "share", "value": judged.share}
+    yield {**common, **vars(judged), **share, "reason": judged.why, "site": verdict.site}
 
 
 def page(found: list[Verdict], design: Design) -> list[str]:
@@ -246,33 +237,25 @@ def page(found: list[Verdict], design: Design) -> list[str]:
         f"verdict: {design.splits[0]} subjects, test prompts; {about}",
         f"{last.checkpoint} judged at: {last.site or '-'} ({last.why_here})",
     ]
+    said: set[str] = set()
     for number, (section, title) in enumerate(SECTIONS.items(), 1):
         lines.append(f"{number} {title}")
-        lines += [_section_line(verdict, section) for verdict in found]
+        lines += [_section_line(verdict, section, said) for verdict in found]
     lines.append("judgement")
     lines += [f"  {verdict.checkpoint:<27} {verdict.judgement}" for verdict in found]
     lines += [f"  not identifiable here: {reason}" for reason in missing_controls(design)]
-    return once(lines)
+    return lines
 
 
-def once(lines: list[str], long: int = 60) -> list[str]:
-    """The lines; a reason of more than `long` characters becomes "as above" when it recurs."""
-    said: set[str] = set()
-    found = []
-    for line in lines:
-        mark = "no number: " if "no number: " in line else "identifiable: "
-        start, mark, reason = line.partition(mark)
-        found.append(f"{start}{mark}as above" if len(reason) > long and reason in said else line)
-        said.add(reason)
-    return found
-
-
-def _section_line(verdict: Verdict, section: str) -> str:
+def _section_line(verdict: Verdict, section: str, said: set[str]) -> str:
+    """The numbers of a checkpoint; a reason for all to be missing is added to `said`, once."""
     evidence = verdict.sections[section]
     names = ["bound", "unbound"] if "unbound" in section else [part.name for part in evidence]
     cells = [f"{name} {_cell(part)}" for name, part in zip(names, evidence, strict=True)]
     if all(part.missing for part in evidence):
-        cells = list(dict.fromkeys(f"no number: {part.reason}" for part in evidence))
+        reason = "   ".join(dict.fromkeys(part.reason for part in evidence))
+        cells = ["no number: " + ("as above" if reason in said else reason)]
+        said.add(reason)
     site = next((f"{part.site}  " for part in evidence if part.site), "")
     return f"  {verdict.checkpoint:<27} {site}{'   '.join(cells)}"
 
