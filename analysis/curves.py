@@ -3,8 +3,7 @@
     python -m analysis.curves results/tokens
 
 Reads tables/sweep.csv of a sweep whose grid file asks for every checkpoint of a table
-(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png:
-one curve per endpoint and condition, with intervals over seeds at checkpoints that all runs have.
+(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Shares of what was moved, with intervals over subjects, and what training or a vector adds.
-
-Pure arithmetic on the rows of `running.trial_rows` and `lens.lens_rows`; no model is run here.
-"""
+"""Shares of what was moved, with intervals over subjects, and what training or a vector adds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
