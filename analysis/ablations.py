@@ -4,11 +4,10 @@
     python -m analysis.ablations results/little-meaning --against "generalize.prompts 10"
     python -m analysis.ablations results/mine --by generalize.people --unit seed memorize.model
 
-Reads tables/sweep.csv of a sweep (or any table of yours with the columns run, seed, measure and
-value), writes tables/ablations.csv (one row per condition, one per paired difference to the
-reference condition) and figures/ablations.png. Intervals and tests are over seeds, never over
-people or rows. A measure over sites, and its change in phase 2, is that of each run's largest site
-at the end: compare it between conditions, but do not read its height against zero or chance.
+Reads tables/sweep.csv (or a table of yours with the columns run, seed, measure and value), writes
+tables/ablations.csv and figures/ablations.png. Intervals and tests are over seeds. A measure over
+sites is that of each run's largest site at the end: compare it between conditions, but do not read
+its height against zero or chance.
 """
 
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import tyro
 from analysis.across.conditions import ablation_lines, ablation_table
 from analysis.across.endpoints import ENDPOINTS, Endpoint
 from analysis.across.seeds import write_tables
+from analysis.tables.driver import publish
 from figures.across import draw_ablations as draw
 from training.base.console import run_command
 
@@ -62,13 +62,11 @@ def main(options: Options):
         endpoints = (Endpoint(words, options.table, measure, where, options.relation),)
     how = {name: getattr(options, name) for name in ("by", "unit", "against", "split", "phase")}
     table, missing = ablation_table(options.results, endpoints, **how)
-    (path,) = write_tables(options.results, {"ablations": table}, places=6)
-    print("\n".join(ablation_lines(table)))
+    write_tables(options.results, {"ablations": table}, places=6)
+    lines = ablation_lines(table)
     if missing:
-        print(f"left out, no rows in the table: {'; '.join(missing)}")
-
-    drawn = draw(options.results)
-    print(f"wrote {path} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+        lines.append(f"left out, no rows in the table: {'; '.join(missing)}")
+    publish(options.results, {"ablations": table}, lines, draw)
     return table
 
 

@@ -5,12 +5,9 @@
     python -m analysis.cka RUN_DIR --measure procrustes_distance mutual_knn
     python -m analysis.cka ./mine --facts facts.csv --rote "{subject} [X]" --out results/mine
 
-Reads the states of RUN_DIR (extracts what is missing), writes tables/cka.csv, cka_grid.csv (layer x
-layer), cka_checkpoints.csv (the same prompts at two checkpoints) and, with --measure,
-cka_measures.csv; then draws figures/cka.png and one picture per further table. A rote and a
-semantic state about one subject have a high CKA because they share the subject; so the printed
-verdict begins with probe transfer, then the crossed contrast over relations, then CKA beside its
-controls.
+Writes tables/cka.csv, cka_grid.csv (layer x layer), cka_checkpoints.csv (the same prompts at two
+checkpoints) and, with --measure, cka_measures.csv; then draws a figure of each. CKA is high because
+both states are about one subject, so probe transfer and the crossed contrast are printed first.
 """
 
 from dataclasses import dataclass
@@ -18,24 +15,16 @@ from dataclasses import dataclass
 from analysis.tables.cka import cka_lines, cka_table, contrast_lines
 from analysis.tables.cka_checkpoints import checkpoint_lines, checkpoints_table
 from analysis.tables.cka_measures import choose, measure_lines, measures_table
+from analysis.tables.driver import DesignOptions, publish
 from analysis.tables.probes import probe_lines, probe_table
 from figures import cka
-from probing.states import Design
 from training.base.console import run_command
-from training.data.prompts import Preset
-from training.runs.directory import RunOptions
 
 
 @dataclass
-class Options(RunOptions):
+class Options(DesignOptions):
     """Options of the CKA analysis."""
 
-    preset: Preset = "demo"
-    """demo: 3 test prompts and 1 of each other family; full: every prompt."""
-    families: tuple[str, ...] = ()
-    """Only these prompt families; default: all of the preset."""
-    permutations: int = 199
-    """Draws of the permutation null; p is never below 1 / (draws + 1)."""
     robust: bool = True
     """Also with z-scored features and without the top 1 and 5 principal components of each side."""
     measure: tuple[str, ...] = ()
@@ -46,28 +35,20 @@ class Options(RunOptions):
 
 def main(options: Options):
     """Compute or read the tables, print the verdict, draw; return the CKA table."""
-    run = options.open()
-    design = Design.of(run, preset=options.preset, families=options.families)
     choose(options.measure)
-    print(design.announce())
+    design = options.design()
+    run = design.run
     lines = probe_lines(probe_table(design))
     table = cka_table(design, permutations=options.permutations, robust=options.robust)
     lines += [*contrast_lines(table, design), *cka_lines(table, design)]
     trained = checkpoints_table(design, robust=options.robust)
     lines += checkpoint_lines(trained, design)
+    draws = [cka.draw, cka.draw_checkpoints] if len(trained) else [cka.draw]
     if options.measure:
         others = measures_table(design, options.measure, permutations=options.permutations)
         lines += measure_lines(others, design)
-    for line in lines:
-        print(line)
-
-    drawn = cka.draw(run.path)
-    drawn += cka.draw_checkpoints(run.path) if len(trained) else []
-    drawn += cka.draw_measures(run.path) if options.measure else []
-    print(
-        f"wrote {run.path / 'tables' / 'cka.csv'} ({len(table)} rows), "
-        f"{', '.join(p.name for p in drawn)}    next: python -m analysis.alignment {run.argument}"
-    )
+        draws.append(cka.draw_measures)
+    publish(run.path, {"cka": table}, lines, *draws, then=f"analysis.alignment {run.argument}")
     return table
 
 

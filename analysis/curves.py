@@ -3,10 +3,7 @@
     python -m analysis.curves results/tokens
 
 Reads tables/sweep.csv of a sweep whose grid file asks for every checkpoint of a table
-(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png:
-for each endpoint of `analysis.ablations` one curve per condition, with a point at each checkpoint
-that all its runs have, over the tokens that the weights were trained on since the base model.
-Intervals are over seeds.
+(`[rows.recall]` with `checkpoint = ["all"]`), writes tables/curves.csv, draws figures/curves.png.
 """
 
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ import tyro
 
 from analysis.across.curves import curve_lines, curves_table
 from analysis.across.seeds import write_tables
+from analysis.tables.driver import publish
 from figures.across import draw_curves as draw
 from training.base.console import run_command
 
@@ -31,11 +29,8 @@ class Options:
 def main(options: Options):
     """Write the table, print where each curve ends, draw; return the table."""
     curves = curves_table(options.results)
-    (path,) = write_tables(options.results, {"curves": curves}, places=6)
-    print("\n".join(curve_lines(curves)))
-
-    drawn = draw(options.results)
-    print(f"wrote {path} ({len(curves)} rows), {', '.join(p.name for p in drawn)}")
+    write_tables(options.results, {"curves": curves}, places=6)
+    publish(options.results, {"curves": curves}, curve_lines(curves), draw)
     return curves
 
 

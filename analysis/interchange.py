@@ -4,22 +4,17 @@
     python -m analysis.interchange RUN_DIR --pairs 12 --every 2
     python -m analysis.interchange ./my-checkpoints --facts F.csv --rote "{subject} [X]" --out OUT
 
-The state of a source prompt about (s', r') replaces that of a target prompt about (s, r), at one
-site and token, for held-out subjects; the answer says what was moved. A late patch moves a finished
-answer o(s', r'), which proves nothing; the claim is a band of o(s, r'), the target's subject with
-the source's relation, at sites before the answer can be read off the states. Then relation vectors
-are added on subjects that they were not made from. Writes tables/interchange.csv and
-interchange_items.csv (every trial), draws figures/interchange.png.
+The state of a source prompt about (s', r') replaces that of a target prompt about (s, r); the
+answer says what was moved. A late patch moves a finished answer o(s', r'); the claim is a band of
+o(s, r') at sites before the answer can be read off the states. Then relation vectors are added.
+Writes tables/interchange.csv and interchange_items.csv (every trial), draws figures/interchange.png
 """
 
 from dataclasses import dataclass, replace
 
-from analysis.tables.interchange import (
-    announce,
-    chosen_checkpoints,
-    interchange_lines,
-    interchange_table,
-)
+from analysis.tables import interchange as tables
+from analysis.tables.cka_checkpoints import milestones
+from analysis.tables.driver import publish
 from figures.interchange import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -49,26 +44,20 @@ class Options(RunOptions):
 def main(options: Options):
     """Run or read the trials, print the verdict, draw; return the table."""
     run = options.open()
-    run = replace(run, checkpoints=chosen_checkpoints(run.checkpoints, options.checkpoints))
+    named = {run.checkpoint(name).name for name in options.checkpoints}
+    chosen = [c for c in run.checkpoints if c.name in named] or milestones(run.checkpoints)
+    run = replace(run, checkpoints=chosen)
     design = Design.of(run, preset=options.preset, families=("test",))
     print(design.announce())
-    print(announce(design, options.pairs, options.every))
-    table, items = interchange_table(
-        design,
-        pairs=options.pairs,
-        every=options.every,
-        permutations=options.permutations,
-        batch_size=options.batch_size,
+    print(tables.announce(design, options.pairs, options.every))
+    names = ("pairs", "every", "permutations", "batch_size")
+    how = {name: getattr(options, name) for name in names}
+    table, items = tables.interchange_table(design, **how)
+    wrote, lines = (
+        {"interchange": table, "interchange_items": items},
+        tables.interchange_lines(table),
     )
-    for line in interchange_lines(table):
-        print(line)
-
-    drawn = draw(run.path)
-    print(
-        f"wrote {run.path / 'tables' / 'interchange.csv'} ({len(table):,} rows), "
-        f"interchange_items.csv ({len(items):,} rows), {', '.join(p.name for p in drawn)}    "
-        f"next: python -m figures.report {run.argument}"
-    )
+    publish(run.path, wrote, lines, draw, then=f"figures.report {run.argument}")
     return table
 
 

@@ -4,24 +4,20 @@
     python -m training.recall runs/other-reading --preset full --families test
     python -m analysis.repurposing runs/other-reading
 
-For each bound relation with a sibling in the run (mother and aunt), watches the SIBLING's test
-prompts about held-out people, from the checkpoint that phase 2 started from: are they answered with
-the relation's object (tables/recall_items.csv), and do object probes fitted on its rote states read
-its object there (other people, one site)? Both count only above the rate at which the same answers
-are true of OTHER people, so that a model which merely begins to name objects raises no alarm. An
-alarm is the first checkpoint at which this has risen: one-sided paired t-test over people, level
-.05 divided among the checkpoints. Writes tables/repurposing.csv (curves, alarms, and the lead of
-the states over the answers) and draws figures/repurposing.png. For the rate of false alarms see
-runs that were given no other reading: `python -m analysis.ablations results/detector`.
+Watches the test prompts of each bound relation's sibling (mother and aunt) about held-out people:
+are they answered with the relation's object, and do probes fitted on its rote states read its
+object there? Both count only above the rate at which the same is true of OTHER people. An alarm is
+the first checkpoint at which this has risen (one-sided paired t-test over people, level .05 divided
+among the checkpoints). Writes tables/repurposing.csv, draws figures/repurposing.png.
 """
 
 from dataclasses import dataclass
 
+from analysis.tables.driver import publish
 from analysis.tables.repurposing import lines_of, repurposing_table
 from figures.trajectory import draw_repurposing as draw
 from training.base.console import run_command
 from training.runs.directory import RunOptions
-from training.runs.table_files import write_table
 
 
 @dataclass
@@ -33,11 +29,7 @@ def main(options: Options):
     """Watch a run, write the table, say when it rose, draw; return the table."""
     run = options.open()
     table = repurposing_table(run)
-    path = write_table(run, "repurposing", table)
-    print("\n".join(lines_of(table)))
-
-    drawn = draw(run.path)
-    print(f"wrote {path} ({len(table)} rows), {', '.join(p.name for p in drawn)}")
+    publish(run.path, {"repurposing": table}, lines_of(table), draw)
     return table
 
 

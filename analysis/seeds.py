@@ -2,11 +2,9 @@
 
     python -m analysis.seeds runs/seed-11 runs/seed-12 runs/seed-13 --out results/headline
 
-Reads the tables of each run (or of a folder that a command was given as --out). Writes to
-OUT/tables one row per number with its t interval over seeds: recall.csv (by condition, family,
-split) and, where they were measured, sites.csv (by site: transfer, contrast, object kernel, CKA,
-retrieval, cosine), damage.csv and reversal.csv; and seeds.csv with every seed's value. Runs whose
-phase 2 started from 000-base are the condition "without phase 1"; answers that were told in context
+Writes to OUT/tables one row per number with its t interval over seeds: recall.csv and, where they
+were measured, sites.csv, damage.csv and reversal.csv; and seeds.csv with every seed's value. Runs
+whose phase 2 started from 000-base are the condition "without phase 1"; answers told in context
 (`training.recall --context`) are conditions of their own.
 """
 
@@ -16,6 +14,7 @@ from pathlib import Path
 import tyro
 
 from analysis.across.seeds import headline, origin_of, summary_tables, write_summary
+from analysis.tables.driver import publish
 from training.base.console import run_command
 
 
@@ -31,11 +30,9 @@ class Options:
 
 def main(options: Options):
     """Write the tables and run.json, print the headline; return the recall table."""
-    tables = summary_tables(options.runs)
-    seeds, origin = tables["seeds"].seed, origin_of(options.runs)
-    written = write_summary(options.out, tables, "summary over seeds", seeds, **origin)
-    print("\n".join(headline(tables["recall"])))
-    print(f"wrote {', '.join(map(str, written))}")
+    tables, origin = summary_tables(options.runs), origin_of(options.runs)
+    write_summary(options.out, tables, "summary over seeds", tables["seeds"].seed, **origin)
+    publish(options.out, tables, headline(tables["recall"]))
     return tables["recall"]
 
 

@@ -4,11 +4,9 @@
     python -m analysis.trajectory RUN_DIR
     python -m analysis.trajectory runs/seed-1 runs/seed-2 runs/seed-3 --out results/onset
 
-Reads the tables of recall, probes, cka and interchange (says which are missing), writes
-tables/trajectory.csv (the curves) and tables/trajectory_half.csv (the step at which each curve has
-come half of the way from the base to its own maximum), then draws figures/trajectory.png. With
-several runs OUT gets the same as means with intervals over seeds, and tables/trajectory_seeds.csv
-has the half-way steps of each.
+Reads the tables of recall, probes, cka and interchange, writes tables/trajectory.csv (the curves)
+and trajectory_half.csv (the step at which each has come half of the way to its maximum), draws
+figures/trajectory.png. With several runs OUT gets the same as means with intervals over seeds.
 """
 
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import tyro
 
 from analysis.across.seeds import write_summary
 from analysis.across.trajectory import curves_of, half_way_lines, half_ways, mean_curves, over_runs
+from analysis.tables.driver import publish
 from figures.trajectory import draw
 from training.base.console import run_command
 from training.base.errors import BadInput
@@ -41,36 +40,25 @@ def main(options: Options):
     import pandas as pd
 
     if len(options.runs) > 1 and options.out is None:
-        raise BadInput(
-            f"{len(options.runs)} runs were given. Say where their summary goes: --out results/NAME"
-        )
-    curves, halves = zip(*[_follow(Run.open(path)) for path in options.runs], strict=True)
-    table = pd.concat(halves, ignore_index=True)
-    if len(options.runs) > 1:
-        table = _summarise(options.out, mean_curves(curves), table)
-    print("\n".join(half_way_lines(table)))
-    return table
-
-
-def _follow(run) -> tuple:
-    """The curves and half-way steps of one run, written and drawn."""
-    curves, missing = curves_of(run.path)
-    for reason in missing:
-        print(f"left out: {reason}")
-    half = half_ways(curves)
-    paths = [write_table(run, "trajectory", curves), write_table(run, "trajectory_half", half)]
-    print(f"wrote {', '.join(map(str, [*paths, *draw(run.path)]))}")
-    return curves, half.assign(seed=run.seed)
-
-
-def _summarise(out: Path, curves, halves):
-    """Write and draw the means over seeds; return those of the half-way steps."""
-    tables = {"trajectory_half": over_runs(halves), "trajectory_seeds": halves}
-    if len(curves):
-        tables["trajectory"] = curves
-    paths = write_summary(out, tables, "trajectory", halves.seed, commit=commit())
-    drawn = draw(out) if len(curves) else []
-    print(f"wrote {', '.join(map(str, [*paths, *drawn]))}")
+        raise BadInput("several runs: say where their summary goes, --out results/NAME")
+    every, halves = [], []
+    for run in map(Run.open, options.runs):
+        curves, missing = curves_of(run.path)
+        tables = {"trajectory": curves, "trajectory_half": half_ways(curves)}
+        for name, table in tables.items():
+            write_table(run, name, table)
+        lines = [f"left out: {reason}" for reason in missing]
+        publish(run.path, tables, lines + half_way_lines(tables["trajectory_half"]), draw)
+        every.append(curves)
+        halves.append(tables["trajectory_half"].assign(seed=run.seed))
+    if len(every) == 1:
+        return halves[0]
+    seeds, means = pd.concat(halves, ignore_index=True), mean_curves(every)
+    tables = {"trajectory_half": over_runs(seeds), "trajectory_seeds": seeds}
+    tables |= {"trajectory": means} if len(means) else {}
+    write_summary(options.out, tables, "trajectory", seeds.seed, commit=commit())
+    lines = half_way_lines(tables["trajectory_half"])
+    publish(options.out, tables, lines, *([draw] if len(means) else []))
     return tables["trajectory_half"]
 
 

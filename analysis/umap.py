@@ -5,17 +5,16 @@
     python -m analysis.umap RUN_DIR --aligned
     python -m analysis.umap RUN_DIR --method pca
 
-Reads the states of RUN_DIR (extracts what is missing) at one site, writes the coordinates to
-tables/umap.csv, then draws figures/projection.png and projection_umap.png from them. One joint
-projection over all checkpoints, of each relation (coloured by object) or of all together (coloured
-by relation): projections fitted checkpoint by checkpoint cannot be compared. --aligned adds UMAPs
-by checkpoint that are held together (umap.AlignedUMAP).
+Projects the states at one site jointly over all checkpoints (separate projections cannot be
+compared), writes tables/umap.csv, draws figures/projection.png and projection_umap.png. --aligned
+adds UMAPs by checkpoint that are held together (umap.AlignedUMAP).
 """
 
 from dataclasses import dataclass
 
 from analysis.measures.projection import Method
-from analysis.tables.umap import Colour, contrast_site, projection_lines, projection_table
+from analysis.tables.driver import publish
+from analysis.tables.umap import Colour, projection_lines, projection_table
 from figures.projection import draw
 from probing.states import Design
 from training.base.console import run_command
@@ -55,23 +54,7 @@ def main(options: Options):
     names = ("method", "aligned", "colour", "families", "site", "raw", "n_neighbors")
     chosen = {name: getattr(options, name) for name in (*names, "random_state")}
     table = projection_table(design, **chosen)
-    why = "three quarters deep, for no crossed contrast is known"
-    if contrast_site(design):
-        why = "the largest crossed contrast at the last checkpoint"
-    print(
-        f"first prompt of {', '.join(table.family.unique())} at {table.site.iloc[0]} "
-        f"({'asked for' if options.site else why}); one projection "
-        f"{'per relation' if options.colour == 'object' else 'of all relations'} over "
-        f"{table.checkpoint.nunique()} checkpoints"
-    )
-    for line in projection_lines(table):
-        print(line)
-
-    drawn = draw(run.path)
-    print(
-        f"wrote {run.path / 'tables' / 'umap.csv'} ({len(table):,} rows), "
-        f"{', '.join(p.name for p in drawn)}"
-    )
+    publish(run.path, {"umap": table}, projection_lines(table), draw)
     return table
 
 

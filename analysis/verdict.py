@@ -3,14 +3,10 @@
     python -m analysis.verdict RUN_DIR
     python -m analysis.verdict A_DIR B_DIR --facts FACTS.csv --rote "{subject} [X]" --out OUT
 
-Reads tables/probes.csv and tables/cka.csv of RUN_DIR (and tables/interchange.csv if it was made),
-writes tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of
-your own, before and after (from_pretrained folders or LoRA adapters): their states are read and
-scored first, and everything goes into --out.
-
-The page goes through transfer across subjects, factorial interchange, the crossed and the
-answer-partialled contrast, and bound against unbound relations. It says what is missing; nothing
-falls back to raw similarity.
+Reads tables/probes.csv and tables/cka.csv (and interchange.csv if it was made), writes
+tables/verdict.csv, then draws figures/verdict.png. A_DIR and B_DIR are two checkpoints of your own,
+before and after (from_pretrained folders or LoRA adapters): they are read and scored first, and
+everything goes into --out. The page says what is missing; nothing falls back to raw similarity.
 """
 
 from dataclasses import dataclass
@@ -19,6 +15,7 @@ from pathlib import Path
 import tyro
 
 from analysis.tables.cka import cka_table
+from analysis.tables.driver import publish
 from analysis.tables.probes import probe_table
 from analysis.tables.verdict import page, verdict_table
 from figures.style import NothingToDraw
@@ -46,58 +43,43 @@ class Options(RunOptions):
 
 
 def main(options: Options):
-    """Judge every checkpoint, print the page, write the table, draw; return the table."""
+    """Judge every checkpoint, write the table, print the page, draw; return the table."""
     design, tables = _of_pair(options) if options.after is not None else _of_run(options)
     table, found = verdict_table(design, **tables)
-    print(*page(found, design), sep="\n")
-
+    publish(design.run.path, {"verdict": table}, page(found, design))
     try:
-        drawn = draw(design.run.path)
+        print(f"drew {', '.join(path.name for path in draw(design.run.path))}")
     except NothingToDraw as reason:
-        drawn = []
         print(f"not drawn: {reason}")
-    path = design.run.path / "tables" / "verdict.csv"
-    print(f"wrote {path} ({len(table)} rows){''.join(f', {p.name}' for p in drawn)}")
     return table
 
 
 def _of_run(options: Options) -> tuple[Design, dict]:
-    """The design and the tables of a run."""
     run = options.open()
-    tables = {"probes": read_table(run.path, "probes"), "cka": read_table(run.path, "cka")}
-    scored = tables["probes"]
+    scored, cka = (read_table(run.path, name) for name in ("probes", "cka"))
     # Where no relation could be scored there is no null either, and the page says why.
     if "null_p_objects" not in scored and scored["value"].notna().any():
         raise TableMissing(
             f"{run.path / 'tables' / 'probes.csv'} was written without the null over objects. "
             f"Write it again: python -m analysis.probes {run.path}"
         )
-    return Design.of(run), {**tables, "interchange": optional_table(run.path, "interchange")}
+    interchange = optional_table(run.path, "interchange")
+    return Design.of(run), {"probes": scored, "cka": cka, "interchange": interchange}
 
 
 def _of_pair(options: Options) -> tuple[Design, dict]:
-    """The design and the tables of two checkpoints, scored here."""
     if not options.facts or not options.out:
-        raise NotFound(
-            f"to compare {options.run_dir} with {options.after}, say which facts to ask for and "
-            "where results go, e.g. --facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR "
-            "(nothing is written into your folders)."
-        )
-    run = Run.pair(
-        options.run_dir,
-        options.after,
-        facts=options.facts,
-        prompts=options.prompts,
-        rote=options.rote,
-        out=options.out,
-    )
+        give = "--facts FACTS.csv --rote '{subject} [X]' --out RESULTS_DIR"
+        raise NotFound(f"to compare two checkpoints say what to ask for and where to write: {give}")
+    how = {name: getattr(options, name) for name in ("facts", "prompts", "rote", "out")}
+    run = Run.pair(options.run_dir, options.after, **how)
     design = Design.of(run, preset=options.preset, families=("test",))
     if note := key_row_note(run):
         print(note)
     print(design.announce())
-    draws = {"permutations": options.permutations}
-    scored = probe_table(design, **draws)
-    return design, {"probes": scored, "cka": cka_table(design, **draws, robust=False)}
+    draws = options.permutations
+    scored = probe_table(design, permutations=draws)
+    return design, {"probes": scored, "cka": cka_table(design, permutations=draws, robust=False)}
 
 
 if __name__ == "__main__":

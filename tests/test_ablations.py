@@ -194,14 +194,14 @@ def test_another_reference_turns_the_sign_and_one_without_the_endpoint_is_compar
 
 def test_repetitions_are_no_conditions():
     table = sweep_table({(1, "bound"): [0.1, 0.2], (50, "bound"): [0.3, 0.4]})
-    assert conditions_of(table, (), ("seed",)) == ["generalize.people"]
-    assert conditions_of(table, (), ("generalize.people",)) == ["memorize.seed"]
+    assert conditions_of(table, (), ("seed",), {}) == ["generalize.people"]
+    assert conditions_of(table, (), ("generalize.people",), {}) == ["memorize.seed"]
     record = {"axes": ["generalize.people", "memorize.seed"], "repeats": ["generalize.people"]}
     assert conditions_of(table, (), ("seed",), record) == []
     named = table.assign(condition=table["generalize.people"].map({1: "few", 50: "many"}))
-    assert conditions_of(named, (), ("seed",)) == ["condition"]
+    assert conditions_of(named, (), ("seed",), {}) == ["condition"]
     with pytest.raises(NoConditions, match="no column nonsense"):
-        conditions_of(table, ("nonsense",), ("seed",))
+        conditions_of(table, ("nonsense",), ("seed",), {})
 
 
 @pytest.fixture

@@ -387,7 +387,7 @@ def test_the_verdict_names_directions_positions_and_checkpoints(tables):
         "rote->semantic",
         "semantic->rote",
         "subject_last",
-        "memorized 1.00",
+        "100-memorize-epoch-20 1.00",
         "unbound source",
         "vector->bare",
     ):
@@ -410,4 +410,4 @@ def test_the_command_draws_and_says_what_it_wrote(own_run, capsys):
 def test_a_checkpoint_that_is_not_there_is_named(own_run, command):
     done = command("analysis.interchange", own_run, "--checkpoints", "300-nothing")
     assert done.returncode == 2
-    assert "no checkpoint is named 300-nothing" in done.stderr
+    assert "no checkpoint '300-nothing'" in done.stderr

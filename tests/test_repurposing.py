@@ -135,23 +135,19 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
     run = Run.open(other_reading)
     watch = Watch.of(run, read_table(run.path, "recall_items"))
     states, rng = watch.states, np.random.default_rng(0)
-    rows: dict[str, int] = {}
-    for family in ("rote", "test"):
-        for text in states.texts(family):
-            rows.setdefault(text, len(rows))
     code = {obj: rng.normal(size=16) for r in ("mother", "aunt") for obj in states.objects(r)}
-    values = rng.normal(size=(len(rows), 2, 16))
+    values = {f: rng.normal(size=(len(states.texts(f)), 2, 16)) for f in ("rote", "test")}
 
     def plant(relation: str, prompts, site: int) -> None:
         for prompt in prompts:
-            for subject, obj in zip(
-                states.subjects(relation), states.objects(relation), strict=True
-            ):
-                values[rows[prompt.render(subject)], site] = code[obj] + 0.01 * rng.normal(size=16)
+            for fact in states.facts_of(relation):
+                family, row = states.places[prompt.render(fact.subject)]
+                values[family][row, site] = code[fact.object] + 0.01 * rng.normal(size=16)
 
     plant("mother", states.prompts_of("mother", "rote"), 1)
     plant("mother", states.prompts_of("aunt", "test"), 1)
-    there = States(states, watch.checkpoints[0], ("embed", "final"), rows, values)
+    there = States(states, watch.checkpoints[0])
+    there._values = values
     read = watch.read(there, "mother", "aunt")
     assert above_others(read)[1].mean() > 0.7
     assert np.diagonal(read[1]).mean() == 1
@@ -163,7 +159,7 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 def test_a_run_without_answers_of_its_checkpoints_says_how_to_ask(tiny_run, tmp_path):
     items = read_table(tiny_run, "recall_items")
     some = items[items.checkpoint != "200-generalize-epoch-08"]
-    with pytest.raises(BadInput, match=r"no answers of 200-generalize-epoch-08 .*training\.recall"):
+    with pytest.raises(BadInput, match=r"no answers of 200-generalize-epoch-08.*training\.recall"):
         Watch.of(Run.open(tiny_run), some)
 
 

@@ -1,7 +1,6 @@
 """The conditions of a sweep side by side: means over seeds and paired differences by seed.
 
-A condition is a combination of the settings that the sweep varied, labelled in words; a unit is one
-independent repetition (a seed), paired across conditions.
+A condition is a combination of the settings varied; a unit is one independent repetition (a seed).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,34 +30,28 @@ class NoConditions(NotFound):
 def labelled_table(results: Path, by: Sequence[str] = (), unit: Sequence[str] = ()) -> tuple:
     """(table of a sweep with the column label, columns of a condition, of a unit, reference label).
 
-    by, unit: columns, in place of those of [compare] in the grid file. Raises NoConditions.
+    by, unit: in place of those of [compare] in the grid file. Raises NoConditions.
     """
     table, record = read_sweep(results), record_of(results)
     if not len(table):
-        raise NoConditions(
-            f"{results} has no tables/sweep.csv with rows. "
-            "Make it: python -m training.sweep GRID.toml"
-        )
+        make = "Make it: python -m training.sweep GRID.toml"
+        raise NoConditions(f"{results} has no tables/sweep.csv with rows. {make}")
     how = record.get("compare", {})
     unit = tuple(unit or how.get("unit", ("seed",)))
     by = conditions_of(table, by or how.get("by", ()), unit, record)
     table = table.assign(label=labels_of(table, by))
-    columns = dict.fromkeys((*table, *OPTIONAL))
-    return table.reindex(columns=list(columns)), by, unit, how.get("against", "")
+    table = table.reindex(columns=list(dict.fromkeys((*table, *OPTIONAL))))
+    return table, by, unit, how.get("against", "")
 
 
-def conditions_of(
-    table, by: Sequence[str], unit: Sequence[str], record: Mapping | None = None
-) -> list[str]:
+def conditions_of(table, by: Sequence[str], unit: Sequence[str], record: Mapping) -> list[str]:
     """The columns that make a condition: `by`, or what the sweep varied apart from repetitions.
 
-    record: run.json of the sweep, if there is one. Raises NoConditions for an unknown column.
+    record: run.json of the sweep, or {}. Raises NoConditions for an unknown column.
     """
     if unknown := [column for column in (*by, *unit) if column not in table]:
-        raise NoConditions(
-            f"the table has no column {unknown[0]}; it has {', '.join(table.columns)}."
-        )
-    record = record or {}
+        there = ", ".join(table.columns)
+        raise NoConditions(f"the table has no column {unknown[0]}; it has {there}.")
     varied = ["condition", *(record.get("axes") or [c for c in table if "." in c])]
     repeated = {*unit, *record.get("repeats", ())}
     if "seed" in unit:
@@ -74,8 +67,6 @@ def conditions_of(
 
 def labels_of(table, by: Sequence[str]):
     """The condition of each row, such as `loss on all tokens, generalize.prompts 4`."""
-    if not by:
-        return "all runs"
 
     def word(column: str, value: object) -> str:
         if value is None or value != value:
@@ -84,17 +75,28 @@ def labels_of(table, by: Sequence[str]):
         return text if column == "condition" else f"{column} {text}"
 
     columns = [[word(c, v) for v in table[c].tolist()] for c in by]
-    return [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
+    rows = [", ".join(filter(None, row)) or "all others" for row in zip(*columns, strict=True)]
+    return rows or "all runs"
 
 
 def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = "", phase: str = ""):
-    """(condition x unit) values of an endpoint, NaN where a run is missing.
+    """(condition x unit) values of an endpoint, NaN where a run is missing; conditions in order.
 
-    table: see `labelled_table`; conditions keep its order. phase: default, the last of each run.
-    Raises NoConditions if no run has the endpoint.
+    phase: default, the last of each run. Raises NoConditions if no run has the endpoint.
     """
-    rows, keys = _at_last_checkpoint(endpoint.of(table, split)), ["label", *unit]
-    rows = _changes(rows, keys) if endpoint.change else _in_phase(rows, phase)
+    rows, keys = endpoint.of(table, split), ["label", *unit]
+    if len(rows):
+        # A sweep may have kept several checkpoints of a phase.
+        last = rows.groupby(["run", "phase"], dropna=False)["checkpoint"].transform("max")
+        rows = rows[rows["checkpoint"].isna() | (rows["checkpoint"] == last)]
+    if endpoint.change:
+        rows = _changes(rows, keys)
+    elif phase:
+        rows = rows[rows["phase"] == phase]
+    else:
+        order = {name: i for i, name in enumerate(PHASES)}
+        rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
+        rows = rows[rank == rank.groupby(rows["run"]).transform("max")]
     sides = [pick(rows, relation=side) for side in SIDES] if endpoint.relation == GAP else [rows]
     means = [side.groupby(keys, sort=False)["value"].mean() for side in sides]
     values = means[0] - means[1] if endpoint.relation == GAP else means[0]
@@ -105,23 +107,6 @@ def values_of(table, endpoint: Endpoint, unit: Sequence[str], *, split: str = ""
     known = set(values["label"])
     order = [label for label in dict.fromkeys(table["label"]) if label in known]
     return values.pivot(index="label", columns="unit", values="value").reindex(order)
-
-
-def _in_phase(rows, phase: str):
-    """Rows of one phase; by default of the last one that each run has."""
-    if phase:
-        return rows[rows["phase"] == phase]
-    order = {name: i for i, name in enumerate(PHASES)}
-    rank = rows["phase"].fillna("").map(order).fillna(len(PHASES))
-    return rows[rank == rank.groupby(rows["run"]).transform("max")]
-
-
-def _at_last_checkpoint(rows):
-    """Rows at the last checkpoint of each run and phase, where a sweep kept several."""
-    if not len(rows):
-        return rows
-    last = rows.groupby(["run", "phase"], dropna=False)["checkpoint"].transform("max")
-    return rows[rows["checkpoint"].isna() | (rows["checkpoint"] == last)]
 
 
 def _changes(rows, labels: Sequence[str]):
@@ -136,8 +121,7 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     """Rows of one endpoint: the mean of each condition, then its difference to the reference.
 
     values: (condition x unit), see `values_of`. p: paired t-test (exact for yes_no) over the units
-    that both conditions have; p_holm: corrected over the differences of this endpoint. Without the
-    reference among the conditions there are no differences.
+    that both conditions have; p_holm: corrected over the differences of this endpoint.
     """
     # A unit that averages several runs is a share of them, no longer yes or no.
     yes_no = endpoint.yes_no and bool(values.isin([0, 1, np.nan]).all(axis=None))
@@ -149,9 +133,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
         if found["n_seeds"] == 1:
             found["reason"] = "one seed: no interval"
         rows.append({**common, "kind": "condition", "label": label, **found})
-    for label in values.index if reference in values.index else ():
-        if label == reference:
-            continue
+    others = values.index.drop(reference) if reference in values.index else ()
+    for label in others:
         row = {**common, "kind": "difference", "label": label, "reference": reference}
         pairs = values.loc[[label, reference]].dropna(axis=1).to_numpy(dtype=float)
         row |= {"n_seeds": pairs.shape[1], **dict.fromkeys(("value", "low", "high", "p"), np.nan)}
@@ -173,19 +156,8 @@ def compare(values, endpoint: Endpoint, *, against: str = "") -> list[dict]:
     return rows
 
 
-def ablation_table(
-    results: Path,
-    endpoints: Sequence[Endpoint] = ENDPOINTS,
-    *,
-    by: Sequence[str] = (),
-    unit: Sequence[str] = (),
-    against: str = "",
-    **which: str,
-) -> tuple:
-    """(`compare` of every endpoint with the settings of each condition, endpoints without rows).
-
-    by, unit: see `labelled_table`; which: split and phase, see `values_of`. Raises NoConditions.
-    """
+def ablation_table(results: Path, endpoints=ENDPOINTS, *, by=(), unit=(), against="", **which):
+    """(`compare` of every endpoint, endpoints without rows); which: split and phase."""
     import pandas as pd
 
     table, by, unit, reference = labelled_table(results, by, unit)
@@ -213,8 +185,8 @@ def ablation_lines(table) -> list[str]:
         means = some[some["kind"] == "condition"]
         differences = some[some["kind"] == "difference"].set_index("label")
         seeds = "-".join(map(str, sorted({means["n_seeds"].min(), means["n_seeds"].max()})))
-        of = f"{name}, {relation or 'any relation'}"
-        lines.append(f"{of} (mean and 95% interval over {seeds} seeds)")
+        side = relation or "any relation"
+        lines.append(f"{name}, {side} (mean and 95% interval over {seeds} seeds)")
         width = min(60, max(map(len, means["label"])) + 2)
         for row in means.itertuples():
             beside = "(the reference)" if len(differences) else ""

@@ -26,20 +26,16 @@ def curves_table(results: Path):
     history = training_history(table)
     points = [p for endpoint in LEVELS for p in _curves(table, endpoint, unit, history)]
     if not points:
-        raise NotFound(
-            f"no endpoint of {results} has {LEAST_POINTS} checkpoints. Save more of them "
-            '(save_epochs, save_steps) and keep their rows: [rows.recall] with checkpoint = ["all"]'
-        )
+        keep = '[rows.recall] with checkpoint = ["all"]'
+        few = f"no endpoint of {results} has {LEAST_POINTS} checkpoints"
+        raise NotFound(f"{few}. Save more (save_epochs, save_steps) and keep their rows: {keep}")
     return pd.DataFrame(points).assign(unit=" ".join(unit))
 
 
 def training_history(table) -> dict[tuple[str, str], tuple[float, set[str]]]:
-    """(run, checkpoint) -> (tokens its weights were trained on since the base model, in phases).
-
-    Runs that memorise more facts afterwards (training.extend) are left out: their checkpoints have
-    the names of phase 1.
-    """
+    """(run, checkpoint) -> (tokens its weights were trained on since the base model, in phases)."""
     rows = table[table["measure"] == "tokens_so_far"].fillna({"reference": ""})
+    # What training.extend adds has the checkpoint names of phase 1.
     rows = rows[~rows["run"].isin(rows.loc[rows["phase"] == "extend", "run"])]
     logged = {
         (row.run, row.checkpoint): (float(row.value), row.phase, row.reference)
@@ -64,11 +60,11 @@ def _curves(table, endpoint: Endpoint, unit: Sequence[str], history: Mapping) ->
         for stage, some in of_label.groupby(list(STAGE), sort=True):
             trained = [history.get((run, stage[0])) for run in some["run"].unique()]
             mean = mean_over_seeds(some.groupby(unit)["value"].mean())
-            if mean["n_seeds"] < units or None in trained:
-                continue
-            tokens = float(np.mean([tokens for tokens, _ in trained]))
-            past = set.union(*(phases for _, phases in trained))
-            points.append(named | dict(zip(STAGE, stage, strict=True)) | {"tokens": tokens} | mean)
+            if mean["n_seeds"] == units and None not in trained:
+                tokens, phases = zip(*trained, strict=True)
+                past = set.union(*phases)
+                where = dict(zip(STAGE, stage, strict=True)) | {"tokens": float(np.mean(tokens))}
+                points.append(named | where | mean)
         # Phase 2 from the base model does not continue the checkpoints of phase 1.
         end = points[-1]["tokens"] if points else 0
         points = [point for point in points if point["tokens"] <= end and point["phase"] in past]

@@ -1,10 +1,9 @@
 """Every headline number of a run, declared once: the table it is in and the rows that hold it.
 
     TRANSFER.in_run(read_table(run_dir, "probes"))
-    TRANSFER.of(read_sweep(results))
 
 A number measured at many sites is read at ONE site per run and relation: where it is largest at the
-last checkpoint (`at_largest_site`). The table of a sweep holds only the rows of that site.
+last checkpoint (`at_largest_site`).
 """
 
 from collections.abc import Mapping
@@ -41,10 +40,7 @@ class Endpoint:
         return {column: value for column, value in named.items() if value}
 
     def of(self, table, split: str = ""):
-        """Its rows, of both sides for GAP; rows without a split or relation stay.
-
-        split: of subjects; default: held-out where there is one.
-        """
+        """Its rows, of both sides for GAP; rows without a split or relation stay."""
         rows = pick(table, **self.rows)
         if "split" in rows and "split" not in self.where:
             split = split or headline_split(rows)
@@ -90,12 +86,10 @@ TRANSFER = Endpoint("probe transfer, rote to test", "probes", "transfer_accuracy
 CONTRAST = Endpoint("crossed contrast", "cka", "contrast", {"family": "test"})
 WITHOUT_ANSWER = "contrast, answer partialled out"
 PARTIALLED = replace(CONTRAST, name=WITHOUT_ANSWER, measure="contrast_partialled")
-MOVED = Endpoint(
-    "interchange, relation moved",
-    "interchange",
-    "share",
-    {"outcome": "relation", "direction": "semantic->rote", "vector": "state", "position": "last"},
-)
+PATCH = {"direction": "semantic->rote", "vector": "state", "position": "last"}
+OUTCOME = {"outcome": "relation", **PATCH}
+MOVED = Endpoint("interchange, relation moved", "interchange", "share", OUTCOME)
+REVERSAL = Endpoint("reversal above chance, held-out people", "reversal", "reversal_excess")
 
 # What analysis.ablations compares, in the order of its table.
 ENDPOINTS = (
@@ -109,10 +103,8 @@ ENDPOINTS = (
     _change("prompts of a sibling relation", SIBLING),
     _recall("recall, unrelated prompts", "unrelated"),
     ROTE,
-    Endpoint(
-        "reversal above chance, people of phase 2", "reversal", "reversal_excess", {"split": "seen"}
-    ),
-    Endpoint("reversal above chance, held-out people", "reversal", "reversal_excess"),
+    replace(REVERSAL, name="reversal above chance, people of phase 2", where={"split": "seen"}),
+    REVERSAL,
     Endpoint("two hops, answered", "two_hop", "two_hop"),
     Endpoint("two hops, above chance", "two_hop", "two_hop_excess"),
     Endpoint("two hops, the person's own object instead", "two_hop", "own"),

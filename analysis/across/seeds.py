@@ -1,7 +1,4 @@
-"""Numbers over seeds: a mean with its interval over seeds, and the tables of a summary.
-
-An interval is always over seeds, never over people or rows.
-"""
+"""Numbers over seeds: a mean with its interval over seeds, and the tables of a summary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,13 +37,11 @@ def mean_over_seeds(values: Sequence[float], *, yes_no: bool = False) -> dict:
     """
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
-    found = {"value": np.nan, "low": np.nan, "high": np.nan, "n_seeds": len(known)}
-    if len(known):
-        found["value"] = float(known.mean())
+    value, low, high = float(known.mean()) if len(known) else np.nan, np.nan, np.nan
     if len(known) > 1:
         interval = (share_interval if yes_no else mean_interval)(known)
-        found |= {"low": float(interval.low), "high": float(interval.high)}
-    return found
+        low, high = float(interval.low), float(interval.high)
+    return {"value": value, "low": low, "high": high, "n_seeds": len(known)}
 
 
 def record_of(folder: Path) -> dict:
@@ -55,22 +50,20 @@ def record_of(folder: Path) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def write_tables(results: Path, tables: Mapping[str, object], *, places: int = 5) -> list[Path]:
-    """Write RESULTS/tables/NAME.csv, each with the commit, seal them; returns their paths."""
-    paths = [Path(results) / "tables" / f"{name}.csv" for name in tables]
-    made_by = commit()
-    for path, table in zip(paths, tables.values(), strict=True):
-        write_text(path, table.round(places).assign(commit=made_by).to_csv(index=False))
-    seal(paths[0].parent, [path.name for path in paths])
-    return paths
+def write_tables(results: Path, tables: Mapping[str, object], *, places: int = 5) -> None:
+    """Write RESULTS/tables/NAME.csv, each with the commit, and seal them."""
+    folder, made_by = results / "tables", commit()
+    for name, table in tables.items():
+        text = table.round(places).assign(commit=made_by).to_csv(index=False)
+        write_text(folder / f"{name}.csv", text)
+    seal(folder, [f"{name}.csv" for name in tables])
 
 
-def write_summary(out: Path, tables: Mapping[str, object], kind: str, seeds, **about) -> list[Path]:
-    """Write the tables of a summary over seeds and its run.json; returns the tables' paths."""
-    paths = write_tables(out, tables)
+def write_summary(out: Path, tables: Mapping[str, object], kind: str, seeds, **about) -> None:
+    """Write the tables of a summary over seeds and its run.json."""
+    write_tables(out, tables)
     seeds = sorted(set(map(int, seeds)))
     write_json(out / "run.json", {"format": 1, "kind": kind, "seeds": seeds, **about})
-    return paths
 
 
 def over_seeds(table, key: Sequence[str]):
@@ -99,14 +92,15 @@ def summary_tables(runs: Sequence[Path]) -> dict:
     """
     import pandas as pd
 
-    recall = pd.concat([_recall(run) for run in runs], ignore_index=True)
+    parts = []
+    for run in runs:
+        table = pick(read_table(run, "recall"), relation=SIDES, split=("held-out", "seen"))
+        parts.append(_with_condition(run, table).assign(run=str(run)))
+    recall = pd.concat(parts, ignore_index=True)
     for (condition, seed), held_by in recall.groupby(["condition", "seed"]).run:
         if held_by.nunique() > 1:
-            raise BadInput(
-                f"{' and '.join(held_by.unique())} both hold seed {seed} of the condition "
-                f"{condition!r}. Give one of them; folders that hold only tables (no run.json) do "
-                "not say whether they are a control without phase 1."
-            )
+            both = f"{' and '.join(held_by.unique())} both hold seed {seed} of {condition!r}"
+            raise BadInput(f"{both}. Give one (a folder without run.json has no condition).")
     recall = recall.drop(columns="run")
     if recall.groupby("condition").seed.nunique().min() < 2:
         raise BadInput(f"{len(runs)} run(s) were given; give at least two seeds of each condition.")
@@ -123,20 +117,17 @@ def summary_tables(runs: Sequence[Path]) -> dict:
 def origin_of(runs: Sequence[Path]) -> dict:
     """What run.json of a summary says about its runs: what they were made from, their phases."""
     records = [record for run in runs if (record := record_of(run))]
-    if not records:
-        return {}
     phases = {k: v for record in records for k, v in record["phases"].items()}
-    return {name: records[0][name] for name in ("model", "inputs", "versions")} | {"phases": phases}
+    made_from = [{k: r[k] for k in ("model", "inputs", "versions")} for r in records[:1]]
+    return made_from[0] | {"phases": phases} if records else {}
 
 
 def headline(table) -> list[str]:
     """Recall of held-out subjects over seeds and its gain in phase 2, in words."""
     some = pick(table, split="held-out", measure=(TEST.measure, GAIN.measure), relation=SIDES)
     seeds, guess = int(some.n_seeds.max()), two_places(some.majority.max())
-    lines = [
-        f"strict greedy accuracy, held-out subjects, mean and 95% interval over {seeds} seeds "
-        f"(always guessing the commonest object: {guess})"
-    ]
+    how = f"held-out subjects, mean and 95% interval over {seeds} seeds"
+    lines = [f"strict greedy accuracy, {how} (always guessing the commonest object: {guess})"]
     for row in some.itertuples():
         gain = row.measure == GAIN.measure
         what = f"{row.condition}, {row.phase}, {row.relation}, {row.family}"
@@ -159,13 +150,7 @@ def _with_condition(run: Path, table):
     return table[table.step == last].assign(condition=condition)
 
 
-def _recall(run: Path):
-    table = pick(read_table(run, "recall"), relation=SIDES, split=("held-out", "seen"))
-    return _with_condition(run, table).assign(run=str(run))
-
-
 def _measured(run: Path, name: str) -> list:
-    """The rows of a run that table NAME of the summary is made of."""
     if name != "sites":
         table = optional_table(run, name)
         return [] if table is None else [_with_condition(run, table)]

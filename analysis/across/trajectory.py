@@ -10,8 +10,6 @@ from analysis.across.seeds import mean_over_seeds
 from training.base.errors import NotFound
 from training.runs.table_files import TableMissing, read_table
 
-Array = np.ndarray
-
 PHASES = ("base", "memorize", "generalize")
 STAGE = ("checkpoint", "phase", "epoch", "step")
 COLUMNS = (*STAGE, "relation", "split", "site", "value", "low", "high", "n")
@@ -22,8 +20,7 @@ def curves_of(run_dir: Path) -> tuple:
 
     Columns: COLUMNS (relation: bound or unbound; step: within the phase), curve, total_step (0 at
     the base model), maximum and share, see `with_shares`. A curve over sites is followed at ONE
-    site, where it is largest at the last checkpoint; since the site was chosen by its height, that
-    height alone claims nothing (see `null_p_max`). Raises NotFound.
+    site, where it is largest at the last checkpoint. Raises NotFound.
     """
     import pandas as pd
 
@@ -42,14 +39,14 @@ def curves_of(run_dir: Path) -> tuple:
     if not found:
         raise NotFound(f"no table of {run_dir} holds a curve: {'; '.join(missing)}")
     table = pd.concat(found, ignore_index=True)
-    return with_shares(table.assign(total_step=total_steps(table))), missing
+    # Each phase starts where the one before it ended.
+    lengths = table.groupby("phase").step.max().reindex(PHASES).fillna(0)
+    start = table.phase.map(lengths.cumsum() - lengths)
+    return with_shares(table.assign(total_step=(start + table.step).astype(float))), missing
 
 
 def with_shares(table):
-    """Adds each curve's maximum, and share: how much of the way from its first value to it.
-
-    The share is NaN for a curve that never rises above its first value.
-    """
+    """Adds each curve's maximum, and share of the way to it; NaN for a curve that never rises."""
     table = table.sort_values("total_step", kind="stable")
     curves = table.groupby(["curve", "relation"], sort=False).value
     first, maximum = curves.transform("first"), curves.transform("max")
@@ -57,19 +54,10 @@ def with_shares(table):
     return table.assign(maximum=maximum, share=share)
 
 
-def total_steps(table) -> Array:
-    """Steps since the base model; each phase starts where the one before it ended."""
-    lengths = [table[table.phase == phase].step.max() for phase in PHASES]
-    starts = np.cumsum([0.0, *np.nan_to_num(lengths)])
-    start = table.phase.map(dict(zip(PHASES, starts[:-1], strict=True)))
-    return start.to_numpy(dtype=float) + table.step.to_numpy(dtype=float)
-
-
 def half_way(steps: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
     """(step at which a curve has risen half of the way to its maximum, measured steps around it).
 
-    steps: (k,) rising; values: (k,). Interpolated on the line between the two measured steps, so it
-    is only as precise as their distance. NaN where the curve never rises above its first value.
+    steps, values: (k,). Interpolated; NaN where the curve never rises above its first value.
     """
     steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
     known = ~np.isnan(values)
@@ -99,8 +87,8 @@ def half_ways(curves):
             reason = "the interval of its maximum holds its first value: no rise to be dated"
         row = {"curve": name, "relation": side, "measure": "half_step"}
         row |= dict(zip(("value", "step_before", "step_after"), found, strict=True))
-        site = curve.site.iloc[0] if "site" in curve else np.nan
-        row |= {"start": start, "maximum": top, "site": site}
+        row |= {"start": start, "maximum": top}
+        row |= {"site": curve.site.iloc[0] if "site" in curve else np.nan}
         rows.append(row | {"n_checkpoints": len(curve), "reason": reason})
     return pd.DataFrame(rows)
 
@@ -109,8 +97,7 @@ def mean_curves(runs: Sequence):
     """Curves of several runs (see `curves_of`) as one: means over seeds at the steps that all have.
 
     Columns: value, low, high and n_seeds; share, share_low, share_high and n_rising over the runs
-    in which the curve rises, each a share of the run's own maximum, so that seeds that differ in
-    height but not in time agree; maximum, their mean. Sites may differ by run and are left out.
+    in which the curve rises, each a share of the run's own maximum; maximum, their mean.
     """
     import pandas as pd
 
@@ -147,11 +134,12 @@ def half_way_lines(table) -> list[str]:
     for row in table.sort_values("value", kind="stable").itertuples():
         what = f"  {row.curve}, {row.relation}".ljust(58)
         if np.isnan(row.value):
-            lines.append(f"{what}{row.reason}")
-        elif seeds:
-            known = not np.isnan(row.low)
-            interval = f"[{row.low:.0f}, {row.high:.0f}]" if known else "(one seed: no interval)"
-            lines.append(f"{what}{row.value:6.0f} {interval}  n={row.n_seeds}")
+            around = ""
+        elif not seeds:
+            around = f"({row.step_before:.0f} to {row.step_after:.0f})"
+        elif np.isnan(row.low):
+            around = "(one seed: no interval)  n=1"
         else:
-            lines.append(f"{what}{row.value:6.0f} ({row.step_before:.0f} to {row.step_after:.0f})")
+            around = f"[{row.low:.0f}, {row.high:.0f}]  n={row.n_seeds}"
+        lines.append(what + (f"{row.value:6.0f} {around}" if around else row.reason))
     return lines

@@ -2,11 +2,8 @@
 
     runner = Runner(model, tokenizer)
     for position, labels, free in runner.interchange(plan.trials["rote->semantic"], sites): ...
-    rows = list(trial_rows(plan, runner, states))           # rows of interchange_items.csv
 
-The answer is the candidate that greedy decoding reaches when it may only say candidates, compared
-token by token until one is left. A late patch settles the first token only: where objects begin
-alike, what follows is the target's own.
+The answer is the candidate that greedy decoding reaches when it may only say candidates.
 """
 
 import re
@@ -18,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from analysis.patching.trials import BARE, STATE, UNCHANGED, VECTORS, Asked, Choice, Plan, Trial
-from probing.extraction import Encoded, extract, hidden_states, tokens_at
-from probing.extraction import encode as encode_prompts
+from probing import extraction
+from probing.extraction import hidden_states
 from probing.patching import changed_logits
 from probing.states import States
 from training.base.console import progress
@@ -29,7 +26,6 @@ from training.data.prompts import STOP_WORDS
 from training.data.sequences import encode, prompt_ids
 
 Array = np.ndarray
-Forward = Callable[[list[int], list[tuple[int, ...]]], Iterator[tuple[list[int], Any]]]
 
 POSITIONS = ("last", "subject_last", "relation_last")
 
@@ -43,7 +39,8 @@ def trial_rows(plan: Plan, runner: "Runner", states: States, every: int = 1) -> 
         unpatched = how["position"] == UNCHANGED
         places = [(UNCHANGED, -1)] if unpatched else list(zip(sites, layers, strict=True))
         for i, trial in enumerate(trials):
-            about = {**states.checkpoint.stage, "split": plan.split, **how, **_about(trial, i)}
+            stage = states.checkpoint.stage | {"split": plan.design.splits[0]}
+            about = stage | how | _about(trial, i)
             for s, (site, layer) in enumerate(places):
                 outcome = {"outcome": labels[i, s], "free": bool(free[i, s])}
                 yield {**about, "site": site, "layer": layer, **outcome}
@@ -55,20 +52,13 @@ def chosen_sites(names: Sequence[str], every: int) -> list[str]:
 
 
 def _about(trial: Trial, number: int) -> dict:
-    target, source = trial.target, trial.source
-    return {
-        "relation": trial.side,
-        "family": target.prompt.family,
-        "trial": number,
-        "group": trial.choice.group,
-        "subject": target.subject,
-        "asked": target.prompt.relation,
-        "template": target.prompt.id,
-        "source_subject": source and source.subject,
-        "source_relation": source and source.prompt.relation,
-        "source_template": source and source.prompt.id,
-        "n_candidates": len(trial.candidates),
-    }
+    prompt, subject = trial.target
+    put_in, source = trial.source or (None, None)
+    row = {"relation": trial.side, "family": prompt.family, "trial": number}
+    row |= {"group": trial.choice.group, "subject": subject, "asked": prompt.relation}
+    row |= {"template": prompt.id, "source_subject": source}
+    row |= {"source_relation": put_in and put_in.relation, "source_template": put_in and put_in.id}
+    return row | {"n_candidates": len(trial.candidates)}
 
 
 def _interchanged(plan: Plan, runner: "Runner", sites: Sequence[str]) -> Iterator[tuple]:
@@ -84,8 +74,10 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
     """(columns that say how, trials, labels, free) of every kind of target prompt and vector."""
     if not plan.steerings:
         return
-    others = plan.subjects[1]
-    keys = {r: _key_mean(states, r, others)[layers] for r in plan.design.bound}
+    others, keys = plan.subjects[1], {}
+    for r in plan.design.bound:
+        rows = np.isin(plan.design.subjects(r), others)
+        keys[r] = states[r, "rote"][rows].astype(np.float64).mean(axis=0)[layers]
     names = hidden_states(runner.model, runner.tokenizer, others, sites=sites, progress=False)
     bare = names.numpy().astype(np.float64).mean(axis=0)
     for family in (BARE, "test", "rote"):
@@ -99,27 +91,12 @@ def _steered(plan: Plan, runner: "Runner", states: States, sites, layers) -> Ite
             yield {**how, "vector": kind, "position": "last"}, trials, *answers
 
 
-def _key_mean(states: States, relation: str, subjects: Sequence[str]) -> Array:
-    """Mean rote state (S, d) of a relation over some subjects."""
-    rows = [i for i, s in enumerate(states.design.subjects(relation)) if s in set(subjects)]
-    return states[relation, "rote"][rows].astype(np.float64).mean(axis=0)
-
-
-def vectors_for(
-    steerings: Sequence[Choice],
-    keys: Mapping[str, Array],
-    base: Array | None,
-    kind: str,
-    seed: int = 0,
-) -> Array:
+def vectors_for(steerings: Sequence[Choice], keys: Mapping, base, kind: str, seed=0) -> Array:
     """(n, S, d): the vector of each steering at each site.
 
     keys: relation -> mean key-token state (S, d); base: (S, d) to subtract, or None for the key of
-    the relation asked. kind: own, wrong, or random: Gaussian directions as long as the own vectors,
-    one per steering and site.
+    the relation asked. kind: own, wrong, or random: Gaussian, as long as the own vectors.
     """
-    if kind not in VECTORS:
-        raise BadInput(f"kind={kind!r}; expected one of {', '.join(VECTORS)}")
     to = "wrong" if kind == "wrong" else "relation"
     added = np.stack([keys[s.facts[to].relation] for s in steerings])
     asked = [keys[s.facts["nothing"].relation] for s in steerings] if base is None else base
@@ -136,7 +113,7 @@ class Runner:
     """A model on which trials are run, `batch_size` patched prompts in one forward.
 
     Every method gives labels, what the answers say was moved, and free, whether each was the
-    model's own choice: both (n_trials, n_sites). One site is changed at a time.
+    model's own choice: both (n_trials, n_sites).
     """
 
     model: Any
@@ -144,13 +121,11 @@ class Runner:
     batch_size: int = 64
 
     def unchanged(self, trials: Sequence[Trial]) -> tuple[Array, Array]:
-        """The answers without a change, (n_trials, 1)."""
+        """The answers without a change; n_sites is 1."""
         width = self.model.get_input_embeddings().weight.shape[-1]
         return self.steer(trials, np.zeros((len(trials), 1, width)), ["embed"])
 
-    def steer(
-        self, trials: Sequence[Trial], vectors: Array, sites: Sequence[str]
-    ) -> tuple[Array, Array]:
+    def steer(self, trials: Sequence[Trial], vectors: Array, sites: Sequence[str]) -> tuple:
         """The answers when vectors (n_trials, n_sites, d) are added at the last token."""
         import torch
 
@@ -158,9 +133,7 @@ class Runner:
         added = torch.as_tensor(vectors, dtype=torch.float32)
         return self._answers(trials, positions, added, sites, add=True)
 
-    def interchange(
-        self, trials: Sequence[Trial], sites: Sequence[str]
-    ) -> Iterator[tuple[str, Array, Array]]:
+    def interchange(self, trials: Sequence[Trial], sites: Sequence[str]) -> Iterator[tuple]:
         """Yield (position, labels, free) when each source's state replaces its target's.
 
         Positions that are the same tokens in a trial are patched once.
@@ -174,14 +147,10 @@ class Runner:
             jobs[position] = list(zip(range(len(trials)), taken, into, strict=True))
         distinct = list(dict.fromkeys(chain.from_iterable(jobs.values())))
         trial, taken, into = (list(column) for column in zip(*distinct, strict=True))
-        states = extract(
-            self.model,
-            self.tokenizer,
-            Encoded([prompt_ids(self.tokenizer, sources[t].text) for t in trial], taken),
-            sites=sites,
-            batch_size=self.batch_size,
-            progress=False,
-        )
+        texts = [prompt_ids(self.tokenizer, sources[t].text) for t in trial]
+        how = {"sites": sites, "batch_size": self.batch_size, "progress": False}
+        at = extraction.Encoded(texts, taken)
+        states = extraction.extract(self.model, self.tokenizer, at, **how)
         patched = [trials[t] for t in trial]
         labels, free = self._answers(patched, into, torch.as_tensor(states), sites)
         for position in POSITIONS:
@@ -195,24 +164,17 @@ class Runner:
         places = [(t, s) for t in range(len(trials)) for s in range(len(sites))]
 
         def forward(rows: list[int], said: list[tuple[int, ...]]):
-            return changed_logits(
-                self.model,
-                self.tokenizer,
-                [[*prompts[places[row][0]], *ids] for row, ids in zip(rows, said, strict=True)],
-                [positions[places[row][0]] for row in rows],
-                [sites[places[row][1]] for row in rows],
-                vectors.flatten(0, 1)[rows],
-                add=add,
-                batch_size=self.batch_size,
-                progress=False,
-            )
+            ts, ss = zip(*(places[row] for row in rows), strict=True)
+            texts = [[*prompts[t], *ids] for t, ids in zip(ts, said, strict=True)]
+            where = [positions[t] for t in ts], [sites[s] for s in ss]
+            how = {"add": add, "batch_size": self.batch_size, "progress": False}
+            added = vectors.flatten(0, 1)[rows]
+            return changed_logits(self.model, self.tokenizer, texts, *where, added, **how)
 
         with progress(total=len(places), label="patches") as bar:
             chosen, free = constrained_answers(forward, [options[t] for t, _ in places], bar.update)
-        labels = [
-            trials[t].label(trials[t].candidates[answer])
-            for (t, _), answer in zip(places, chosen, strict=True)
-        ]
+        asked = [trials[t] for t, _ in places]
+        labels = [t.label(t.candidates[i]) for t, i in zip(asked, chosen, strict=True)]
         shape = (len(trials), len(sites))
         return np.array(labels, dtype=object).reshape(shape), np.array(free).reshape(shape)
 
@@ -224,29 +186,22 @@ def _candidate_tokens(tokenizer: Any, trial: Trial) -> list[tuple[int, ...]]:
     return [encode(tokenizer, fact, prompt).object_ids for fact in facts]
 
 
-def constrained_answers(
-    forward: Forward,
-    options: Sequence[Sequence[tuple[int, ...]]],
-    done: Callable[[int], None] = lambda _: None,
-) -> tuple[list[int], list[bool]]:
+def constrained_answers(forward: Callable, options: Sequence, done: Callable = lambda _: None):
     """Per row the candidate that greedy decoding over candidates reaches, and whether it was free.
 
     forward(rows, said): yields (indices into rows, logits (k, vocabulary)) of those rows after the
-    tokens `said`. options: every candidate's tokens with a stop, per row. A row goes on until one
-    candidate is left. Free: at each step the model's own greedy token was one that a candidate
-    says. done: is told how many rows went one step further. Raises BadInput.
+    tokens `said`. options: every candidate's tokens with a stop, per row. Free: at each step the
+    model's own greedy token was one that a candidate says. Raises BadInput.
     """
     if any(len(set(row)) < len(row) for row in options):
         raise BadInput("two candidates have the same tokens; name the objects differently")
-    left = [list(range(len(row))) for row in options]
+    left, rows = [list(range(len(row))) for row in options], list(range(len(options)))
     said: list[tuple[int, ...]] = [()] * len(options)
     free = [True] * len(options)
-    rows = list(range(len(options)))
     while rows:
         for places, logits in forward(rows, [said[row] for row in rows]):
             for place, scores, top in zip(places, logits, logits.argmax(-1).tolist(), strict=True):
-                row = rows[place]
-                step = len(said[row])
+                row, step = rows[place], len(said[rows[place]])
                 tokens = sorted({options[row][i][step] for i in left[row]})
                 token = tokens[int(scores[tokens].argmax())]
                 left[row] = [i for i in left[row] if options[row][i][step] == token]
@@ -261,14 +216,13 @@ def positions_of(tokenizer: Any, asked: Sequence[Asked], position: str) -> list[
     """The token index of one of POSITIONS in each prompt.
 
     relation_last: the key token of a rote prompt; in any other prompt the last token of the last
-    content word (none of STOP_WORDS) outside the subject, which names the relation or ends the
-    phrase that does; the last token if there is no such word.
+    content word (none of STOP_WORDS) outside the subject, or of the prompt if there is none.
     """
     texts = [one.text for one in asked]
     if position == "relation_last":
-        return tokens_at(tokenizer, texts, [_relation_end(one) for one in asked])
+        return extraction.tokens_at(tokenizer, texts, [_relation_end(one) for one in asked])
     subjects = [one.subject for one in asked] if position == "subject_last" else None
-    return encode_prompts(tokenizer, texts, positions=position, subjects=subjects).positions
+    return extraction.encode(tokenizer, texts, positions=position, subjects=subjects).positions
 
 
 def _relation_end(asked: Asked) -> int:
@@ -277,10 +231,9 @@ def _relation_end(asked: Asked) -> int:
     shift = len(before) + len(asked.subject)
     if asked.prompt.family == "rote":
         return shift + len(after.rstrip()) - 1 if after.strip() else len(before.rstrip()) - 1
-    ends = [
-        start + match.end() - 1
-        for start, part in ((0, before), (shift, after))
-        for match in re.finditer(r"[^\W_]+", re.sub(r"(?<=['’])s\b", " ", part))
-        if match.group().lower() not in STOP_WORDS
-    ]
-    return ends[-1] if ends else len(asked.text) - 1
+    for start, part in ((shift, after), (0, before)):
+        words = re.finditer(r"[^\W_]+", re.sub(r"(?<=['’])s\b", " ", part))
+        ends = [word.end() for word in words if word.group().lower() not in STOP_WORDS]
+        if ends:
+            return start + ends[-1] - 1
+    return len(asked.text) - 1

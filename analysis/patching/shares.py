@@ -1,22 +1,12 @@
-"""Shares of what was moved, with intervals over subjects, and what training or a vector adds.
-
-    table = summarise(items, lens, draws=999)
-
-Pure arithmetic on the rows of `running.trial_rows` and `lens.lens_rows`; no model is run here.
-"""
+"""Shares of what was moved, with intervals over subjects, and what training or a vector adds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from analysis.measures import statistics
 from analysis.measures.checks import to_labels
-from analysis.measures.statistics import (
-    Interval,
-    Rng,
-    jackknife_interval,
-    max_statistic_test,
-    permutation_p,
-)
+from analysis.measures.statistics import Interval
 from analysis.patching.lens import decodable_layer
 from analysis.patching.trials import OUTCOMES, STATE, STEERED, VECTORS
 from training.runs.table_files import pick
@@ -31,16 +21,19 @@ ESTIMATOR = "greedy over candidates"
 def summarise(items, lens, *, draws: int, seed: int = 0):
     """The rows of interchange.csv: those of `lens`, then shares, gains and contrasts.
 
-    items: one row per trial and site, columns STAGE, KIND, trial, group, site, layer, outcome,
-    free, n_candidates. lens: rows of `lens_rows`. draws: of the sign-flip null.
+    items: of `trial_rows`; lens: of `lens_rows`; draws: of the sign-flip null.
     """
     import pandas as pd
 
     rows = lens.to_dict("records")
     for kind, of_kind in _groups(items, KIND):
+        # The source's or the target's answer; a vector brings none. The target's relation is bound.
+        patched, relations = kind["vector"] == STATE, (kind["relation"], "bound")
+        asked = {"rote": "rote", "test": "semantic"} if patched else {}
+        families = [family for family, word in asked.items() if word in kind["direction"]]
         earlier = None
         for stage, there in _groups(of_kind, STAGE):
-            end = _decodable(lens, stage["checkpoint"], kind)
+            end = decodable_layer(lens, stage["checkpoint"], relations, families)
             common = {**stage, **kind, "decodable_layer": end, "estimator": ESTIMATOR}
             rows += share_rows(there, common)
             if earlier is not None:
@@ -48,9 +41,8 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
                 rows += difference_rows(earlier, there, {**common, **gain}, draws, seed)
             earlier = there
             for other in VECTORS[1:] if kind["vector"] == VECTORS[0] else ():
-                wanted = {**kind, "vector": other, "checkpoint": stage["checkpoint"]}
                 contrast = {**common, "measure": "contrast", "reference": other}
-                control = pick(items, **wanted)
+                control = pick(items, **{**kind, "vector": other}, checkpoint=stage["checkpoint"])
                 if len(control):
                     rows += difference_rows(control, there, contrast, draws, seed)
     return pd.DataFrame(rows)
@@ -59,15 +51,10 @@ def summarise(items, lens, *, draws: int, seed: int = 0):
 def share_rows(items, common: Mapping) -> Iterator[dict]:
     """Per site the share of trials with each outcome, and of free answers (measure `free`)."""
     candidates = items.n_candidates.mean()
-    common = {
-        **common,
-        "n": items.group.nunique(),
-        "n_trials": items.trial.nunique(),
-        "n_candidates": candidates,
-    }
+    sizes = {"n": items.group.nunique(), "n_trials": items.trial.nunique()}
+    common = {**common, **sizes, "n_candidates": candidates}
     answers, groups = _wide(items, "outcome"), _trial_groups(items)
-    outcomes = OUTCOMES if common["vector"] == STATE else STEERED
-    for outcome in outcomes:
+    for outcome in OUTCOMES if common["vector"] == STATE else STEERED:
         chance = {} if outcome == "other" else {"chance": 1 / candidates}
         what = {"measure": "share", "outcome": outcome, **chance}
         interval = group_mean((answers == outcome).astype(float), groups)
@@ -90,10 +77,10 @@ def difference_rows(before, after, common: Mapping, draws: int, seed: int) -> It
     early = ~(np.unique(after.layer) >= common["decodable_layer"])
     corrected = np.full(len(early), np.nan)
     if early.any():
-        corrected[early] = max_statistic_test(interval.value[early], null[:, early]).p
+        corrected[early] = statistics.max_statistic_test(interval.value[early], null[:, early]).p
     sizes = {"n": len(set(groups)), "n_trials": now.shape[1]}
     common = {**common, **sizes, "outcome": "relation"}
-    p = permutation_p(interval.value, null)
+    p = statistics.permutation_p(interval.value, null)
     yield from _site_rows(after, common, interval, null_p=p, null_p_max=corrected)
 
 
@@ -107,26 +94,17 @@ def group_mean(values: Array, groups: Sequence) -> Interval:
         nothing = np.full(np.shape(mean), np.nan)
         return Interval(mean, nothing, nothing, nothing, len(counts), 0)
     left_out = (sums.sum(axis=-1, keepdims=True) - sums) / (counts.sum() - counts)
-    return jackknife_interval(mean, left_out)
+    return statistics.jackknife_interval(mean, left_out)
 
 
-def sign_flip_null(values: Array, groups: Sequence, draws: int, rng: Rng = 0) -> Array:
+def sign_flip_null(values: Array, groups: Sequence, draws: int, rng: statistics.Rng = 0) -> Array:
     """Null draws (draws, ...) of the mean of paired differences (..., n): flip groups' signs.
 
-    All trials of a group flip together, at all sites alike: under the null the two conditions of a
-    group could be exchanged (Fisher 1935).
+    All trials of a group flip together, at all sites alike (Fisher 1935).
     """
     codes = to_labels(groups, values.shape[-1], "groups")
     signs = np.random.default_rng(rng).choice([-1.0, 1.0], size=(draws, codes.max() + 1))
     return np.moveaxis(values @ signs[:, codes].T, -1, 0) / values.shape[-1]
-
-
-def _decodable(lens, checkpoint: str, kind: Mapping) -> float:
-    """The layer from which the source's or the target's answer can be read; NaN for vectors."""
-    asked = {"rote": "rote", "test": "semantic"} if kind["vector"] == STATE else {}
-    families = [family for family, word in asked.items() if word in kind["direction"]]
-    # The target's relation is a bound one on both sides.
-    return decodable_layer(lens, checkpoint, {kind["relation"], "bound"}, families)
 
 
 def _groups(items, columns: list[str]) -> Iterator[tuple[dict, object]]:

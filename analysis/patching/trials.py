@@ -1,17 +1,10 @@
 """What is patched into what, and what the answer then says was moved.
 
-    plan = Plan(Design.of(Run.open("runs/demo"), families=("test",)), pairs=20)
-    trial = plan.trials["rote->semantic"][0]
-    trial.source.text, trial.target.text, trial.outcomes["relation"]
-
 Interchange: the state of a source prompt about (s', r') replaces that of a target prompt about (s,
-r); s' != s, r' != r, and the four objects differ. The object that is then answered says what was
-moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the subject, o(s', r') the finished answer.
-
-Steering: the vector of relation r is added to a prompt about (s, q). It is the key-token state of
-r, averaged over subjects that are not scored, minus that of q, or minus that of a bare name (Todd
-et al. 2024, arXiv:2310.15213; difference of means as in Rimsky et al. 2024, arXiv:2312.06681).
-Controls: the vector of a third relation w, and a random direction of the same length.
+r). The object answered says what was moved: o(s, r) nothing, o(s, r') the relation, o(s', r) the
+subject, o(s', r') the finished answer. Steering: at a prompt about (s, q) the mean key-token state
+of r minus that of q (or of a bare name) is added (Todd et al. 2024, arXiv:2310.15213; Rimsky et al.
+2024, arXiv:2312.06681). Controls: a third relation w, a random direction of the same length.
 """
 
 from collections import Counter
@@ -46,9 +39,9 @@ Names = Sequence[str]
 
 @dataclass(frozen=True)
 class Choice:
-    """Facts with distinct objects: what was moved -> the fact whose object says so.
+    """facts, with distinct objects: what was moved -> the fact whose object says so.
 
-    "nothing" is the fact that the target prompt asks for; "answer", in interchange, the source's.
+    "nothing": what the target prompt asks for; "answer": in interchange, what the source asks for.
     group: trials of different groups have no subject in common.
     """
 
@@ -64,13 +57,12 @@ class Asked(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The rendered prompt."""
         return self.prompt.render(self.subject)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A choice at a target prompt, `into`, which gets the state of a source prompt or a vector.
+    """A choice at a target prompt, `into`, which gets a vector or the state of a prompt, `taken`.
 
     side: "bound" or "unbound", of the relation that is moved.
     """
@@ -82,17 +74,14 @@ class Trial:
 
     @property
     def target(self) -> Asked:
-        """The prompt that is changed."""
         return Asked(self.into, self.choice.facts["nothing"].subject)
 
     @property
     def source(self) -> Asked | None:
-        """The prompt whose state is taken; None where a vector is added."""
         return self.taken and Asked(self.taken, self.choice.facts["answer"].subject)
 
     @cached_property
     def candidates(self) -> tuple[str, ...]:
-        """The candidates of both facts asked for, or of every relation that has a vector."""
         facts = self.choice.facts
         asked = [facts["nothing"], facts["answer"]] if self.taken else facts.values()
         return union(*(fact.candidates for fact in asked))
@@ -119,23 +108,17 @@ class Plan:
             raise BadInput(f"pairs={self.pairs}; give at least 2 pairs, for an interval")
 
     @cached_property
-    def split(self) -> str:
-        """held-out, or all where subjects were not split."""
-        return self.design.splits[0]
-
-    @cached_property
     def subjects(self) -> tuple[list[str], list[str]]:
         """(scored, others): subjects of the split, and those whose states make the vectors."""
-        facts = self.design.run.facts
-        every = list(dict.fromkeys(f.subject for f in facts))
-        if self.split == "all":
+        every = list(dict.fromkeys(f.subject for f in self.design.run.facts))
+        split = self.design.splits[0]
+        if split == "all":
             return every[::2], every[1::2]
-        scored = {f.subject for f in facts if f.split == self.split}
+        scored = {f.subject for f in self.design.run.facts if f.split == split}
         return [s for s in every if s in scored], [s for s in every if s not in scored]
 
     @cached_property
     def facts(self) -> Facts:
-        """Every fact of the run by subject and relation."""
         return {(f.subject, f.relation): f for f in self.design.run.facts}
 
     @cached_property
@@ -159,22 +142,13 @@ class Plan:
 
     @cached_property
     def steerings(self) -> list[Choice]:
-        """Who is steered from which relation to which."""
-        relations, seed = self.design.bound, self.design.run.seed
-        return choose_steerings(self.facts, self.subjects[0], relations, self.pairs, seed)
+        how = self.design.bound, self.pairs, self.design.run.seed
+        return choose_steerings(self.facts, self.subjects[0], *how)
 
     def steered(self, family: str) -> list[Trial]:
-        """The trial of each steering at a bare name, a test or a rote prompt."""
-        return [
-            Trial(s, self._prompt(s.facts["nothing"].relation, family, i))
-            for i, s in enumerate(self.steerings)
-        ]
-
-    @property
-    def patches_per_site(self) -> int:
-        """How many patched prompts one site of one checkpoint takes, at most."""
-        interchanged = 3 * sum(map(len, self.trials.values()))
-        return interchanged + len(self.steerings) * (2 * len(VECTORS) + 1)
+        asked = [steering.facts["nothing"].relation for steering in self.steerings]
+        prompts = [self._prompt(relation, family, i) for i, relation in enumerate(asked)]
+        return list(map(Trial, self.steerings, prompts))
 
     def _prompt(self, relation: str, kind: str, turn: int) -> Prompt:
         if kind == BARE:
@@ -183,9 +157,7 @@ class Plan:
         return prompts[turn % len(prompts)]
 
 
-def choose_pairs(
-    facts: Facts, subjects: Names, sources: Names, targets: Names, count: int, seed: int = 0
-) -> list[Choice]:
+def choose_pairs(facts: Facts, subjects: Names, sources: Names, targets: Names, count, seed=0):
     """Up to `count` pairs of facts, spread evenly over couples of subjects and over relations.
 
     sources, targets: relations. Subjects are cut into couples, which are independent of each other;
@@ -200,20 +172,16 @@ def choose_pairs(
         for turn in range(2 * len(ways))
         for group, couple in enumerate(couples)
     )
-    pairs = _spread(turns, facts, count)
-    if not pairs:
-        relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
-        raise NotIdentifiable(
-            f"not identifiable: among {len(subjects)} subjects and the relations {relations} no "
-            "two subjects have two relations each with four distinct objects; interchange needs "
-            "the same subjects in several relations"
-        )
-    return pairs
+    if pairs := _spread(turns, facts, count):
+        return pairs
+    relations = ", ".join(dict.fromkeys((*sources, *targets))) or "none"
+    raise NotIdentifiable(
+        f"not identifiable: no two of {len(subjects)} subjects have two relations ({relations}) "
+        "with four distinct objects; interchange needs the same subjects in several relations"
+    )
 
 
-def choose_steerings(
-    facts: Facts, subjects: Names, relations: Names, count: int, seed: int = 0
-) -> list[Choice]:
+def choose_steerings(facts: Facts, subjects: Names, relations: Names, count: int, seed=0):
     """Up to `count` subjects with three relations each; [] if no subject has them.
 
     A subject recurs only where `count` exceeds the number of subjects.
@@ -231,13 +199,8 @@ def choose_steerings(
 
 
 def _crossed(source: str, asked: str, target: str, wanted: str) -> dict:
-    """The facts of a source (subject, relation) and a target (subject, relation)."""
-    return {
-        "nothing": (target, wanted),
-        "relation": (target, asked),
-        "subject": (source, wanted),
-        "answer": (source, asked),
-    }
+    about_target = {"nothing": (target, wanted), "relation": (target, asked)}
+    return about_target | {"subject": (source, wanted), "answer": (source, asked)}
 
 
 def _shuffled(items: Sequence, rng) -> list:
@@ -245,10 +208,7 @@ def _shuffled(items: Sequence, rng) -> list:
 
 
 def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -> list[Choice]:
-    """Up to `count` choices, one per turn (group, options), the relations used evenly.
-
-    An option is what was moved -> (subject, relation).
-    """
+    """Up to `count` choices, one per turn (group, options), the relations used evenly."""
     used: Counter = Counter()
     chosen: list[Choice] = []
     for group, options in turns:
@@ -268,5 +228,4 @@ def _spread(turns: Iterable[tuple[int, list[dict]]], facts: Facts, count: int) -
 
 
 def union(*pools: Sequence[str]) -> tuple[str, ...]:
-    """The candidates of several pools, each once, in order."""
     return tuple(dict.fromkeys(candidate for pool in pools for candidate in pool))

@@ -1,7 +1,6 @@
 """tables/alignment.csv: cosine, retrieval and shared neighbours of paired states.
 
-Two states about one subject are alike because they share the subject, so each value is read beside
-mismatched pairs, unrelated prompts and its chance level. Definitions: measures.md, section 1.
+Read beside mismatched pairs, unrelated prompts and chance. Definitions: measures.md, section 1.
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from training.runs.table_files import headline_split, pick
 
 VERSION = 1
 NEIGHBOURS = 5
-# Each paired measure and how it is estimated.
 ESTIMATORS = {
     "cosine_raw": "cosine of paired states",
     "cosine_centred": "cosine of paired states, each prompt's mean removed",
@@ -68,24 +66,25 @@ def _delta_rows(there: States, common: dict) -> Iterator[dict]:
             blocks.append(block)
             relations += [relation] * len(who)
             subjects += list(who)
-    about = {"relation": "all", "measure": "delta_cosine"}
+    about = common | {"relation": "all", "measure": "delta_cosine"}
     about |= {"estimator": "within - between relations", "n": len(set(subjects))}
-    about |= {"d": there.width, "n_prompts": _prompt_count(design, family)}
+    about |= _shape(there, family)
     for layer, site in enumerate(there.sites):
-        row = {**common, **about, "site": site, "layer": layer, "value": np.nan}
+        row = {**about, "site": site, "layer": layer, "value": np.nan}
         states = [block[layer] for block in blocks]
+        reason = next(filter(None, site_reasons(states)), "")
         try:
-            reason = next((r for r in site_reasons(states) if r), "")
-            if not reason:
-                found = delta_cosine(np.concatenate(states), relations, subjects)
-                row |= {"value": found.value, "low": found.low, "high": found.high}
+            found = None if reason else delta_cosine(np.concatenate(states), relations, subjects)
         except UserError as error:
-            reason = str(error)
+            found, reason = None, str(error)
+        if found:
+            row |= {"value": found.value, "low": found.low, "high": found.high}
         yield {**row, "reason": reason}
 
 
-def _prompt_count(design: Design, family: str) -> int:
-    return max(len(design.prompts_of(relation, family)) for relation in design.relations)
+def _shape(there: States, family: str) -> dict:
+    prompts = [len(there.design.prompts_of(r, family)) for r in there.design.relations]
+    return {"d": there.width, "n_prompts": max(prompts)}
 
 
 def _pair_rows(there: States, common: dict, draws: int) -> Iterator[dict]:
@@ -93,11 +92,10 @@ def _pair_rows(there: States, common: dict, draws: int) -> Iterator[dict]:
     design, family, split = there.design, common["family"], common["split"]
     relations = relations_with(design, family)
     scores = {r: _relation_scores(there, r, family, split, draws) for r in relations}
-    shape = {"d": there.width, "n_prompts": _prompt_count(design, family)}
     groups = {"bound": design.bound, "unbound": design.unbound}
     for measure in scores[relations[0]]:
-        estimator = ESTIMATORS[MISMATCHED.get(measure, measure)]
-        about = {**common, **shape, "measure": measure, "estimator": estimator}
+        about = common | _shape(there, family) | {"measure": measure}
+        about["estimator"] = ESTIMATORS[MISMATCHED.get(measure, measure)]
         # Every state is in many mismatched pairs: an interval over subjects would be too narrow.
         hidden = {"low": np.nan, "high": np.nan} if measure in MISMATCHED else {}
         by_relation = {relation: found[measure] for relation, found in scores.items()}
@@ -105,9 +103,7 @@ def _pair_rows(there: States, common: dict, draws: int) -> Iterator[dict]:
             yield {**about, **row, **hidden}
 
 
-def _relation_scores(
-    there: States, relation: str, family: str, split: str, draws: int
-) -> dict[str, Scores | str]:
+def _relation_scores(there: States, relation: str, family: str, split: str, draws: int) -> dict:
     """Scores of each measure of one relation, or the reason why there are none."""
     design, seed = there.design, there.design.run.seed
     subjects = tuple(np.array(design.subjects(relation))[design.rows(relation, split)])
@@ -122,15 +118,15 @@ def _relation_scores(
     for y in ys:
         for measure, values in pair_measures(x, y).items():
             pairs[measure] = pairs.get(measure, 0) + values / len(ys)
-    chance, found = chances(n), {}
+    found = {}
     for measure, values in pairs.items():
         values[[reason is not None for reason in reasons]] = np.nan
-        luck = chance.get(measure, np.nan)
+        luck = chances(n).get(measure, np.nan)
         found[measure] = paired_scores(values, subjects, reasons, draws, seed, chance=luck)
         if measure in MISMATCHED.values():
-            others = (values.sum(axis=2) - np.diagonal(values, axis1=1, axis2=2)) / (n - 1)
-            no_null = np.zeros((0, len(x)))
-            found[f"{measure}_mismatched"] = Scores(others, no_null, subjects, reasons)
+            others = (values.sum(axis=2) - found[measure].values) / (n - 1)
+            none = np.zeros((0, len(x)))
+            found[f"{measure}_mismatched"] = Scores(others, none, subjects, reasons)
     try:
         found["mutual_knn"] = neighbour_scores(x, ys, subjects, reasons, draws, seed, k=NEIGHBOURS)
     except NotIdentifiable as error:
@@ -139,10 +135,7 @@ def _relation_scores(
 
 
 def alignment_lines(table) -> list[str]:
-    """Retrieval and cosine of test prompts beside their controls, by checkpoint, in words.
-
-    At the site where test prompts are retrieved best at the last checkpoint.
-    """
+    """Retrieval and cosine of test prompts and their controls, where retrieval ends best."""
     split = headline_split(table)
     some = pick(table, split=split, relation="bound")
     top = pick(some, checkpoint=table.checkpoint.iloc[-1], measure="retrieval_top1")
@@ -153,10 +146,9 @@ def alignment_lines(table) -> list[str]:
     if top.value.isna().all():
         return [f"retrieval and cosine: no value at any site: {top.reason.dropna().iloc[0]}"]
     best = top.loc[top.value.idxmax()]
-    lines = [
-        f"retrieval (chance {two_places(best.chance)}) and cosine, rote ~ {family} prompts at "
-        f"{best.site}, bound relations, {split} subjects (n={int(best.n)}): mostly the same name"
-    ]
+    what = f"retrieval (chance {two_places(best.chance)}) and cosine, rote ~ {family} prompts"
+    who = f"bound relations, {split} subjects (n={int(best.n)})"
+    lines = [f"{what} at {best.site}, {who}: mostly the same name"]
     for checkpoint, here in pick(some, site=best.site).groupby("checkpoint", sort=False):
         rows = {(row.measure, row.family): row for row in here.itertuples()}
         words = ""

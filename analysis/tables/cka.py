@@ -1,7 +1,6 @@
 """tables/cka.csv and cka_grid.csv: CKA of rote and semantic states, and what it is worth.
 
-CKA is high because both states name the subject, so it stands beside robust forms, the crossed
-contrast over relations and the object kernel. Definitions: measures.md, sections 1 to 3 and 8.
+Definitions: measures.md, sections 1 to 3 and 8.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +46,7 @@ def cka_table(design: Design, *, permutations: int = 199, robust: bool = True):
     forms of raw values, zscored, without_1_pc, without_5_pcs; object_relation; seed, commit.
     measure: cka, cka_zscored, ... (robust), object_kernel, contrast, contrast_partialled,
     interaction. relation: a relation, or the mean over the "bound" or "unbound" ones.
-    cka_grid.csv has the CKA of every pair of sites, rote x test. permutations: draws of the null.
+    cka_grid.csv has the CKA of every pair of sites, rote x test.
     """
     rows = {
         "cka": lambda there: _rows_of(there, permutations, robust),
@@ -89,29 +88,19 @@ def _cka_rows(there: States, family: str, split: str, draws: int, robust: bool) 
     yield from raw
 
 
-def forms_of_cka(
-    there: States,
-    sides: Mapping[str, tuple[list[Array], list[Array]]],
-    common: dict,
-    measure: str,
-    robust: bool,
-    draws: int = 0,
-) -> Iterator[list[dict]]:
+def forms_of_cka(there: States, sides: Mapping, common: dict, measure: str, robust, draws=0):
     """The rows of debiased CKA, then those of each robust form.
 
-    sides: by relation the states (S, n, d) of both sides, by prompt; the first side may have one
-    prompt for all of the second. draws: of the null, of raw CKA alone.
+    sides: by relation the states of both sides, see `cka_stack`. draws: of the null of raw CKA.
     """
-    forms = {measure: lambda x: x}
-    if robust:
-        forms |= {f"{measure}_{name}": treat for name, treat in TREATMENTS.items()}
+    forms = {"": lambda x: x} | (TREATMENTS if robust else {})
     for name, treat in forms.items():
-        stacks = {}
+        stacks, wanted = {}, 0 if name else draws
         for relation, (xs, ys) in sides.items():
-            xs, ys = [treat(x) for x in xs], [treat(y) for y in ys]
-            seed = there.design.run.seed
-            stacks[relation] = cka_stack(xs, ys, draws if name == measure else 0, seed)
-        yield list(summary_rows(there, stacks, {**common, "measure": name}))
+            treated = list(map(treat, xs)), list(map(treat, ys))
+            stacks[relation] = cka_stack(*treated, wanted, there.design.run.seed)
+        named = {"measure": f"{measure}_{name}" if name else measure}
+        yield list(summary_rows(there, stacks, common | named))
 
 
 def cka_stack(xs: list[Array], ys: list[Array], draws: int = 0, seed: int = 0) -> Stack:
@@ -127,9 +116,8 @@ def cka_stack(xs: list[Array], ys: list[Array], draws: int = 0, seed: int = 0) -
 
 def _kernel_rows(there: States, family: str, split: str, permutations: int) -> Iterator[dict]:
     """Object kernel: do a family's states carry the object of their relation, or of the others?"""
-    design = there.design
+    design, reasons = there.design, {}
     found: dict[str, dict[str, list[Stack]]] = {"same": {}, "other": {}}
-    reasons = {}
     for relation in relations_with(design, family):
         rows = design.rows(relation, split)
         prompts = prompt_states(there, relation, family, split)
@@ -183,8 +171,7 @@ def _contrast_rows(there: States, family: str, split: str, draws: int) -> Iterat
     common = {"family": family, "split": split, "estimator": stack.ESTIMATOR}
     relations = relations_with(design, family)
     bound = [r for r in design.bound if r in relations]
-    reason = why_no_contrast(design, bound)
-    if reason:
+    if reason := why_no_contrast(design, bound):
         for measure in ("contrast", "contrast_partialled"):
             about = {**common, "measure": measure, "relation": "bound"}
             yield stack.empty_row(there, about, reason)
@@ -197,9 +184,8 @@ def _contrast_rows(there: States, family: str, split: str, draws: int) -> Iterat
         given = {r: design.objects(r)[rows] for r in relations}
         partialled = {"relations": bound, "given": given}
         wanted.append(("contrast_partialled", "bound", crossed_contrast, [partialled]))
-        for loose in (r for r in design.unbound if r in relations):
-            calls = [{"r": loose, "q": q} for q in bound]
-            wanted.append(("interaction", loose, interaction, calls))
+        for r in (r for r in design.unbound if r in relations):
+            wanted.append(("interaction", r, interaction, [{"r": r, "q": q} for q in bound]))
     for measure, relation, contrast, calls in wanted:
         found = []
         for s in range(len(there.sites)):
@@ -208,11 +194,11 @@ def _contrast_rows(there: States, family: str, split: str, draws: int) -> Iterat
             found.append(_mean_contrast(contrast, xs, ys, calls, n=draws, rng=design.run.seed))
         values, null = (np.array([site[key] for site in found]) for key in ("value", "null"))
         p_max = stack.corrected_p(values, null.T, two_sided=True)
+        about = {**common, "measure": measure, "relation": relation}
         for layer, site in enumerate(found):
-            about = {**common, "measure": measure, "relation": relation}
             if "reason" in site:
-                about |= {"site": there.sites[layer], "layer": layer}
-                yield stack.empty_row(there, about, site["reason"])
+                place = {"site": there.sites[layer], "layer": layer}
+                yield stack.empty_row(there, about | place, site["reason"])
             else:
                 site |= {"null_p_max": p_max[layer], "two_sided": True}
                 yield stack.site_row(there, layer, about, **site)
@@ -227,10 +213,7 @@ def why_no_contrast(design: Design, bound: Sequence[str]) -> str:
 
 
 def _mean_contrast(contrast: Callable, xs: dict, ys: dict, calls: list[dict], **options) -> dict:
-    """value, per_prompt, leave_one_out and null of the mean of several contrasts at one site.
-
-    value and null are NaN, with a reason, where one of them cannot be computed.
-    """
+    """The mean of several contrasts at one site; NaN with a reason if one cannot be computed."""
     try:
         found = [contrast(xs, ys, **call, **options) for call in calls]
     except (DegenerateStates, NotIdentifiable) as error:
@@ -244,7 +227,7 @@ def _mean_contrast(contrast: Callable, xs: dict, ys: dict, calls: list[dict], **
 def grid_rows(there: States, permutations: int) -> Iterator[dict]:
     """CKA of every site of rote states with every site of the first test prompt's states.
 
-    The mean over bound relations. `best` marks the largest one, null_p_max corrects for all pairs.
+    Mean over bound relations; `best` marks the largest, null_p_max corrects for all pairs.
     """
     design = there.design
     family = "test" if "test" in design.families else design.families[0]
@@ -252,9 +235,9 @@ def grid_rows(there: States, permutations: int) -> Iterator[dict]:
     grids, nulls = [], []
     for relation in (r for r in design.bound if design.prompts_of(r, family)):
         x, y = (prompt_states(there, relation, f, split)[0] for f in ("rote", family))
-        grids.append(linear_cka_grid(x, y, allow_degenerate=True))
-        null = permutation_null_cka(x, y, permutations, seed, grid=True, allow_degenerate=True)
-        nulls.append(null)
+        how = {"allow_degenerate": True}
+        grids.append(linear_cka_grid(x, y, **how))
+        nulls.append(permutation_null_cka(x, y, permutations, seed, grid=True, **how))
     grid, null = np.mean(grids, axis=0), np.mean(nulls, axis=0)
     test = max_statistic_test(grid, null) if permutations and np.isfinite(grid).any() else None
     common = {**there.checkpoint.stage, "relation": "bound", "family": family, "split": split}
@@ -275,10 +258,10 @@ def contrast_lines(table, design: Design) -> list[str]:
         return []
     if contrast.value.isna().all():
         return [f"crossed contrast: {contrast.reason.iloc[0]}"]
+    who = f"{split} subjects (n={int(contrast.n.max())})"
     lines = [
         "crossed contrast of CKA (same relation minus other relation), bound relations x test "
-        f"prompts, {split} subjects (n={int(contrast.n.max())}); p corrected for the best of "
-        f"{contrast.site.nunique()} sites"
+        f"prompts, {who}; p corrected for the best of {contrast.site.nunique()} sites"
     ]
     for checkpoint in design.checkpoints:
         here = pick(contrast, checkpoint=checkpoint.name)
@@ -305,10 +288,8 @@ def cka_lines(table, design: Design) -> list[str]:
     if not len(last):
         return []
     best = last.loc[last.value.idxmax()]
-    lines = [
-        f"raw CKA rote ~ semantic at {best.site} "
-        f"(it mostly says: same name; n={int(best.n)}, d={int(best.d)})"
-    ]
+    what = f"it mostly says: same name; n={int(best.n)}, d={int(best.d)}"
+    lines = [f"raw CKA rote ~ semantic at {best.site} ({what})"]
     for checkpoint in design.checkpoints:
         at = pick(some, checkpoint=checkpoint.name, site=best.site).set_index("family")
         shown = [f for f in ("test", "near-miss", "unrelated") if f in at.index]

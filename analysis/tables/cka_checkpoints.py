@@ -1,9 +1,7 @@
 """tables/cka_checkpoints.csv: where did training change the model?
 
-CKA of the same prompts' states at two checkpoints, each against every earlier milestone (the last
-checkpoint of a phase), at the same site. It is 1 where training only rotated or scaled the states.
-There is no null: that two checkpoints of one model are alike is no finding, where they are least
-alike is.
+CKA of the same prompts' states at a checkpoint and at every earlier milestone (the last checkpoint
+of a phase), site by site; 1 where training only rotated or scaled the states. There is no null.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,9 +70,7 @@ def checkpoint_lines(table, design: Design) -> list[str]:
     kind = {"split": design.splits[0], "relation": "bound", "measure": MEASURE}
     some = pick(table, **kind, family=("rote", "test", "unrelated"), checkpoint=names)
     pairs = some.dropna(subset="value").groupby(["checkpoint_y", "checkpoint"], sort=False)
-    lines = [
-        "where training changed the model: site at which a prompt's states are least alike (CKA)"
-    ]
+    lines = ["where training changed the model: site at which states are least alike (CKA)"]
     for (earlier, later), pair in pairs:
         least = [rows.loc[rows.value.idxmin()] for _, rows in pair.groupby("family", sort=False)]
         words = ", ".join(f"{row.family} {two_places(row.value)} at {row.site}" for row in least)

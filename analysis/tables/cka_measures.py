@@ -1,8 +1,6 @@
 """tables/cka_measures.csv: rote states against each family by similarities other than debiased CKA.
 
-What a measure needs is declared in analysis.measures.similarity.MEASURES: the fewest rows, whether
-larger is more similar (otherwise the null is one-sided the other way), its chance level, and which
-rotations leave it unchanged, so that n columns can stand for d.
+What a measure needs is declared in analysis.measures.similarity.MEASURES.
 """
 
 import warnings
@@ -45,10 +43,8 @@ def choose(names: Sequence[str]) -> list[Measure]:
     there = {m.name: m for m in MEASURES if m.name != IN_CKA_TABLE}
     unknown = [name for name in names if name not in there]
     if unknown:
-        raise BadInput(
-            f"--measure {' '.join(unknown)}; expected some of {', '.join(there)} "
-            f"({IN_CKA_TABLE}, debiased, is always in cka.csv)"
-        )
+        why = f"expected some of {', '.join(there)} ({IN_CKA_TABLE} is always in cka.csv)"
+        raise BadInput(f"--measure {' '.join(unknown)}; {why}")
     return [there[name] for name in names]
 
 
@@ -69,7 +65,7 @@ def _rows_of(there: States, measures: Sequence[Measure], draws: int) -> Iterator
         for row in stack.summary_rows(there, stacks, common):
             # A mean over relations counts all their subjects; its chance is that of one relation.
             own = [stacks[row["relation"]]] if row["relation"] in stacks else stacks.values()
-            yield _declared(measure, row, min(s.n for s in own))
+            yield _declared(measure, row, min(s.leave_one_out.shape[-1] for s in own))
 
 
 def measure_stack(measure: Measure, x: Array, ys: Sequence[Array], draws: int, seed: int) -> Stack:
@@ -107,10 +103,13 @@ def _declared(measure: Measure, row: dict, n: int) -> dict:
     """The row with the measure's source, sign and chance level among n subjects."""
     chance = np.nan if measure.chance is None else measure.chance(n, row["d"])
     row |= {"estimator": measure.source, "chance": chance}
-    if not measure.larger_is_more_similar:
-        row |= {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
-        row |= {"null_low": -row["null_high"], "null_high": np.nan}
-    return row
+    return row if measure.larger_is_more_similar else as_distance(row) | {"null_high": np.nan}
+
+
+def as_distance(row: dict) -> dict:
+    """The row of a negated distance with its own sign; a null_low stands for null_high."""
+    signed = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+    return row | signed | {"null_low": -row["null_high"]}
 
 
 def measure_lines(table, design: Design) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.measures.checks import SmallSample, warn_if_small
 from analysis.tables.cka import cka_stack
-from analysis.tables.cka_measures import IN_CKA_TABLE, choose, measure_stack
+from analysis.tables.cka_measures import IN_CKA_TABLE, as_distance, choose, measure_stack
 from analysis.tables.stack import corrected_p, estimate
 from probing.states import StateArray
 from training.base.errors import BadInput
@@ -30,34 +30,30 @@ def compare(
     >>> states = States(Run.open("runs/demo"), "generalized")
     >>> compare(states["aunt", "rote"], states["aunt", "test"], split="held-out")
 
-    x: (n_subjects, n_sites, d). y: the same, or (n_prompts, n_subjects, n_sites, d): compared
-    prompt by prompt, then averaged. Both have the same subjects in the same order. measure: a name
-    of MEASURES; linear_cka is debiased. split: "seen", "held-out" or "all". permutations: draws of
-    the null, which permutes the pairing by subject. Returns a row per site: site, value, low, high
-    (95%, jackknife over subjects and prompts), null_p, null_high, null_p_max (corrected for the
-    best site), n, n_prompts, d. Raises BadInput.
+    x: (n_subjects, n_sites, d). y: the same, or (n_prompts, n_subjects, n_sites, d), averaged over
+    prompts; same subjects in the same order. measure: a name of MEASURES; linear_cka is debiased.
+    split: "seen", "held-out" or "all". permutations: of the pairing by subject. Returns a row per
+    site: site, value, low, high (95%, jackknife over subjects and prompts), null_p, null_high,
+    null_p_max (corrected for the best site), n, n_prompts, d. Raises BadInput.
     """
     import pandas as pd
 
     if x.ndim != 3 or x.subjects != y.subjects:
-        raise BadInput(
-            f"x has shape {x.shape} and {len(x.subjects)} subjects, y {y.shape} and "
-            f"{len(y.subjects)}; give x one prompt (rote) and both the same subjects in one order"
-        )
-    rows, prompts = x.rows(split), [y] if y.ndim == 3 else list(y)
-    xs, *ys = (
-        np.ascontiguousarray(a[rows].transpose(1, 0, 2), dtype=np.float64) for a in (x, *prompts)
-    )
+        given = f"x has shape {x.shape} and {len(x.subjects)} subjects, y {y.shape} and"
+        want = "give x one prompt (rote) and both the same subjects in one order"
+        raise BadInput(f"{given} {len(y.subjects)}; {want}")
+    rows, prompts = x.rows(split), [x, y] if y.ndim == 3 else [x, *y]
+    sites_first = [prompt[rows].transpose(1, 0, 2) for prompt in prompts]
+    xs, *ys = (np.ascontiguousarray(states, dtype=np.float64) for states in sites_first)
     warn_if_small(len(rows))
     with warnings.catch_warnings():
         # Said once, not at every site.
         warnings.simplefilter("ignore", SmallSample)
-        is_distance = False
+        declared = None
         if measure == IN_CKA_TABLE:
             stack = cka_stack([xs], ys, permutations, seed)
         else:
             (declared,) = choose([measure])
-            is_distance = not declared.larger_is_more_similar
             stack = measure_stack(declared, xs, ys, permutations, seed)
     values = stack.values.mean(axis=0)
     p_max = corrected_p(values, stack.null)
@@ -65,8 +61,8 @@ def compare(
     for s, site in enumerate(x.sites):
         per_prompt = stack.values[:, s], stack.leave_one_out[:, s]
         row = estimate(values[s], *per_prompt, stack.null[:, s], p_max[s])
-        if is_distance:
-            row |= {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
-            row |= {"null_low": -row.pop("null_high")}
+        if declared and not declared.larger_is_more_similar:
+            row = as_distance(row)
+            del row["null_high"]
         found.append({"site": site, **row, "d": x.shape[-1]})
     return pd.DataFrame(found)

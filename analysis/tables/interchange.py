@@ -1,9 +1,6 @@
 """tables/interchange.csv: what patching moves at each site. Is there a band before the answer?"""
 
-from collections.abc import Sequence
-from functools import cache
-
-import numpy as np
+from functools import cache, partial
 
 from analysis.measures.judgement import LEVEL
 from analysis.measures.statistics import holm
@@ -11,29 +8,19 @@ from analysis.patching.lens import lens_rows
 from analysis.patching.running import Runner, chosen_sites, trial_rows
 from analysis.patching.shares import summarise
 from analysis.patching.trials import STATE, UNCHANGED, VECTORS, Plan
-from probing.sites import names_of
 from probing.states import Design
 from training.base.console import minutes
-from training.base.errors import BadInput, UserError
+from training.base.errors import BadInput
 from training.base.words import p_words, span, two_places
 from training.runs.table_files import checkpoint_part, pick, write_table
 from training.weights.loading import on_gpu
 
-# An estimate: the tokens before the patch are read once, so 1.2 to 2.7 patched prompts (8 to 1
-# tokens from the patch on) take as long as one of 12 tokens (random 16-layer Llama), 30 a second.
+# An estimate for 2 cores: the tokens before the patch are read once.
 ROWS_PER_SECOND = 60
 CORRECTED = "corrected for sites, directions, positions"
-PHASES = {"base": "base", "memorize": "memorized", "generalize": "generalized"}
 
 
-def interchange_table(
-    design: Design,
-    *,
-    pairs: int = 20,
-    every: int = 1,
-    permutations: int = 999,
-    batch_size: int = 64,
-):
+def interchange_table(design: Design, *, pairs=20, every=1, permutations=999, batch_size=64):
     """Write tables/interchange.csv and interchange_items.csv of a run; return both DataFrames.
 
         design = Design.of(Run.open("runs/demo"), families=("test",))
@@ -45,8 +32,8 @@ def interchange_table(
     choice), gain over the checkpoint `reference`, contrast with the vector `reference`, lens and
     lens_centred (readability of the answer). Columns: value, low, high (jackknife over groups of
     subjects), null_p, null_p_max (corrected for the sites before decodable_layer), chance, n
-    groups, n_trials, n_candidates. The items have one row per trial and site. Only every `every`-th
-    site is patched. Checkpoints done before are read. Raises BadInput, NotIdentifiable.
+    groups, n_trials, n_candidates. The items have one row per trial and site; every `every`-th site
+    is patched. Raises BadInput, NotIdentifiable.
     """
     import pandas as pd
 
@@ -55,12 +42,7 @@ def interchange_table(
     plan, run, items, lenses = Plan(design, pairs), design.run, [], []
     content = [*design.content, pairs]
     for checkpoint in design.checkpoints:
-
-        @cache
-        def loaded(checkpoint=checkpoint) -> tuple:
-            model, tokenizer = checkpoint.load()
-            states = design.load(checkpoint)
-            return on_gpu(model), tokenizer, states
+        loaded = cache(partial(_loaded, design, checkpoint))
 
         def lens(loaded=loaded):
             return pd.DataFrame(lens_rows(plan, *loaded(), permutations))
@@ -79,41 +61,21 @@ def interchange_table(
     return table, items
 
 
-def chosen_checkpoints(checkpoints: Sequence, names: Sequence[str] = ()) -> list:
-    """Those named; else the last of each phase; else the first and the last. Raises UserError."""
-    by_name = {c.name: c for c in checkpoints}
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        raise UserError(
-            f"no checkpoint is named {', '.join(unknown)}; there are {', '.join(by_name)}."
-        )
-    if names:
-        return [c for c in checkpoints if c.name in names]
-    if any(c.phase for c in checkpoints):
-        return list({c.phase: c for c in checkpoints}.values())
-    return list({c.name: c for c in (checkpoints[0], checkpoints[-1])}.values())
+def _loaded(design: Design, checkpoint) -> tuple:
+    model, tokenizer = checkpoint.load()
+    return on_gpu(model), tokenizer, design.load(checkpoint)
 
 
 def announce(design: Design, pairs: int, every: int) -> str:
     """How many prompts will be patched, and about how long that takes, in words."""
     checkpoints = design.checkpoints
-    sites = chosen_sites(names_of(_layers(checkpoints[0])), every)
-    rows = Plan(design, pairs).patches_per_site * len(sites) * len(checkpoints)
-    return (
-        f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: about "
-        f"{minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
-    )
-
-
-def _layers(checkpoint) -> int:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.weights)
-    except (OSError, ValueError):
-        # A single GGUF file has no config.json; 30 layers are the default model's.
-        return 30
-    return config.get_text_config(decoder=True).num_hidden_layers
+    sites = chosen_sites(design.load(checkpoints[0]).sites, every)
+    plan = Plan(design, pairs)
+    # At most three positions per trial; own and control vectors at three kinds of prompt.
+    per_site = 3 * sum(map(len, plan.trials.values())) + 7 * len(plan.steerings)
+    rows = per_site * len(sites) * len(checkpoints)
+    time = f"about {minutes(rows / ROWS_PER_SECOND)} on 2 cores (fewer: --pairs, --every)"
+    return f"interchange: {rows:,} patched prompts at {len(checkpoints)} checkpoints: {time}"
 
 
 def interchange_lines(table) -> list[str]:
@@ -123,17 +85,24 @@ def interchange_lines(table) -> list[str]:
     if not len(patched):
         return []
     bound = pick(patched, relation="bound")
+    sizes = f"{int(bound.n_trials.max())} trials, {int(bound.n_candidates.median())} candidates"
     lines = [
         f"source (s', r') into target (s, r), bound relations, {bound.split.iloc[0]} subjects, "
-        f"n={int(bound.n.max())} pairs of subjects ({int(bound.n_trials.max())} trials, "
-        f"{int(bound.n_candidates.median())} candidates): share answered o(s, r'), at its best "
-        "site before the answer is decodable"
+        f"n={int(bound.n.max())} pairs of subjects ({sizes}): share answered o(s, r')",
+        "  at its best site before the answer is decodable:",
     ]
+    unchanged = pick(table, relation="bound", measure="share", outcome="nothing", vector=STATE)
+    unchanged = pick(unchanged, position=UNCHANGED)
     for direction, rows in bound.groupby("direction", sort=False):
-        about = pick(table, direction=direction, relation="bound", vector=STATE, measure="share")
-        lines.append(f"  {direction}{_decodable_words(table, about)}; {_unchanged_words(about)}")
+        same = pick(unchanged, direction=direction).itertuples()
+        right = ", ".join(f"{row.checkpoint} {two_places(row.value)}" for row in same)
+        # The site of the layer from which the lens reads the answer at the last checkpoint.
+        end = pick(table, layer=rows.decodable_layer.iloc[-1], measure="lens").site
+        lens = f"from {end.iloc[0]} at the last checkpoint" if len(end) else "at no site"
+        right = f"unchanged targets right: {right}"
+        lines.append(f"  {direction}: the answer is decodable {lens} (logit lens); {right}")
         for position, here in rows.groupby("position", sort=False):
-            parts = [f"{_phase(row)} {span(row)} at {row.site}" for row in _best_rows(here)]
+            parts = [f"{row.checkpoint} {span(row)} at {row.site}" for row in _best_rows(here)]
             unbound = pick(patched, relation="unbound", direction=direction, position=position)
             loose = _best_rows(unbound)
             other = f" (unbound source: {span(loose[-1])})" if loose else ""
@@ -147,26 +116,11 @@ def _best_rows(rows) -> list:
     return [here.loc[here.value.idxmax()] for _, here in early.groupby("checkpoint", sort=False)]
 
 
-def _decodable_words(table, shares) -> str:
-    layer = shares[shares.checkpoint == shares.checkpoint.iloc[-1]].decodable_layer.iloc[0]
-    if np.isnan(layer):
-        return ": the answer is decodable at no site (logit lens)"
-    site = table[(table.layer == layer) & table.measure.str.startswith("lens")].site.iloc[0]
-    return f": the answer is decodable from {site} at the last checkpoint"
-
-
-def _unchanged_words(shares) -> str:
-    rows = pick(shares, outcome="nothing", position=UNCHANGED).itertuples()
-    parts = [f"{_phase(row)} {two_places(row.value)}" for row in rows]
-    return f"unchanged targets right: {', '.join(parts)}"
-
-
 def bands(table) -> list[dict]:
     """Per direction and position of the last checkpoint's bound relations: is there a band?
 
     p: of the best site's gain over the checkpoint before, corrected over sites (p_sites), and by
     Holm over directions and positions; sites: those whose gain is above 0 by the site-corrected p.
-    Empty with one checkpoint only.
     """
     gains = pick(table, measure="gain", vector=STATE, relation="bound")
     gains = gains[gains.position != UNCHANGED]
@@ -179,66 +133,47 @@ def bands(table) -> list[dict]:
         sites = list(rows[(rows.null_p_max <= LEVEL) & (rows.value > 0)].site)
         where = {"direction": direction, "position": position}
         found.append({**where, "p_sites": best.null_p_max, "gain": best, "sites": sites})
-    corrected = holm([entry["p_sites"] for entry in found]) if found else []
+    corrected = holm([entry["p_sites"] for entry in found])
     return [{**entry, "p": float(p)} for entry, p in zip(found, corrected, strict=True)]
 
 
 def _band_lines(found: list[dict]) -> list[str]:
     if not found:
-        return [
-            "  one checkpoint, or no site before the answer: it is unknown if training made a band"
-        ]
+        return ["  one checkpoint, or no site before the answer: unknown if training made a band"]
     reference = found[0]["gain"].reference
     there = [entry for entry in found if entry["p"] <= LEVEL and entry["sites"]]
     if not there:
         best = min(found, key=lambda entry: entry["p"])
-        return [
-            f"  no band: at no site before the answer is o(s, r') more frequent than at "
-            f"{reference} (best: {best['direction']} at {best['position']}, {p_words(best['p'])}, "
-            f"{CORRECTED})"
-        ]
-    lines = [f"  band before the answer: {_band_words(entry, reference)}" for entry in there]
+        words = f"best: {best['direction']} at {best['position']}, {p_words(best['p'])}"
+        what = "at no site before the answer is o(s, r') more frequent than at"
+        return [f"  no band: {what} {reference} ({words}, {CORRECTED})"]
+    lines = []
+    for entry in there:
+        sites, gain = entry["sites"], entry["gain"]
+        where = sites[0] if len(sites) == 1 else f"{len(sites)} sites, {sites[0]} to {sites[-1]}"
+        gained = f"gain over {reference} {span(gain)} at {gain.site}, {p_words(entry['p'])}"
+        what = f"{entry['direction']} at {entry['position']}, {where}"
+        lines.append(f"  band before the answer: {what}, {gained} ({CORRECTED})")
     if not any(entry["direction"] == "semantic->rote" for entry in there):
-        lines.append(
-            "  none from semantic to rote prompts: what a key token's state does elsewhere does "
-            "not show that a semantic prompt makes the same state"
-        )
+        why = "that a key token's state works elsewhere does not show a semantic prompt makes it"
+        lines.append(f"  none from semantic to rote prompts: {why}")
     return lines
-
-
-def _band_words(entry: dict, reference: str) -> str:
-    sites, gain = entry["sites"], entry["gain"]
-    where = sites[0] if len(sites) == 1 else f"{len(sites)} sites from {sites[0]} to {sites[-1]}"
-    return (
-        f"{entry['direction']} at {entry['position']}, {where}, gain over {reference} "
-        f"{span(gain)} at {gain.site}, {p_words(entry['p'])} ({CORRECTED})"
-    )
 
 
 def _vector_lines(table, shares) -> list[str]:
     """The own vector at its best site of the last checkpoint, beside its controls there."""
     lines = []
     for direction, rows in pick(shares, vector=VECTORS).groupby("direction", sort=False):
-        last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
+        last = pick(rows, checkpoint=rows.checkpoint.iloc[-1])
         own = pick(last, vector="own")
-        if not own.value.notna().any():
-            continue
         best = own.loc[own.value.idxmax()]
         controls = pick(last, site=best.site, vector=VECTORS[1:]).itertuples()
         here = {"direction": direction, "checkpoint": best.checkpoint, "site": best.site}
         contrasts = pick(table, measure="contrast", **here)
-        tests = [
-            f"over {row.reference} {p_words(row.null_p_max)}" for row in contrasts.itertuples()
-        ]
-        parts = [
-            f"  relation {direction} ({_phase(best)}): o(s, r) {span(best)} at {best.site}",
-            ", ".join(f"{row.vector} {two_places(row.value)}" for row in controls),
-            ", ".join(tests),
-        ]
+        tests = [f"over {r.reference} {p_words(r.null_p_max)}" for r in contrasts.itertuples()]
+        beside = [f"{row.vector} {two_places(row.value)}" for row in controls]
+        what = f"  relation {direction} ({best.checkpoint}): o(s, r) {span(best)} at {best.site}"
+        parts = [what, ", ".join(beside), ", ".join(tests)]
         corrected = " (best of sites, corrected)" if len(contrasts) else ""
         lines.append("; ".join(part for part in parts if part) + corrected)
     return lines
-
-
-def _phase(row) -> str:
-    return PHASES.get(row.phase, row.checkpoint)

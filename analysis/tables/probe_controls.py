@@ -1,27 +1,18 @@
 """tables/probe_controls.csv: what to hold a probe's accuracy against.
 
 A control is a function: (setting, relation) -> what each of its measures scored about each subject.
-A setting is a family of prompts and a checkpoint's states at some sites. MEASURES names what is
-scored, CONTROLS the function that scores it. Definitions: analysis.measures.controls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 
+from analysis.measures import controls
 from analysis.measures.checks import NotIdentifiable, TooFewRows, why_degenerate
-from analysis.measures.controls import (
-    OnlineCode,
-    control_labels,
-    online_code,
-    probe,
-    relation_probe,
-    ridge_map,
-    selectivity,
-)
+from analysis.measures.controls import OnlineCode
 from analysis.measures.scores import Scores, relation_rows
 from analysis.measures.transfer import FOLDS, Transfer, fit_probes
 from analysis.tables.driver import scored_tables
@@ -41,7 +32,6 @@ EVERY = "every"
 SHUFFLES = 3
 # Fewer than ALPHAS: these are fitted for every site, fold, inner fold and control task.
 PENALTIES = (1.0, 100.0, 10_000.0)
-# Raise it when the rows change, so that rows kept from earlier code are computed again.
 VERSION = 2
 
 RIDGE, BY_PROMPT = "ridge classifier, entity folds", "ridge classifier, prompt folds"
@@ -89,9 +79,8 @@ def control_table(design: Design, *, folds: int = FOLDS, sites: int = 9):
     One row per checkpoint, measure (MEASURES), family, direction, split, relation (also bound,
     unbound, or every) and site, at about `sites` of them (0: all). Columns: estimator, value, low,
     high (jackknife over subjects), null_p, null_high, null_p_max (NaN: nothing is permuted), n, d,
-    chance, bits (of a code), reason (why value is NaN). Fitting uses subjects of all splits outside
-    the fold; `split` is that of the scored ones. Untrained weights are read at the first checkpoint
-    only. Checkpoints scored before from the same content are read.
+    chance, bits (of a code), reason (why value is NaN). `split` is that of the scored subjects;
+    probes are fitted on all splits. Untrained weights are read at the first checkpoint only.
     """
     rows = {"probe_controls": lambda states: control_rows(states, folds, sites)}
     (table,) = scored_tables(design, rows, [folds, sites, VERSION])
@@ -99,13 +88,13 @@ def control_table(design: Design, *, folds: int = FOLDS, sites: int = 9):
 
 
 def control_rows(states: States, folds: int, sites: int) -> Iterator[dict]:
-    """All rows of one checkpoint."""
     design, at = states.design, spread(len(states.sites), sites)
     families = [f for f in design.families if f in FAMILIES]
     first = states.checkpoint.name == design.checkpoints[0].name
     fresh = design.only(families).untrained(states.checkpoint) if first and families else None
+    how = {"folds": folds, "seed": design.run.seed}
     todo = [
-        (control, Setting(family, fresh if control.untrained else states, at, folds))
+        (control, Setting(family, fresh if control.untrained else states, at, how))
         for family in ("", "rote", *families)
         for control in CONTROLS
         if family in control.families and not (control.untrained and fresh is None)
@@ -128,20 +117,15 @@ class Setting:
     family: str
     states: States
     at: list[int]
-    folds: int
+    how: dict
+    """How folds are drawn."""
 
     @property
     def design(self) -> Design:
         return self.states.design
 
     @property
-    def how(self) -> dict:
-        """How folds are drawn."""
-        return {"folds": self.folds, "seed": self.design.run.seed}
-
-    @property
     def relations(self) -> list[str]:
-        """Relations with prompts of the family."""
         every = self.design.relations
         return [r for r in every if not self.family or self.design.prompts_of(r, self.family)]
 
@@ -151,55 +135,48 @@ class Setting:
         return [(self.states.sites[s], s) for s in self.at] if self.family else [("", np.nan)]
 
     @cached_property
-    def embeddings(self) -> dict[str, Array]:
-        """Relation -> mean input embeddings of its subjects' tokens, (n, 1, d)."""
-        model, tokenizer = self.states.checkpoint.load()
-        who = {r: self.design.subjects(r) for r in self.relations}
-        return {r: subject_embeddings(model, tokenizer, who[r]).numpy()[:, None] for r in who}
+    def model(self) -> tuple:
+        return self.states.checkpoint.load()
 
     def rote(self, relation: str) -> Array:
-        """Rote states (n, S, d)."""
-        return self.states[relation, "rote"][:, self.at]
+        return self.states[relation, "rote"][:, self.at].astype(np.float64)
 
     def semantic(self, relation: str) -> Array:
         """States of the family's prompts, (P, n, S, d)."""
-        return self.states[relation, self.family][:, :, self.at]
+        return self.states[relation, self.family][:, :, self.at].astype(np.float64)
 
     def scored(self, relation: str, split: str) -> tuple[Array, Array]:
         """(subjects, rows) of a split, in one relation or, for EVERY, in all one after another."""
-        subjects: list[str] = []
-        rows = []
-        for r in self.relations if relation == EVERY else [relation]:
-            rows.append(len(subjects) + self.design.rows(r, split))
-            subjects += self.design.subjects(r)
-        rows = np.concatenate(rows)
-        return np.array(subjects)[rows], rows
+        relations = self.relations if relation == EVERY else [relation]
+        facts = [fact for r in relations for fact in self.design.facts_of(r)]
+        rows = np.array([i for i, f in enumerate(facts) if split in ("all", f.split)], dtype=int)
+        return np.array([fact.subject for fact in facts])[rows], rows
 
 
-@dataclass(frozen=True, eq=False)
-class PerSubject:
+class PerSubject(NamedTuple):
     """Accuracy (S, n) about each subject, what guessing gets right (n,), reasons (S,) for NaN."""
 
     values: Array
     guess: Array
     reasons: tuple[str | None, ...]
 
-    @classmethod
-    def of(cls, found: Transfer) -> "PerSubject":
-        """What transferred probes answered."""
-        return cls(found.correct.T, np.full(len(found.labels), found.chance), found.reasons)
 
-    def of_split(self, subjects: Array, rows: Array) -> Scores:
-        """Scores of some subjects, without a null."""
-        null, chance = np.zeros((0, len(self.values))), float(np.mean(self.guess[rows]))
-        return Scores(self.values[:, rows], null, tuple(subjects), self.reasons, chance)
+def _answered(found: Transfer) -> list[PerSubject]:
+    guess = np.full(len(found.labels), found.chance)
+    return [PerSubject(found.correct.T, guess, found.reasons)]
+
+
+def _probed(setting: Setting, x: Array, y: Array, labels, estimator=None) -> list[PerSubject]:
+    """Labels by probes fitted on states x, scored on states y of other subjects."""
+    probes = fit_probes(x, labels, **setting.how, estimator=estimator, allow_degenerate=True)
+    return _answered(probes.score(y, allow_degenerate=True))
 
 
 def _embedded(setting: Setting, relation: str) -> list[PerSubject]:
     """The object from the subject's input embedding."""
-    x = setting.embeddings[relation]
-    probes = fit_probes(x, setting.design.objects(relation), **setting.how, allow_degenerate=True)
-    return [PerSubject.of(probes.score(x, allow_degenerate=True))]
+    subjects = setting.design.subjects(relation)
+    x = subject_embeddings(*setting.model, subjects).numpy()[:, None]
+    return _probed(setting, x, x, setting.design.objects(relation))
 
 
 def _asked(direction: str, setting: Setting, _: str) -> list[PerSubject]:
@@ -208,21 +185,20 @@ def _asked(direction: str, setting: Setting, _: str) -> list[PerSubject]:
     semantic = {r: setting.semantic(r) for r in setting.relations}
     x, y = direction.split("->")
     fitted = rote if x == "rote" else {r: prompts[0] for r, prompts in semantic.items()}
+    scored = rote if y == "rote" else semantic
     who = {r: setting.design.subjects(r) for r in setting.relations}
     how = {**setting.how, "allow_degenerate": True}
-    return [PerSubject.of(relation_probe(fitted, rote if y == "rote" else semantic, who, **how))]
+    return _answered(controls.relation_probe(fitted, scored, who, **how))
 
 
 def _transferred(setting: Setting, relation: str, labels=None, estimator=None) -> list[PerSubject]:
     """The object, or other labels, by probes fitted on rote and scored on semantic states."""
     labels = setting.design.objects(relation) if labels is None else labels
-    how = {**setting.how, "estimator": estimator, "allow_degenerate": True}
-    probes = fit_probes(setting.rote(relation), labels, **how)
-    return [PerSubject.of(probes.score(setting.semantic(relation), allow_degenerate=True))]
+    states = setting.rote(relation), setting.semantic(relation)
+    return _probed(setting, *states, labels, estimator)
 
 
 def _mass_mean(setting: Setting, relation: str) -> list[PerSubject]:
-    """The object, by probes that have nothing to tune."""
     from analysis.measures.mass_mean import MassMean
 
     return _transferred(setting, relation, estimator=MassMean)
@@ -230,25 +206,22 @@ def _mass_mean(setting: Setting, relation: str) -> list[PerSubject]:
 
 def _shuffled(setting: Setting, relation: str) -> list[PerSubject]:
     """Objects change hands between subjects before the fit: the mean of SHUFFLES draws."""
-    draws = [
-        draw
-        for i in range(SHUFFLES)
-        for draw in _transferred(setting, relation, _shuffled_objects(setting, relation, i))
-    ]
-    values, guess = (np.mean([getattr(d, x) for d in draws], axis=0) for x in ("values", "guess"))
-    return [PerSubject(values, guess, draws[0].reasons)]
+    labels = [_shuffled_objects(setting, relation, draw) for draw in range(SHUFFLES)]
+    draws = [_transferred(setting, relation, some)[0] for some in labels]
+    values, guess, reasons = zip(*draws, strict=True)
+    return [PerSubject(np.mean(values, axis=0), np.mean(guess, axis=0), reasons[0])]
 
 
 def _shuffled_objects(setting: Setting, relation: str, draw: int = 0) -> Array:
     objects = setting.design.objects(relation)
-    return control_labels(objects, range(len(objects)), setting.design.run.seed + draw)
+    return controls.control_labels(objects, range(len(objects)), setting.design.run.seed + draw)
 
 
 def _mapped(setting: Setting, relation: str) -> list[PerSubject]:
     """Does a left-out subject's rote state find its own semantic state, mapped and as it is?"""
 
     def score(rote: Array, *semantic: Array) -> tuple:
-        maps = [ridge_map(rote, prompt, **setting.how) for prompt in semantic]
+        maps = [controls.ridge_map(rote, prompt, **setting.how) for prompt in semantic]
         own, unmapped, chance = zip(*maps, strict=True)
         return [np.mean(own, axis=0), np.mean(unmapped, axis=0)], chance[0]
 
@@ -261,23 +234,22 @@ def _paraphrased(setting: Setting, relation: str) -> list[PerSubject]:
     objects, semantic = setting.design.objects(relation), setting.semantic(relation)
     prompts, n = semantic.shape[:2]
     if prompts < 2:
-        raise NotIdentifiable(
-            "one prompt of this family: a split by prompts needs two (--preset full)"
-        )
+        why = "one prompt of this family: a split by prompts needs two (--preset full)"
+        raise NotIdentifiable(why)
     who, template = np.tile(np.arange(n), prompts), np.repeat(np.arange(prompts), n)
     labels, how = np.tile(objects, prompts), {**setting.how, "penalties": PENALTIES}
 
     def score(*states: Array) -> tuple:
         x = np.concatenate(states)
-        apart = probe(x, labels, who, **how)
-        row = selectivity(x, labels, who, templates=template, **how)
+        apart = controls.probe(x, labels, who, **how)
+        row = controls.selectivity(x, labels, who, templates=template, **how)
         answers = (apart.correct, row.task, row.control, row.task - row.control, apart.guess)
         *values, guess = (v.reshape(prompts, n).mean(axis=0) for v in answers)
         return values, guess
 
     *found, difference = _by_site(score, semantic, 4)
     # A difference of accuracies has chance 0, not the commonest object's share.
-    return [*found, replace(difference, guess=np.zeros(n))]
+    return [*found, difference._replace(guess=np.zeros(n))]
 
 
 def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerSubject]:
@@ -289,35 +261,32 @@ def _by_site(score: Callable, prompts: Sequence[Array], count: int) -> list[PerS
     values, guess, reasons = np.full((count, sites, n), np.nan), np.zeros(n), []
     for s in range(sites):
         here = [prompt[:, s] for prompt in prompts]
-        reasons.append(next(filter(None, map(_why_left_out, here)), None))
+        reasons.append(next(filter(None, map(why_degenerate, here)), None))
         if reasons[-1] is None:
             values[:, s], guess = score(*here)
     return [PerSubject(v, guess, tuple(reasons)) for v in values]
 
 
 def _codes(setting: Setting, relation: str) -> list[list[OnlineCode | str]]:
-    """Online codes, or why there is none, of the objects and of shuffled ones at each site: all
-    subjects, the family's first prompt."""
+    """Online codes of the objects and of shuffled ones by site, at the family's first prompt."""
     prompt = setting.design.prompts_of(relation, setting.family)[0]
-    x, seed = setting.states.of(prompt)[:, setting.at], setting.design.run.seed
+    x = setting.states.of(prompt)[:, setting.at].astype(np.float64)
+    seed = setting.design.run.seed
 
     def code(states: Array, labels: Array) -> OnlineCode | str:
-        return _why_left_out(states) or _or_reason(lambda: online_code(states, labels, seed=seed))
+        return why_degenerate(states) or _or_reason(
+            lambda: controls.online_code(states, labels, seed=seed)
+        )
 
     both = setting.design.objects(relation), _shuffled_objects(setting, relation)
     return [[code(x[:, s], labels) for s in range(len(setting.at))] for labels in both]
 
 
 def _or_reason(make: Callable):
-    """What `make` gives, or the words of its error."""
     try:
         return make()
     except (NotIdentifiable, TooFewRows) as error:
         return str(error)
-
-
-def _why_left_out(x: Array) -> str | None:
-    return why_degenerate(np.asarray(x, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -334,16 +303,11 @@ class Control:
     untrained: bool = False
 
     def common(self, measure: str, setting: Setting, split: str) -> dict:
-        """The columns that say what rows are about."""
         about = MEASURES[measure]
-        return {
-            **setting.states.checkpoint.stage,
-            "measure": measure,
-            "family": setting.family,
-            "direction": about.direction if self.direction is None else self.direction,
-            "estimator": about.estimator,
-            "split": split,
-        }
+        direction = about.direction if self.direction is None else self.direction
+        which = {"measure": measure, "family": setting.family, "direction": direction}
+        stage = setting.states.checkpoint.stage
+        return {**stage, **which, "estimator": about.estimator, "split": split}
 
 
 CONTROLS = (
@@ -366,19 +330,18 @@ def _accuracy_rows(control: Control, setting: Setting) -> Iterator[dict]:
     """Rows of every relation, and of bound and unbound ones together, for every split."""
     design, places = setting.design, setting.places
     every = MEASURES[control.measures[0]].relation == EVERY
-    found = {
-        relation: _or_reason(partial(control.score, setting, relation))
-        for relation in ([EVERY] if every else setting.relations)
-    }
+    relations = [EVERY] if every else setting.relations
+    found = {r: _or_reason(partial(control.score, setting, r)) for r in relations}
+    sides = {"bound": design.bound, "unbound": design.unbound}
     for i, measure in enumerate(control.measures):
         for split in design.splits:
-            scores = {
-                r: answer
-                if isinstance(answer, str)
-                else answer[i].of_split(*setting.scored(r, split))
-                for r, answer in found.items()
-            }
-            sides = {"bound": design.bound, "unbound": design.unbound}
+            # A relation without scores has the reason in their place.
+            scores = dict(found)
+            for r in (r for r in found if not isinstance(found[r], str)):
+                values, guess, reasons = found[r][i]
+                subjects, rows = setting.scored(r, split)
+                null, chance = np.zeros((0, len(values))), float(np.mean(guess[rows]))
+                scores[r] = Scores(values[:, rows], null, tuple(subjects), reasons, chance)
             for row in relation_rows(scores, [site for site, _ in places], **sides):
                 place = {"layer": places[row["layer"]][1], "d": setting.states.width}
                 yield {**control.common(measure, setting, split), **row, **place}
@@ -393,21 +356,16 @@ def _code_rows(control: Control, setting: Setting) -> Iterator[dict]:
         for relation, members in groups.items():
             for s, (site, layer) in enumerate(setting.places):
                 codes = [found[r][i][s] for r in members if r in found]
+                if not codes:
+                    continue
                 sent = [code for code in codes if isinstance(code, OnlineCode)]
                 bits = sum(code.bits for code in sent) if sent else np.nan
-                if codes:
-                    yield {
-                        **control.common(measure, setting, "all"),
-                        "relation": relation,
-                        "site": site,
-                        "layer": layer,
-                        "value": sum(code.uniform_bits for code in sent) / bits,
-                        "bits": bits,
-                        "chance": 1.0,
-                        "n": max((code.n for code in sent), default=0),
-                        "d": setting.states.width,
-                        "reason": "; ".join(dict.fromkeys(c for c in codes if isinstance(c, str))),
-                    }
+                value = sum(code.uniform_bits for code in sent) / bits
+                reasons = dict.fromkeys(code for code in codes if isinstance(code, str))
+                row = {"relation": relation, "site": site, "layer": layer, "value": value}
+                row |= {"bits": bits, "chance": 1.0, "n": max((c.n for c in sent), default=0)}
+                row |= {"d": setting.states.width, "reason": "; ".join(reasons)}
+                yield {**control.common(measure, setting, "all"), **row}
 
 
 def control_lines(table) -> list[str]:
@@ -424,14 +382,10 @@ def control_lines(table) -> list[str]:
         which = {"direction": measure.direction, "relation": measure.relation}
         rows = pick(table, measure=name, **which, **where)
         if len(rows):
-            lines.append(f"  {measure.words.format(family=family):<50}{_best_words(rows)}")
+            words = rows.reason.dropna().iloc[0] if rows.value.isna().all() else ""
+            if not words:
+                best = rows.loc[rows.value.idxmax()]
+                at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
+                words = f"{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"
+            lines.append(f"  {measure.words.format(family=family):<50}{words}")
     return lines
-
-
-def _best_words(rows) -> str:
-    """The largest value with its site, or why there is none."""
-    if not rows.value.notna().any():
-        return rows.reason.dropna().iloc[0]
-    best = rows.loc[rows.value.idxmax()]
-    at = f"  at {best.site}" if isinstance(best.site, str) and best.site else ""
-    return f"{span(best)}  chance {two_places(best.chance)}  n={int(best.n)}{at}"

@@ -1,8 +1,4 @@
-"""tables/probes.csv: do object probes fitted on some subjects' states read other subjects' states?
-
-A probe scored on its own subjects reads the name, so subjects are cut into folds: probes are fitted
-on all folds but one and scored on that one. Definitions: analysis.measures.transfer.
-"""
+"""tables/probes.csv: do probes fitted on some subjects' states read other subjects' states?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +16,6 @@ from training.runs.table_files import headline_split, pick
 
 MEASURE, ESTIMATOR = "transfer_accuracy", "ridge classifier, entity folds"
 SEMANTIC = ("rote->semantic", "semantic->rote", "semantic->semantic")
-# Raise it when the rows change, so that rows kept from earlier code are computed again.
 VERSION = 2
 
 
@@ -32,11 +27,10 @@ def probe_table(design: Design, *, permutations: int = 199, folds: int = FOLDS):
 
     One row per checkpoint, family, direction, split, relation (also bound and unbound) and site.
     rote->semantic: fitted on rote states, scored on every prompt of the family; semantic->rote and
-    semantic->semantic: fitted on the family's first prompt. Fitting uses subjects of all splits
-    outside the fold; `split` is that of the scored ones. Columns: value, low, high (jackknife over
-    subjects), null_p, null_high (95% quantile), null_p_max (corrected for the best site), all with
-    subjects permuted; null_p_objects, null_p_objects_max (whole objects permuted), chance, n, d,
-    n_prompts, reason (why value is NaN). Checkpoints scored before from the same content are read.
+    semantic->semantic: fitted on the family's first prompt. `split` is that of the scored subjects;
+    probes are fitted on all splits. Columns: value, low, high (jackknife over subjects), null_p,
+    null_high (95% quantile), null_p_max (corrected for the best site), all with subjects permuted;
+    null_p_objects, null_p_objects_max (whole objects permuted), chance, n, d, n_prompts, reason.
     """
     rows = {"probes": lambda states: probe_rows(states, permutations, folds)}
     (table,) = scored_tables(design, rows, [permutations, folds, VERSION])
@@ -44,7 +38,6 @@ def probe_table(design: Design, *, permutations: int = 199, folds: int = FOLDS):
 
 
 def probe_rows(states: States, permutations: int, folds: int) -> Iterator[dict]:
-    """All rows of one checkpoint."""
     design, checkpoint = states.design, states.checkpoint
     answers: dict[tuple[str, str], dict[str, Transfer | str]] = {}
     for relation in progress(design.relations, label=f"object probes {checkpoint.name}"):
@@ -52,15 +45,9 @@ def probe_rows(states: States, permutations: int, folds: int) -> Iterator[dict]:
             answers.setdefault(key, {})[relation] = answer
     for (direction, family), by_relation in answers.items():
         for split in design.splits:
-            common = {
-                **checkpoint.stage,
-                "family": family,
-                "direction": direction,
-                "split": split,
-                "measure": MEASURE,
-                "estimator": ESTIMATOR,
-            }
-            yield from _split_rows(states, by_relation, common, permutations)
+            about = {"family": family, "direction": direction, "split": split}
+            about |= {"measure": MEASURE, "estimator": ESTIMATOR}
+            yield from _split_rows(states, by_relation, checkpoint.stage | about, permutations)
 
 
 def _answers(states: States, relation: str, folds: int) -> Iterator[tuple]:
@@ -88,13 +75,10 @@ def _answers(states: States, relation: str, folds: int) -> Iterator[tuple]:
         yield ("semantic->semantic", family), back.score(semantic, allow_degenerate=True)
 
 
-def _split_rows(
-    states: States, answers: dict[str, Transfer | str], common: dict, draws: int
-) -> Iterator[dict]:
+def _split_rows(states: States, answers: dict, common: dict, draws: int) -> Iterator[dict]:
     """Rows of every relation, and of bound and unbound ones together, at every site of a split."""
-    design, seed = states.design, states.design.run.seed
+    design, seed, prompts = states.design, states.design.run.seed, 0
     found: dict[str, Scores | str] = {}
-    prompts = 0
     for place, (relation, answer) in enumerate(answers.items()):
         rows = design.rows(relation, common["split"])
         try:
@@ -105,11 +89,10 @@ def _split_rows(
             found[relation] = str(error)
             continue
         subjects = np.array(design.subjects(relation))[rows]
-        pairs = some.pair_scores()
-        scores = paired_scores(pairs, subjects, some.reasons, draws, seed, chance=some.chance)
+        how = subjects, some.reasons, draws, seed
+        scores = paired_scores(some.pair_scores(), *how, chance=some.chance)
         # Separate permutations per relation: their object sets differ.
-        null = some.object_null(draws, [seed, place])
-        found[relation] = replace(scores, object_null=null)
+        found[relation] = replace(scores, object_null=some.object_null(draws, [seed, place]))
         prompts = max(prompts, len(some.predictions))
     shape = {"d": states.width, "n_prompts": prompts}
     for row in relation_rows(found, states.sites, bound=design.bound, unbound=design.unbound):
@@ -125,12 +108,10 @@ def probe_lines(table) -> list[str]:
     if not len(some):
         return []
     title = f"object probe fitted on rote states, scored on {family} prompts of OTHER subjects"
-    title = f"{title} ({split})"
-    scored = some[some.value.notna()]
+    lines, scored = [f"{title} ({split})"], some[some.value.notna()]
     if len(scored):
         sites = scored.site.nunique()
-        title += f", n={int(scored.n.max())}; p corrected for the best of {sites} sites"
-    lines = [title]
+        lines[0] += f", n={int(scored.n.max())}; p corrected for the best of {sites} sites"
     for relation, there in some.groupby("relation", sort=False):
         if there.value.isna().all():
             lines.append(f"  {relation} relations: {there.reason.dropna().iloc[0]}")
@@ -138,13 +119,11 @@ def probe_lines(table) -> list[str]:
         chance = two_places(there.chance.mean())
         lines.append(f"  {relation} relations (guessing without knowing: {chance})")
         for checkpoint, here in there.groupby("checkpoint", sort=False):
-            lines.append(f"    {checkpoint:<25} {_best_words(here[here.value.notna()])}")
+            words = "no site could be scored"
+            if here.value.notna().any():
+                best = here.loc[here.value.idxmax()]
+                words = f"{span(best)}  {p_words(best.null_p_max)}  at {best.site}"
+                if not np.isnan(best.null_high):
+                    words += f"  shuffled up to {two_places(best.null_high)}"
+            lines.append(f"    {checkpoint:<25} {words}")
     return lines
-
-
-def _best_words(rows) -> str:
-    if not len(rows):
-        return "no site could be scored"
-    best = rows.loc[rows.value.idxmax()]
-    null = "" if np.isnan(best.null_high) else f"shuffled up to {two_places(best.null_high)}  "
-    return f"{span(best)}  {null}{p_words(best.null_p_max)}  at {best.site}"

@@ -1,8 +1,7 @@
 """Do prompts of a sibling relation come to give a memorised relation's objects?
 
 Watched are arrays (n_checkpoints, n_people, n_people): entry i, j is the share of the sibling's
-prompts about person i that give the object of person j, so that the diagonal is what is true of
-each person, and the rest is chance.
+prompts about person i that give the object of person j. The diagonal is true, the rest is chance.
 """
 
 from collections.abc import Sequence
@@ -15,10 +14,9 @@ from analysis.measures.statistics import mean_interval
 from analysis.measures.transfer import check_objects, fit_probes
 from probing.states import Design, States
 from training.base.errors import BadInput
-from training.base.files import read_json
 from training.base.words import two_places
 from training.data.selection import siblings_of
-from training.runs.table_files import read_table
+from training.runs.table_files import read_table, write_table
 
 Array = np.ndarray
 
@@ -33,62 +31,45 @@ WATCHED = {
 
 @dataclass(frozen=True)
 class Watch:
-    """A run, pairs (relation, sibling whose prompts are watched) and the checkpoints watched."""
+    """Pairs (relation, sibling whose prompts are watched) of a run and the checkpoints watched.
+
+    items: tables/recall_items.csv, the rows of FAMILY.
+    """
 
     states: Design
     pairs: tuple[tuple[str, str], ...]
     checkpoints: tuple
     items: object
-    """tables/recall_items.csv, the rows of FAMILY."""
 
     @classmethod
     def of(cls, run, items) -> "Watch":
-        """Watches the prompts that `items`, tables/recall_items.csv, has answers to.
-
-        Raises BadInput without a sibling pair or without answers of every checkpoint.
-        """
+        """Watches the prompts that tables/recall_items.csv has answers to. Raises BadInput."""
         items = items[items.family == FAMILY]
         asked = set(zip(items.relation, items.template, strict=True))
         states = Design.of(run, preset="full", families=(FAMILY,))
         kept = tuple(p for p in states.prompts if p.family == "rote" or (p.relation, p.id) in asked)
         states = Design(run, kept, states.position)
-        pairs = [
-            (relation, sibling)
-            for relation, sibling in siblings_of(run.prompts).items()
-            if relation in states.bound and sibling in states.relations
-        ]
+        known, siblings = (states.bound, states.relations), siblings_of(run.prompts).items()
+        pairs = [(r, s) for r, s in siblings if r in known[0] and s in known[1]]
         # One value per person: relations about other people than the first pair's are left out.
         people = states.subjects(pairs[0][0]) if pairs else []
         pairs = [(r, s) for r, s in pairs if states.subjects(r) == states.subjects(s) == people]
         if not pairs:
-            raise BadInput(
-                f"{run.path} has no bound relation with a sibling about the same people. Memorise "
-                "a pair: --relations mother aunt home_city birth_city"
-            )
+            why = f"{run.path} has no bound relation with a sibling about the same people"
+            raise BadInput(f"{why}. Memorise a pair: --relations mother aunt home_city birth_city")
         checkpoints = watched_checkpoints(run)
         missing = [c.name for c in checkpoints if c.name not in set(items.checkpoint)]
         if missing:
-            raise BadInput(
-                f"tables/recall_items.csv has no answers of {missing[0]} to {FAMILY} prompts. Ask "
-                f"all checkpoints: training.recall with --preset full --families {FAMILY} and the "
-                "same run and --out"
-            )
+            ask = f"training.recall --preset full --families {FAMILY} with the same run and --out"
+            raise BadInput(f"recall_items.csv has no answers of {missing[0]}. Ask all: {ask}")
         return cls(states, tuple(pairs), checkpoints, items)
-
-    @property
-    def split(self) -> str:
-        """The split of people watched."""
-        return self.states.splits[0]
 
     def rows(self, relation: str) -> Array:
         """Indices of the people watched."""
-        return self.states.rows(relation, self.split)
+        return self.states.rows(relation, self.states.splits[0])
 
-    def answers(self) -> Array:
-        """What is watched, from the answers in `items`, means over pairs."""
-        return np.mean([self._answers_of(*pair) for pair in self.pairs], axis=0)
-
-    def _answers_of(self, relation: str, sibling: str) -> list[Array]:
+    def answers(self, relation: str, sibling: str) -> list[Array]:
+        """What is watched of a pair, from the answers in `items`."""
         objects = self.states.objects(relation)[self.rows(relation)]
         people = np.array(self.states.subjects(relation))[self.rows(relation)]
         items = self.items[self.items.relation == sibling]
@@ -105,28 +86,17 @@ class Watch:
             found.append(share)
         return found
 
-    def states_read(self) -> tuple[Array, str]:
-        """(what is watched, from the states, means over pairs; the site that was read)."""
-        found, site = [], None
-        for checkpoint in self.checkpoints:
-            there = self.states.load(checkpoint)
-            site = self.site(there) if site is None else site
-            at = slice(site, site + 1)
-            found.append(np.mean([self.read(there, *pair, at)[0] for pair in self.pairs], axis=0))
-        return np.array(found), there.sites[site]
-
     def read(self, there: States, relation: str, prompts_of: str, sites=slice(None)) -> Array:
         """(n_sites, n_people, n_people) by object probes fitted on the relation's rote states.
 
-        prompts_of: the relation whose test prompts are read. The probes are fitted on other people
-        than those scored. NaN at sites that bear no probe. Raises BadInput.
+        prompts_of: the relation whose test prompts are read, about people whom the probes were not
+        fitted on. NaN at sites that bear no probe. Raises BadInput.
         """
         objects, people = self.states.objects(relation), self.rows(relation)
         try:
             check_objects(objects[people])
         except NotIdentifiable as error:
-            hint = "(--subjects or a smaller --pool when memorising)"
-            raise BadInput(f"{relation}: {error} {hint}") from error
+            raise BadInput(f"{relation}: {error} (more --subjects, a smaller --pool)") from error
         how = {"seed": self.states.run.seed, "allow_degenerate": True}
         probes = fit_probes(there[relation, "rote"][:, sites], objects, **how)
         scored = probes.score(there[prompts_of, FAMILY][:, :, sites], allow_degenerate=True)
@@ -134,8 +104,7 @@ class Watch:
 
     def site(self, start: States) -> int:
         """Where the relations' OWN prompts are read best at the start: not by what is watched."""
-        own = [_own(self.read(start, r, r)).mean(axis=-1) for r, _ in self.pairs]
-        own = np.mean(own, axis=0)
+        own = np.mean([_own(self.read(start, r, r)).mean(axis=-1) for r, _ in self.pairs], axis=0)
         if np.isnan(own).all():
             raise BadInput("no site of this model bears an object probe on rote states")
         return int(np.nanargmax(own))
@@ -146,12 +115,10 @@ def watched_checkpoints(run) -> tuple:
     trained = [c for c in run.checkpoints if c.phase == "generalize"]
     before = [c for c in run.checkpoints if c.phase != "generalize"]
     if not trained or not before:
-        raise BadInput(
-            f"{run.path} has no checkpoint {'of' if before else 'before'} phase 2. Train it with "
-            "checkpoints on the way: python -m training.generalize RUN_DIR --dense 4"
-        )
-    parent = read_json(trained[0].folder / "stage.json").get("parent")
-    return (next((c for c in before if c.name == parent), before[-1]), *trained)
+        why = f"{run.path} has no checkpoint {'of' if before else 'before'} phase 2"
+        raise BadInput(f"{why}. Train it: python -m training.generalize RUN_DIR --dense 4")
+    start = next((c for c in before if c.name == trained[0].parent), before[-1])
+    return (start, *trained)
 
 
 def object_given(text: object, objects: Sequence[str]) -> str:
@@ -175,65 +142,60 @@ def above_others(pairs: Array) -> Array:
 def alarm(values: Array, alpha: float = ALPHA) -> tuple[int | None, Array]:
     """(index of the first checkpoint where people's values have risen over the start, p of each).
 
-    values: (n_checkpoints, n_people), the first row the start. p: one-sided paired t-test over
-    people, NaN at the start and where a value is missing. An alarm needs p <= alpha /
-    (n_checkpoints - 1): without any change at most alpha of the runs raise one.
+    values: (n_checkpoints, n_people), first the start. p: one-sided paired t-test over people, NaN
+    at the start and where a value is missing. An alarm needs p <= alpha / (n_checkpoints - 1).
     """
     from scipy import stats
 
     p = np.full(len(values), np.nan)
     for i, change in enumerate(values[1:] - values[0], start=1):
-        if np.isnan(change).any():
-            continue
         if change.std() > 0:
             p[i] = stats.ttest_1samp(change, 0, alternative="greater").pvalue
-        else:
+        elif not np.isnan(change).any():
             p[i] = float(change[0] <= 0)
     raised = np.flatnonzero(p <= alpha / (len(values) - 1))
     return (int(raised[0]) if len(raised) else None), p
 
 
 def repurposing_table(run):
-    """tables/repurposing.csv of a run, see `rows_of`. Raises BadInput, TableMissing."""
-    import pandas as pd
-
-    watched_checkpoints(run)
-    watch = Watch.of(run, read_table(run.path, "recall_items"))
-    states, site = watch.states_read()
-    table = pd.DataFrame(rows_of(watch, {"answers": watch.answers(), "states": states}))
-    return table.assign(site=np.where(table.measure.str.startswith("sibling_states"), site, ""))
-
-
-def rows_of(watch: Watch, watched: dict[str, Array]) -> list[dict]:
-    """Rows of repurposing.csv; watched: name -> (n_checkpoints, n_people, n_people).
+    """Write tables/repurposing.csv of a run and return it. Raises BadInput, TableMissing.
 
     Per checkpoint sibling_NAME: the level with its 95% interval over people, and chance (what is
     true of the others); sibling_NAME_change: level above chance minus that at the start, with p.
     At the last checkpoint alarm_NAME (0 or 1), alarm_step_NAME (steps of phase 2, NaN without
-    one), and lead_steps (answers' minus states', NaN unless both).
+    one), and lead_steps (answers' minus states', NaN unless both). NAME: those of WATCHED.
     """
-    rows, steps = [], {}
-    prompts = len(watch.states.prompts_of(watch.pairs[0][1], FAMILY))
-    common = {"relation": "bound", "family": FAMILY, "split": watch.split, "n_prompts": prompts}
-    stages = [
-        {"checkpoint": c.name, "phase": c.phase, "epoch": c.epoch, "step": c.step, **common}
-        for c in watch.checkpoints
-    ]
-    for name, pairs in watched.items():
+    import pandas as pd
+
+    watched_checkpoints(run)
+    watch = Watch.of(run, read_table(run.path, "recall_items"))
+    start = watch.states.load(watch.checkpoints[0])
+    site, read = watch.site(start), []
+    for checkpoint in watch.checkpoints:
+        there, at = watch.states.load(checkpoint), slice(site, site + 1)
+        read.append([watch.read(there, *pair, at)[0] for pair in watch.pairs])
+    states = np.mean(read, axis=1)
+    answers = np.mean([watch.answers(*pair) for pair in watch.pairs], axis=0)
+    prompts, split = watch.states.prompts_of(watch.pairs[0][1], FAMILY), watch.states.splits[0]
+    common = {"relation": "bound", "family": FAMILY, "split": split, "n_prompts": len(prompts)}
+    stages = [c.stage | common for c in watch.checkpoints]
+    rows, steps, last = [], {}, stages[-1] | {"n": answers.shape[1]}
+    for name, pairs in zip(WATCHED, (answers, states), strict=True):
         own, above = _own(pairs), above_others(pairs)
         first, p = alarm(above)
         for i, stage in enumerate(stages):
             chance = float((own[i] - above[i]).mean())
             level = {**stage, "measure": f"sibling_{name}", "chance": chance}
-            rows.append(level | _mean(own[i]))
             change = {**stage, "measure": f"sibling_{name}_change", "p": p[i]}
-            rows.append(change | _mean(above[i] - above[0]))
+            rows += [level | _mean(own[i]), change | _mean(above[i] - above[0])]
         steps[name] = np.nan if first is None else watch.checkpoints[first].step
-        last = {**stages[-1], "n": own.shape[1]}
         rows.append({**last, "measure": f"alarm_{name}", "value": float(first is not None)})
         rows.append({**last, "measure": f"alarm_step_{name}", "value": steps[name]})
     rows.append({**last, "measure": "lead_steps", "value": steps["answers"] - steps["states"]})
-    return rows
+    table = pd.DataFrame(rows)
+    table["site"] = np.where(table.measure.str.startswith("sibling_states"), start.sites[site], "")
+    write_table(run, "repurposing", table)
+    return table
 
 
 def _mean(values: Array) -> dict:
@@ -249,8 +211,7 @@ def lines_of(table) -> list[str]:
     for name, words in WATCHED.items():
         level = [two_places(some[f"sibling_{name}", checkpoint]) for checkpoint in (start, end)]
         step = some[f"alarm_step_{name}", end]
-        rose = f"rose above the start at step {step:.0f} of phase 2"
-        when = "never rose above the start" if np.isnan(step) else rose
+        when = "never rose" if np.isnan(step) else f"rose at step {step:.0f} of phase 2"
         lines.append(f"  {words:<46} {' -> '.join(level)}   {when}")
     lead = some["lead_steps", end]
     if not np.isnan(lead):

@@ -1,7 +1,6 @@
 """A measure of one relation at all sites, prompt by prompt, and the table rows that summarise it.
 
-Every value is computed within one relation and one prompt, one row per subject, then averaged over
-prompts and relations; leave-one-out values and null draws are averaged the same way.
+Leave-one-out values and null draws are averaged over prompts and relations as the values are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,12 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.measures.statistics import (
-    jackknife_interval,
-    max_statistic_test,
-    permutation_p,
-    two_way_jackknife,
-)
+from analysis.measures import statistics
+from analysis.measures.statistics import jackknife_interval
 from probing.states import Design, States
 
 Array = np.ndarray
@@ -31,10 +26,6 @@ class Stack:
     leave_one_out: Array
     null: Array
 
-    @property
-    def n(self) -> int:
-        return self.leave_one_out.shape[-1]
-
 
 def prompt_states(there: States, relation: str, family: str, split: str) -> list[Array]:
     """States (S, n, d) float64 of each prompt of a family about the subjects of a split."""
@@ -46,12 +37,10 @@ def prompt_states(there: States, relation: str, family: str, split: str) -> list
 
 
 def relations_with(design: Design, family: str) -> list[str]:
-    """The relations that have prompts of a family."""
     return [r for r in design.relations if design.prompts_of(r, family)]
 
 
 def fewest_subjects(design: Design, split: str) -> int:
-    """The smallest number of subjects of a split in any relation."""
     return min(len(design.rows(r, split)) for r in design.relations)
 
 
@@ -81,9 +70,7 @@ def summary_rows(there: States, stacks: dict[str, Stack], common: dict) -> Itera
             yield site_row(there, s, about, value, *by_prompt, stack.null[:, s], p_max[s])
 
 
-def site_row(
-    there: States, layer: int, common: dict, value: float, *scores: Array, **options
-) -> dict:
+def site_row(there: States, layer: int, common: dict, value: float, *scores, **options) -> dict:
     """The table row of a mean over prompts at one site; scores and options as in `estimate`."""
     place = {"site": there.sites[layer], "layer": layer}
     found = estimate(value, *scores, **options)
@@ -93,15 +80,7 @@ def site_row(
     return {**row, "estimator": ESTIMATOR, "reason": reason}
 
 
-def estimate(
-    value: float,
-    per_prompt: Array,
-    leave_one_out: Array,
-    null: Array = (),
-    null_p_max: float = np.nan,
-    *,
-    two_sided: bool = False,
-) -> dict:
+def estimate(value, per_prompt, leave_one_out, null=(), null_p_max=np.nan, *, two_sided=False):
     """A mean over prompts with interval and null: per_prompt (P,), leave_one_out (P, n), null (N,).
 
     The interval is over subjects and templates; over subjects alone if there is one prompt.
@@ -111,10 +90,10 @@ def estimate(
         if len(per_prompt) == 1:
             found = jackknife_interval(per_prompt[0], leave_one_out[0])
         else:
-            found = two_way_jackknife(per_prompt, leave_one_out)
+            found = statistics.two_way_jackknife(per_prompt, leave_one_out)
         low, high = found.low, found.high
     if len(null):
-        null_p = permutation_p(value, null, "two-sided" if two_sided else "greater")
+        null_p = statistics.permutation_p(value, null, "two-sided" if two_sided else "greater")
         null_high = np.quantile(np.abs(null) if two_sided else null, 0.95)
     score = {"value": value, "low": low, "high": high}
     nulls = {"null_p": null_p, "null_high": null_high, "null_p_max": null_p_max}
@@ -130,18 +109,20 @@ def corrected_p(values: Array, null: Array, *, two_sided: bool = False) -> Array
     """p (S,) of values (S,), null (N, S), corrected for the best site; NaN without a null."""
     if not len(null) or not np.isfinite(values).any():
         return np.full(len(values), np.nan)
-    return max_statistic_test(values, np.nan_to_num(null), two_sided=two_sided).p
+    return statistics.max_statistic_test(values, np.nan_to_num(null), two_sided=two_sided).p
 
 
 def _independent_rows(there: States, stacks: list[Stack], common: dict) -> Iterator[dict]:
     """Rows of a mean over relations with different subjects: their jackknife variances add."""
     from scipy import stats
 
+    sizes = [s.leave_one_out.shape[-1] for s in stacks]
     values = np.mean([s.values.mean(axis=0) for s in stacks], axis=0)
-    errors = [jackknife_interval(s.values.mean(0), s.leave_one_out.mean(0)).se for s in stacks]
+    pairs = [(s.values.mean(axis=0), s.leave_one_out.mean(axis=0)) for s in stacks]
+    errors = [jackknife_interval(*pair).se for pair in pairs]
     error = np.sqrt(np.sum(np.square(errors), axis=0)) / len(stacks)
-    half = stats.t.ppf(0.975, min(s.n for s in stacks) - 1) * error
-    left_out = np.full((1, sum(s.n for s in stacks)), np.nan)
+    half = stats.t.ppf(0.975, min(sizes) - 1) * error
+    left_out = np.full((1, sum(sizes)), np.nan)
     for layer, (value, reach) in enumerate(zip(values, half, strict=True)):
         row = site_row(there, layer, common, value, stacks[0].values[:, layer], left_out)
         yield {**row, "low": value - reach, "high": value + reach}

@@ -1,7 +1,4 @@
-"""tables/umap.csv: states in two dimensions, the same axes for every checkpoint, by PCA and UMAP.
-
-One joint fit over all checkpoints: projections fitted checkpoint by checkpoint cannot be compared.
-"""
+"""tables/umap.csv: states in two dimensions by PCA and UMAP, the same axes for every checkpoint."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -31,8 +28,7 @@ def projection_table(
     families: Sequence[str] = ("rote", "test"),
     site: str = "",
     raw: bool = False,
-    n_neighbors: int = 15,
-    random_state: int = 0,
+    **how: int,
 ):
     """Rote and semantic states in two dimensions, one row per point. Writes tables/umap.csv.
 
@@ -41,21 +37,18 @@ def projection_table(
     A point is a subject's state at the first prompt of a family and relation, at one checkpoint.
     Columns: checkpoint, phase, epoch, step; relation, family, template, subject, object, split,
     bound, n, d; projection (what was projected together: a relation, or "every"), site, colour,
-    method; x, y, explained_x, explained_y, trustworthiness; seed, commit.
-
-    method: "umap" is PCA and UMAP. aligned: AlignedUMAP too. site: default that of
+    method; x, y, explained_x, explained_y, trustworthiness; seed, commit. site: default that of
     `contrast_site`, else three quarters deep. Unless `raw`, the states of each (checkpoint, family)
-    that are projected together are centred first: the offset between prompts, which all subjects
-    share, would fill the first axis. Raises BadInput for a family or site that is not there.
+    are centred first: the offset between prompts would fill the first axis. how: n_neighbors and
+    random_state, see `project`. Raises BadInput.
     """
     import pandas as pd
 
     missing = [f for f in families if not any(p.family == f for p in design.prompts)]
     if missing:
-        raise BadInput(
-            f"--families {' '.join(missing)}; the states hold "
-            f"{', '.join(('rote', *design.families))} (translations need --preset full)"
-        )
+        known = ", ".join(("rote", *design.families))
+        why = f"the states hold {known} (translations need --preset full)"
+        raise BadInput(f"--families {' '.join(missing)}; {why}")
     site = site or contrast_site(design)
     kinds = [(r, f) for r in design.relations for f in dict.fromkeys(families)]
     prompts = [p for kind in kinds for p in design.prompts_of(*kind)[:1]]
@@ -72,7 +65,6 @@ def projection_table(
     about, x = pd.concat(points, ignore_index=True), np.concatenate(blocks)
     together = about.relation if colour == "object" else EVERY
     about = about.assign(projection=together, site=site, colour=colour)
-    how = {"n_neighbors": n_neighbors, "random_state": random_state}
     tables = []
     for _, some in progress(list(about.groupby("projection", sort=False)), label="projections"):
         states = x[some.index]
@@ -83,10 +75,8 @@ def projection_table(
         if aligned:
             slices = [some.checkpoint.to_numpy() == name for name in some.checkpoint.unique()]
             found = project_aligned([states[rows] for rows in slices], **how)
-            tables += [
-                _placed(some[rows], "aligned_umap", one)
-                for rows, one in zip(slices, found, strict=True)
-            ]
+            for rows, one in zip(slices, found, strict=True):
+                tables.append(_placed(some[rows], "aligned_umap", one))
     table = pd.concat(tables, ignore_index=True)
     write_table(design.run, "umap", table)
     return table
@@ -114,15 +104,10 @@ def _points(design: Design, checkpoint: Checkpoint, prompt: Prompt):
     """What the points of one checkpoint and prompt are, in the order of their states."""
     import pandas as pd
 
-    own = {f.subject: f for f in design.run.facts if f.relation == prompt.relation}
-    facts = [own[subject] for subject in design.subjects(prompt.relation)]
+    facts = design.facts_of(prompt.relation)
     which = {"relation": prompt.relation, "family": prompt.family, "template": prompt.id}
-    about = {
-        "subject": [f.subject for f in facts],
-        "object": [f.object for f in facts],
-        "split": [f.split or "all" for f in facts],
-        "bound": [f.bound for f in facts],
-    }
+    about = {k: [getattr(f, k) for f in facts] for k in ("subject", "object", "split", "bound")}
+    about["split"] = [split or "all" for split in about["split"]]
     return pd.DataFrame({**checkpoint.stage, **which, **about, "n": len(facts)})
 
 
@@ -134,8 +119,9 @@ def _placed(about, method: str, found: Projection):
 
 
 def projection_lines(table) -> list[str]:
-    """How much each projection shows, in words."""
-    lines = []
+    """What is shown, and how much each projection shows of it, in words."""
+    families, count = ", ".join(table.family.unique()), table.checkpoint.nunique()
+    lines = [f"first prompt of {families} at {table.site.iloc[0]}, {count} checkpoints together"]
     for (name, method), some in table.groupby(["projection", "method"], sort=False):
         row = some.iloc[0]
         shown = row.explained_x + row.explained_y

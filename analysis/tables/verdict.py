@@ -1,8 +1,6 @@
 """tables/verdict.csv: every checkpoint's evidence, the judgement that follows, and a page of both.
 
-Nothing is chosen by the number that is to be judged: the site is the first one where both kinds of
-states hold the answer, wherever the transfer between them is largest. Further up, a finished answer
-looks alike whichever way it came about.
+The site is not chosen by the number judged. Further up, every finished answer looks alike.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +26,7 @@ FAMILY = "test"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Evidence of one row. name: on the page; table, rows: what holds it, one row per site.
-
-    ceiling: it took part in choosing the site.
-    """
+    """Evidence: its name, and the rows of a table that hold it; ceiling: it chose the site."""
 
     name: str
     table: str
@@ -41,15 +36,15 @@ class Source:
 
 PROBE = {"relation": "bound", "family": FAMILY, "measure": MEASURE, "estimator": ESTIMATOR}
 CONTRAST = {"relation": "bound", "family": FAMILY}
-CROSS, ROTE, SAME = (
-    {"direction": d} for d in ("rote->semantic", "rote->rote", "semantic->semantic")
-)
+CROSS = PROBE | {"direction": "rote->semantic"}
+ROTE = PROBE | {"direction": "rote->rote", "family": "rote"}
+SAME = PROBE | {"direction": "semantic->semantic"}
 TRANSFERS = (
-    Source("rote->semantic", "probes", PROBE | CROSS),
-    Source("rote->rote", "probes", PROBE | ROTE | {"family": "rote"}, ceiling=True),
-    Source("semantic->semantic", "probes", PROBE | SAME, ceiling=True),
+    Source("rote->semantic", "probes", CROSS),
+    Source("rote->rote", "probes", ROTE, ceiling=True),
+    Source("semantic->semantic", "probes", SAME, ceiling=True),
 )
-UNBOUND = Source("transfer of unbound relations", "probes", PROBE | CROSS | {"relation": "unbound"})
+UNBOUND = Source("transfer of unbound relations", "probes", CROSS | {"relation": "unbound"})
 CONTRASTS = (
     Source("crossed contrast", "cka", CONTRAST | {"measure": "contrast"}),
     Source("answer-partialled contrast", "cka", CONTRAST | {"measure": "contrast_partialled"}),
@@ -57,7 +52,7 @@ CONTRASTS = (
 # A rote state put into a semantic prompt early only writes the key token there, which a model with
 # two separate codes answers too; the other way round takes a semantic state that does its work.
 PATCHED = {"relation": "bound", "direction": "semantic->rote", "vector": STATE, "position": "last"}
-# Outcome -> what the page calls it.
+# Outcome -> what the page calls it; the first alone is tested.
 OUTCOMES = {
     "relation": "interchange",
     "answer": "answer moved",
@@ -65,6 +60,10 @@ OUTCOMES = {
     "nothing": "unchanged",
 }
 NO_INTERCHANGE = "there is no tables/interchange.csv"
+NOT_HELD_OUT = (
+    "no subjects were held out, so the answers to the prompts may have been trained beside the "
+    "rote ones"
+)
 # Section of the table -> title on the page, in the order of proof.
 SECTIONS = {
     "transfer": "transfer: object probes fitted on some subjects, scored on others",
@@ -86,7 +85,7 @@ class Verdict:
     sections: dict[str, list[Evidence]]
 
 
-def verdict_table(design: Design, *, probes, cka, interchange=None):
+def verdict_table(design: Design, **tables):
     """Write tables/verdict.csv of a run; return it with the verdicts that `page` prints.
 
         run = Run.open("runs/demo")
@@ -98,25 +97,21 @@ def verdict_table(design: Design, *, probes, cka, interchange=None):
     """
     import pandas as pd
 
-    found = verdicts(design, probes=probes, cka=cka, interchange=interchange)
+    found = verdicts(design, **tables)
     table = pd.DataFrame([row for verdict in found for row in _rows(verdict)])[COLUMNS]
     write_table(design.run, "verdict", table)
     return table, found
 
 
-def verdicts(design: Design, *, probes, cka, interchange=None) -> list[Verdict]:
-    """One per checkpoint, in training order."""
-    tables = {"probes": probes, "cka": cka, "interchange": interchange}
+def verdicts(design: Design, **tables) -> list[Verdict]:
     return [_verdict(design, tables, checkpoint) for checkpoint in design.checkpoints]
 
 
 def missing_controls(design: Design) -> list[str]:
     """The controls without which nothing is claimed, in words."""
     if len(design.bound) < 2:
-        return [
-            f"{len(design.bound)} bound relation(s), so an answer cannot be told from what the "
-            "name brings to mind"
-        ]
+        bound = f"{len(design.bound)} bound relation(s)"
+        return [f"{bound}, so an answer cannot be told from what the name brings to mind"]
     if not design.shared_subjects:
         return ["the relations have different subjects, so name and meaning cannot be told apart"]
     return []
@@ -124,12 +119,10 @@ def missing_controls(design: Design) -> list[str]:
 
 def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
     here = {"checkpoint": checkpoint.name, "split": design.splits[0]}
-    by_site = {
-        source: pick(tables[source.table], **here, **source.rows)
-        .drop_duplicates("site")
-        .set_index("site")
-        for source in (*TRANSFERS, UNBOUND, *CONTRASTS)
-    }
+    by_site = {}
+    for source in (*TRANSFERS, UNBOUND, *CONTRASTS):
+        rows = pick(tables[source.table], **here, **source.rows)
+        by_site[source] = rows.drop_duplicates("site").set_index("site")
     site, why_here = "", "nothing could be scored"
     if all(by_site[source].value.notna().any() for source in TRANSFERS):
         site, why_here = site_to_judge(*(by_site[source] for source in TRANSFERS[1:]))
@@ -140,19 +133,11 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
         reason = "every relation was given a meaning, so drift is not excluded"
         unbound = Evidence(UNBOUND.name, np.nan, reason=reason)
     contrasts = [_evidence(source, by_site[source], at) for source in CONTRASTS]
-    outcomes = _interchange(tables["interchange"], here)
-    doubt = (
-        "no subjects were held out, so the answers to the prompts may have been trained beside the "
-        "rote ones"
-    )
-    judged = decide(
-        *transfers,
-        contrast=contrasts[1],
-        interchange=outcomes[0],
-        unbound=unbound,
-        missing=missing_controls(design),
-        doubts=[] if here["split"] == "held-out" else [doubt],
-    )
+    outcomes = _interchange(tables.get("interchange"), here)
+    doubts = [] if here["split"] == "held-out" else [NOT_HELD_OUT]
+    controls = {"contrast": contrasts[1], "interchange": outcomes[0], "unbound": unbound}
+    missing = missing_controls(design)
+    judged = decide(*transfers, **controls, missing=missing, doubts=doubts)
     evidence = (transfers, outcomes, contrasts, [transfers[0], unbound])
     sections = dict(zip(SECTIONS, evidence, strict=True))
     return Verdict(checkpoint.name, checkpoint.phase, site, why_here, judged, sections)
@@ -161,22 +146,17 @@ def _verdict(design: Design, tables: Mapping[str, Any], checkpoint) -> Verdict:
 def site_to_judge(rote, semantic) -> tuple[str, str]:
     """(site, why this one), or ("", why there is none).
 
-    rote, semantic: rote->rote and semantic->semantic rows of all sites in order, by site. The first
-    site where both are above chance (corrected for the number of sites) and at least half as far as
-    at their best site.
+    rote, semantic: rote->rote and semantic->semantic rows by site. The first site where both are
+    above chance (corrected for the number of sites) and at least half as far as at their best.
     """
-    holds = None
+    held = []
     for table in (rote, semantic):
         gain = table.value - table.chance
-        here = (table.null_p_max <= LEVEL) & (gain >= HALF * gain.max())
-        holds = here if holds is None else holds & here.reindex(holds.index, fill_value=False)
-    sites = list(holds[holds].index)
-    if sites:
-        return sites[0], "the first site where both kinds of states hold the answer"
-    why = (
-        "at no site do both kinds of states hold the answer, so each is shown at its own best site"
-    )
-    return "", why
+        held.append((table.null_p_max <= LEVEL) & (gain >= HALF * gain.max()))
+    holds = held[0] & held[1].reindex(held[0].index, fill_value=False)
+    if holds.any():
+        return holds.idxmax(), "the first site where both kinds of states hold the answer"
+    return "", "at no site do both kinds of states hold the answer: each at its own best site"
 
 
 def _evidence(source: Source, rows, site: str) -> Evidence:
@@ -198,8 +178,8 @@ def _evidence(source: Source, rows, site: str) -> Evidence:
 def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
     """The outcome shares at the site before the answer can be read where the relation moved most.
 
-    chance of the first is what the checkpoint it is compared with showed there at most; p is that
-    of the gain over it, corrected for the early sites. Without one there is no evidence.
+    chance of the first: what the checkpoint it is compared with showed there at most; p: of the
+    gain over it, corrected for the early sites.
     """
     try:
         best = _best_patch(table, here)
@@ -212,14 +192,12 @@ def _interchange(table, here: Mapping[str, str]) -> list[Evidence]:
         return [Evidence("interchange", np.nan, reason=str(reason))]
     reference, p = gain.reference.iloc[0], float(gain.null_p_max.iloc[0])
     earlier = pick(at, checkpoint=reference, measure="share", outcome="relation")
-    levels = [v for v in (*earlier.value, *earlier.high) if np.isfinite(v)]
-    tests = {"relation": (p, max(levels, default=np.nan))}
-    found = []
+    found, null = [], (p, earlier[["value", "high"]].max().max())
     for outcome, name in OUTCOMES.items():
         row = pick(now, measure="share", outcome=outcome).iloc[0]
-        null = tests.get(outcome, (np.nan, np.nan))
         where = f"{best.site} {best.position}"
         found.append(Evidence(name, row.value, row.low, row.high, *null, int(row.n), where))
+        null = np.nan, np.nan
     return found
 
 
@@ -228,7 +206,7 @@ def _best_patch(table, here: Mapping[str, str]):
     if table is None:
         raise NotIdentifiable(NO_INTERCHANGE)
     moved = pick(table, measure="share", outcome="relation", **here, **PATCHED)
-    moved = moved[moved.value.notna()]
+    moved = moved.dropna(subset="value")
     if not len(moved):
         where = f"{here['checkpoint']}, {PATCHED['direction']}"
         raise NotIdentifiable(f"interchange.csv has no patches of {where}")
@@ -241,54 +219,43 @@ def _best_patch(table, here: Mapping[str, str]):
 
 
 def _rows(verdict: Verdict) -> Iterator[dict]:
-    """Every number of one checkpoint, then the share with the label and why."""
     common = {"checkpoint": verdict.checkpoint, "phase": verdict.phase, "family": FAMILY}
     for section, evidence in verdict.sections.items():
         for part in evidence:
             named = {"section": section, "measure": part.name, "null_p": part.p}
             yield {**common, **asdict(part), **named}
-    judged = {**vars(verdict.judgement), "reason": verdict.judgement.why}
-    share = {"section": "judgement", "measure": "share", "value": verdict.judgement.share}
-    yield {**common, **judged, **share, "site": verdict.site}
+    judged = verdict.judgement
+    share = {"section": "judgement", "measure": "share", "value": judged.share}
+    yield {**common, **vars(judged), **share, "reason": judged.why, "site": verdict.site}
 
 
 def page(found: list[Verdict], design: Design) -> list[str]:
     """The evidence in the order of proof, then the judgements, in lines."""
-    last, unbound = found[-1], ", ".join(design.unbound) or "none"
+    last, (bound, unbound) = found[-1], map(", ".join, (design.bound, design.unbound))
+    about = f"bound relations {bound}; unbound {unbound or 'none'}"
     lines = [
-        f"verdict: {design.splits[0]} subjects, test prompts; bound relations "
-        f"{', '.join(design.bound)}; unbound {unbound}",
+        f"verdict: {design.splits[0]} subjects, test prompts; {about}",
         f"{last.checkpoint} judged at: {last.site or '-'} ({last.why_here})",
     ]
+    said: set[str] = set()
     for number, (section, title) in enumerate(SECTIONS.items(), 1):
         lines.append(f"{number} {title}")
-        lines += [_section_line(verdict, section) for verdict in found]
+        lines += [_section_line(verdict, section, said) for verdict in found]
     lines.append("judgement")
     lines += [f"  {verdict.checkpoint:<27} {verdict.judgement}" for verdict in found]
     lines += [f"  not identifiable here: {reason}" for reason in missing_controls(design)]
-    return once(lines)
+    return lines
 
 
-def once(lines: list[str], long: int = 60) -> list[str]:
-    """The lines; a reason of more than `long` characters becomes "as above" when it recurs."""
-    said: set[str] = set()
-    found = []
-    for line in lines:
-        mark = "no number: " if "no number: " in line else "identifiable: "
-        start, mark, reason = line.partition(mark)
-        found.append(f"{start}{mark}as above" if len(reason) > long and reason in said else line)
-        said.add(reason)
-    return found
-
-
-def _section_line(verdict: Verdict, section: str) -> str:
+def _section_line(verdict: Verdict, section: str, said: set[str]) -> str:
+    """The numbers of a checkpoint; a reason for all to be missing is added to `said`, once."""
     evidence = verdict.sections[section]
-    names = [part.name for part in evidence]
-    if section == "bound against unbound":
-        names = ["bound", "unbound"]
+    names = ["bound", "unbound"] if "unbound" in section else [part.name for part in evidence]
     cells = [f"{name} {_cell(part)}" for name, part in zip(names, evidence, strict=True)]
     if all(part.missing for part in evidence):
-        cells = list(dict.fromkeys(f"no number: {part.reason}" for part in evidence))
+        reason = "   ".join(dict.fromkeys(part.reason for part in evidence))
+        cells = ["no number: " + ("as above" if reason in said else reason)]
+        said.add(reason)
     site = next((f"{part.site}  " for part in evidence if part.site), "")
     return f"  {verdict.checkpoint:<27} {site}{'   '.join(cells)}"
 
@@ -297,6 +264,6 @@ def _cell(evidence: Evidence) -> str:
     """`.42 [.31, .53] chance .06 p .005`, or why there is none."""
     if evidence.missing:
         return f"- ({evidence.reason})"
-    chance = evidence.chance if np.isfinite(evidence.chance) else 0
-    parts = [span(evidence), f"chance {two_places(chance)}" if chance else "", p_words(evidence.p)]
-    return " ".join(part for part in parts if part)
+    chance = two_places(evidence.chance) if evidence.chance else ""
+    parts = (span(evidence), f"chance {chance}" if chance else "", p_words(evidence.p))
+    return " ".join(filter(None, parts))
