@@ -55,16 +55,15 @@ CAPTIONS = {
     ),
     "ablations": (
         "Conditions side by side",
-        "Points are means over seeds, bars and bands 95% intervals over seeds. Each seed draws its "
-        "own facts, names and unbound relation.",
-        "Overlapping intervals are not a test: tables/ablations.csv compares conditions pairwise "
-        "by seed. Measures over sites are taken at each run's largest site, so selection alone "
-        "lifts them above chance.",
+        "Means over seeds with 95% intervals. Each seed draws its own facts, names and unbound "
+        "relation. tables/ablations.csv compares conditions pairwise by seed.",
+        "Overlapping intervals are not a test. Measures over sites are taken at each run's largest "
+        "site, so selection alone lifts them above chance.",
     ),
     "curves": (
         "Against training tokens",
-        "Points are saved checkpoints, means over seeds, by training tokens since the base model; "
-        "bands are 95% intervals over seeds. Open points are of phase 1, filled ones of phase 2.",
+        "Means over seeds with 95% intervals at saved checkpoints: open points of phase 1, filled "
+        "ones of phase 2.",
         "Learning rates fall within each phase, so a shorter training would have ended elsewhere.",
     ),
 }
@@ -74,23 +73,19 @@ def conditions(table) -> list[Stage]:
     """The phases, the control without phase 1, answers told in context; checkpoint: condition."""
     found = []
     for name in (MAIN, WITHOUT.label, *TOLD):
-        here = pick(table, condition=name)
-        if name == WITHOUT.label:
-            found += [WITHOUT] if len(here) else []
-            continue
-        for phase in style.present(STAGES, here.phase):
+        for phase in style.present(STAGES, pick(table, condition=name).phase):
             word, colour = STAGES[phase]
             label = f"{word}, {name}" if name in TOLD else word
-            found.append(Stage(name, phase, label, TOLD.get(name, colour)))
-    return found
+            stage = Stage(name, phase, label, TOLD.get(name, colour))
+            found.append(WITHOUT if name == WITHOUT.label else stage)
+    return list(dict.fromkeys(found))
 
 
 def recall_data(table, seeds):
     """(means, one row per seed): strict generation about held-out people. Raises NothingToDraw."""
     wanted = {**STRICT, "split": "held-out", "relation": SIDES}
-    means = pick(table, **wanted)
-    means = style.require_rows(means, "recall", "measure generation, held-out people")
-    return means, pick(seeds, **wanted)
+    found = "recall", "measure generation, held-out people"
+    return style.require_rows(pick(table, **wanted), *found), pick(seeds, **wanted)
 
 
 def recall_picture(means, dots):
@@ -100,8 +95,7 @@ def recall_picture(means, dots):
     figure, grid = style.panels(1, len(SIDES), height=4.0, sharey=True, title=title)
     for axes, side in zip(grid[0], SIDES, strict=True):
         here = pick(means, relation=side)
-        for place, stage in enumerate(shown):
-            offset = (place - (len(shown) - 1) / 2) * 0.7 / len(shown)
+        for stage, offset in style.side_by_side(shown, 0.7):
             which = {"relation": side, "condition": stage.checkpoint, "phase": stage.phase}
             rows, each = pick(means, **which), pick(dots, **which)
             x, colour = rows.family.map(families.index) + offset, stage.colour
@@ -124,8 +118,7 @@ def layers_picture(table):
     rows = pick(table, condition=MAIN)
     data = OVER_LAYERS.gather(rows.assign(checkpoint=rows.phase))
     shown = [Stage(phase, phase, *STAGES[phase]) for phase in style.present(STAGES, data.phase)]
-    title = OVER_LAYERS.title.format(n=f"{int(data.n_seeds.max())} seeds")
-    return OVER_LAYERS.draw(data, shown, title)
+    return OVER_LAYERS.draw(data, shown, n=f"{int(data.n_seeds.max())} seeds")
 
 
 def _title(run_dir: Path, default: str) -> str:
@@ -170,13 +163,9 @@ def _axis(rows) -> tuple[str, list[str]]:
 
 
 def _words(row: dict, settings: list[str]) -> str:
-    words = []
-    for name in settings:
-        value = row[name]
-        if value == value and value != "":
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            words.append(text if name == "condition" else f"{name} {text}")
-    return ", ".join(words)
+    given = {name: row[name] for name in settings if row[name] == row[name] and row[name] != ""}
+    texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items()}
+    return ", ".join(text if k == "condition" else f"{k} {text}" for k, text in texts.items())
 
 
 def ablations_picture(data, axis: str, title: str):
@@ -198,9 +187,9 @@ def ablations_picture(data, axis: str, title: str):
 def _in_order(lines) -> list[str]:
     """The different lines; by their numbers if they differ in nothing else, otherwise as given."""
     there = list(dict.fromkeys(lines))
-    if len({NUMBER.sub("", line) for line in there}) > 1:
-        return there
-    return sorted(there, key=lambda line: [float(n) for n in NUMBER.findall(line)])
+    if len({NUMBER.sub("", line) for line in there}) == 1:
+        there.sort(key=lambda line: [float(n) for n in NUMBER.findall(line)])
+    return there
 
 
 def _curves(axes, rows, axis: str, lines: list[str]) -> None:
@@ -269,16 +258,13 @@ def draw_seeds(run_dir: Path) -> dict:
 
 @style.drawing
 def draw_ablations(run_dir: Path) -> dict:
-    """ablations, titled by what the sweep asks."""
+    data, axis = ablations_data(read_table(run_dir, "ablations"))
     title = _title(run_dir, "Conditions side by side")
-    return {
-        "ablations": ablations_picture(*ablations_data(read_table(run_dir, "ablations")), title)
-    }
+    return {"ablations": ablations_picture(data, axis, title)}
 
 
 @style.drawing
 def draw_curves(run_dir: Path) -> dict:
-    """curves, titled by what the sweep asks."""
     title = _title(run_dir, "Against training tokens")
     return {"curves": curves_picture(read_table(run_dir, "curves"), title)}
 

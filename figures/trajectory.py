@@ -19,19 +19,18 @@ WATCHED = {
 CAPTIONS = {
     "trajectory": (
         "When each measure rises",
-        "Each curve goes from its value at the first checkpoint (0) to its own maximum (1); the "
-        "legend gives that maximum for bound relations. Points are the saved checkpoints; nothing "
-        "was measured between them. With several seeds, each seed's curve is a share of its own "
-        "maximum, points are means over the seeds in which it rises, and bands 95% intervals.",
+        "Each curve goes from its value at the first checkpoint (0) to its own maximum (1), which "
+        "the legend gives for bound relations. Points are saved checkpoints. With several seeds, "
+        "means over those in which a curve rises, bands 95% intervals.",
         "Order in time does not prove a cause, and a curve without an effect is stretched to 1 all "
         "the same: read its maximum, and the intervals in the other pictures.",
     ),
     "repurposing": (
         "Do the facts take on the sibling's reading?",
-        "Test prompts of the sibling relation about held-out people, from the last checkpoint "
-        "before phase 2 (step 0) on; bands are 95% intervals over people. Dashed: how often the "
-        "same answers are true of other people. Dotted vertical lines: the first checkpoint at "
-        "which a curve has risen further above that than at its start, corrected over checkpoints.",
+        "Test prompts of the sibling relation about held-out people from the start of phase 2 on; "
+        "bands are 95% intervals. Dashed: how often the same answers are true of other people. "
+        "Dotted vertical lines: the first checkpoint at which a curve has risen further above "
+        "that than at its start, corrected over checkpoints.",
         "Of two curves of different height, noise alone makes one rise earlier: judge the lead "
         "over many runs, against the false alarms of runs that were given no other reading.",
     ),
@@ -43,9 +42,8 @@ def panel_data(table):
     rows = pick(table, split=headline_split(table), relation=style.SIDES)
     rows = style.require_rows(rows, "trajectory", "curves of bound or unbound relations")
     if "share" not in rows:
-        raise style.NothingToDraw(
-            "tables/trajectory.csv has no column share: write it again with analysis.trajectory"
-        )
+        again = "write it again with analysis.trajectory"
+        raise style.NothingToDraw(f"tables/trajectory.csv has no column share: {again}")
     return rows.sort_values("total_step", kind="stable")
 
 

@@ -52,8 +52,7 @@ def picture(data, labels: dict[str, str]):
     for axes, section in zip(grid[0], sections, strict=True):
         some = pick(data, section=section)
         measures = list(dict.fromkeys(some.measure))
-        for place, stage in enumerate(shown):
-            offset = (place - (len(shown) - 1) / 2) * 0.7 / len(shown)
+        for stage, offset in style.side_by_side(shown, 0.7):
             rows = pick(some, checkpoint=stage.checkpoint)
             x = rows.measure.map(measures.index) + offset
             axes.plot(x, rows.value, "o", color=stage.colour, markersize=5)

@@ -206,8 +206,9 @@ def umap_table(rng) -> pd.DataFrame:
             row |= {"subject": f"Person {i}", "object": objects[i % len(objects)]}
             row |= {"split": "held-out" if i % 2 else "seen", "x": x + apart, "y": y + apart}
             rows.append(row)
+    table = pd.DataFrame(rows).assign(seed=0, explained_x=0.31, explained_y=0.12)
     common = {"site": "resid_post.3", "method": "pca", "trustworthiness": np.nan}
-    return pd.DataFrame(rows).assign(seed=0, explained_x=0.31, explained_y=0.12, **common)
+    return table.assign(projection=table.relation, colour="object", **common)
 
 
 def tables() -> dict[str, pd.DataFrame]:
