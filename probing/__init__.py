@@ -6,7 +6,7 @@
 >>> x = states["mother", "rote"]                 # (n_subjects, n_sites, d)
 >>> y = states["mother", "test"]                 # (n_prompts, n_subjects, n_sites, d)
 
-Any model and prompts: `hidden_states(model, tokenizer, prompts)`. Names are imported when first used.
+Any model and prompts: `hidden_states(model, tokenizer, prompts)`. Names are imported on first use.
 """
 
 from pathlib import Path
