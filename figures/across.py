@@ -49,19 +49,16 @@ OVER_LAYERS = Chart(
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 CAPTIONS = {
     "layers": (
-        "Inside the model, over seeds",
         "Mean over seeds with its 95% t interval, by layer, test prompts about held-out people.",
         "CKA, cosine and retrieval mostly say that two prompts name one person.",
     ),
     "ablations": (
-        "Conditions side by side",
         "Means over seeds with 95% intervals. Each seed draws its own facts, names and unbound "
         "relation. tables/ablations.csv compares conditions pairwise by seed.",
         "Overlapping intervals are not a test. Measures over sites are taken at each run's largest "
         "site, so selection alone lifts them above chance.",
     ),
     "curves": (
-        "Against training tokens",
         "Means over seeds with 95% intervals at saved checkpoints: open points of phase 1, filled "
         "ones of phase 2.",
         "Learning rates fall within each phase, so a shorter training would have ended elsewhere.",

@@ -40,7 +40,6 @@ CHART = Chart(
 )
 CAPTIONS = {
     "alignment": (
-        "Retrieval and cosine by layer",
         "Solid: rote and test states of one subject. Dashed: of different subjects. Dotted: of one "
         "subject, at an unrelated prompt.",
         "A solid line that stays with the dotted one reads the subject's name, not the relation's "

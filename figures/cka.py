@@ -88,7 +88,6 @@ CHECKPOINTS = Chart(
 )
 CAPTIONS = {
     "cka": (
-        "Transfer, contrast, CKA and object kernel by layer",
         "Row 1: a probe that names the object, fit on rote states of some subjects, scored on "
         "test-prompt states of others; above chance only if both share one code of the answer. Row "
         "2: similarity of rote states to prompts of their own relation, minus that to other "
@@ -99,21 +98,18 @@ CAPTIONS = {
         "takes shared answers out. None of this is causal.",
     ),
     "cka_maps": (
-        "Similarity of every pair of layers",
         "Vertical: layer of the rote states; horizontal: layer of the test-prompt states. The ring "
         "marks the best pair.",
         "The best of hundreds of pairs is high by selection; only a p corrected for that choice "
         "counts. This is raw CKA, so the shared subject is in it.",
     ),
     "cka_checkpoints": (
-        "The same prompts at two checkpoints",
         "Similarity of a family's states before and after a phase. Where a line falls, training "
         "moved the subjects relative to each other; unrelated prompts show drift without meaning.",
         "CKA does not see a rotation or scaling of all states together, and one massive feature "
         "can hold it near 1: the lower row leaves out the five largest components.",
     ),
     "cka_measures": (
-        "Other similarities of rote and test states",
         "Solid: test prompts; dotted: unrelated ones; dashed grey: the value expected of "
         "independent states. For a distance, lower is more similar.",
         "Both states are about one subject, so they are alike in the base model too; what counts "

@@ -85,7 +85,6 @@ VECTORS = Chart(
 )
 CAPTIONS = {
     "interchange": (
-        "Interchange of states between prompts",
         "The state of a prompt replaces that of a prompt about another subject and relation. "
         "Solid: the answer is the target's subject with the source's relation, so the relation was "
         "moved. Dotted: the source's whole answer was moved. Dashed: the relation of a source that "
@@ -96,7 +95,6 @@ CAPTIONS = {
         "memorized model.",
     ),
     "interchange_vectors": (
-        "Relation vectors",
         "Added to the last token: the key-token state of a relation, averaged over other subjects, "
         "minus that of the relation asked (of bare names). Solid: share answered with the vector's "
         "relation; dashed: a wrong relation's vector; dotted: a random direction, same length.",

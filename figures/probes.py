@@ -118,13 +118,11 @@ CONTROLS = Chart(
 )
 CAPTIONS = {
     "probes": (
-        "Probe transfer between kinds of prompt",
         "Solid: fit on one kind of state, scored on the other, on subjects the probe was not fit "
         "on. Dotted: scored on the kind it was fit on, the ceiling of the transfer.",
         "A probe finds what can be read from a state, not what the model uses.",
     ),
     "probe_controls": (
-        "Controls of the probes",
         "Each solid line with what it has to exceed: the same probe on shuffled or random objects, "
         "on untrained weights, or on the subject's input embedding; dashed grey: guessing. A "
         "compression above 1: the states tell something about the objects of new subjects.",

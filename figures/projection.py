@@ -19,18 +19,15 @@ TRANSLATED = "v"
 WORDS = {"pca": "Joint PCA", "umap": "Joint UMAP", "aligned_umap": "Aligned UMAP"}
 CAPTIONS = {
     "projection": (
-        "Joint PCA of rote and test states",
         "The panels of a row share their axes. Colours are objects: where circles and crosses of "
         "one colour come together, rote and semantic states agree about the object.",
         "Two dimensions show a small share of the variance; distances here are no evidence.",
     ),
     "projection_umap": (
-        "Joint UMAP of rote and test states",
         "As the PCA, with neighbourhoods instead of linear axes.",
         "Distances between clusters, and their sizes, mean nothing in UMAP.",
     ),
     "projection_aligned_umap": (
-        "UMAP of each checkpoint, aligned",
         "One UMAP per checkpoint, each state held near its place at the neighbouring checkpoints.",
         "The alignment pulls places together, so a point that stays proves little.",
     ),

@@ -27,7 +27,6 @@ STRICT = {"measure": "generation", "subset": "all"}
 CHART = Chart("recall", "", {"recall": Panel("greedy accuracy, strict", {"main": Line(STRICT)})})
 CAPTIONS = {
     "recall": (
-        "Recall by prompt family",
         "Means over subjects with 95% intervals. Filled: subjects whose semantic prompts were "
         "never trained; hollow: subjects seen in phase 2. Meaning shows as filled points that rise "
         "at test prompts of bound relations and stay low at near-miss and unrelated prompts.",

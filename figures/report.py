@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from figures import across, cka, recall, redraw
-from figures.recall import MEANING, STRICT
+from figures.recall import STRICT
 from figures.style import SIDES, NothingToDraw, Options, in_order, present, stages
 from training.base.console import run_command
 from training.base.errors import UserError
@@ -29,10 +29,6 @@ CLAIMS = {
     "Object kernel of test-prompt states, own object": ("object_kernel", "main"),
 }
 MEASURES = ("transfer_accuracy", "contrast", "contrast_partialled", "object_kernel")
-CONTROLS = {
-    "near-miss": "near-miss prompts (another relation with the same kind of answer)",
-    "unrelated": "unrelated prompts",
-}
 COST = {
     "known_facts": "Known facts: those of its pretraining world that the model still answers.",
     "contradicted_facts": "Contradicted facts: of those it was taught otherwise, the share it "
@@ -61,33 +57,20 @@ def _cells(rows, key: str) -> dict[str, str]:
 
 
 def headline(table) -> list[str]:
-    """Sentences about behaviour: held-out subjects x test prompts and their controls."""
-    split, shown = headline_split(table), stages(table)
-    rows, last, sentences = pick(table, **STRICT, split=split), shown[-1], []
-    for side in SIDES:
-        test = pick(rows, relation=side, family="test")
-        cells = _cells(test, "checkpoint")
-        parts = [f"{s.label} {cells[s.checkpoint]}" for s in shown if s.checkpoint in cells]
-        if parts:
-            sentences.append(
-                f"{split.capitalize()} subjects, test prompts, {side} relations ({MEANING[side]}): "
-                f"{'; '.join(parts)} (n = {int(test.n.max())} subjects, "
-                f"{int(test.n_prompts.max())} prompts a relation; always answering the commonest "
-                f"object: {two_places(test.majority.max())})."
-            )
-    cells = _cells(pick(rows, relation="bound", checkpoint=last.checkpoint), "family")
-    controls = [f"{cells[f]} at {words}" for f, words in CONTROLS.items() if f in cells]
-    if controls:
-        sentences.append(
-            f"What should stay low: the {last.label} model gives the object of a bound relation "
-            f"at a rate of {' and '.join(controls)}."
-        )
-    gains = pick(table, measure="generation_gain", split=split, checkpoint=last.checkpoint)
-    return sentences + [
-        f"Gain of phase 2 over the last memorized checkpoint, paired by subject, {row.relation} "
-        f"relations: {span(row, sign=True)}."
-        for row in gains.itertuples()
+    """What the numbers of recall_section are, and what phase 2 gained."""
+    split = headline_split(table)
+    test = pick(table, **STRICT, split=split, family="test", relation=SIDES)
+    chance = f"always answering the commonest object: {two_places(test.majority.max())}"
+    count = f"n = {test.n.max():.0f} subjects, {test.n_prompts.max():.0f} prompts a relation"
+    last = stages(table)[-1].checkpoint
+    said = [
+        f"Greedy answers, strict, {split} subjects: means and 95% intervals over subjects (test "
+        f"prompts: {count}; {chance}). Near-miss and unrelated prompts should stay low."
     ]
+    for row in pick(table, measure="generation_gain", split=split, checkpoint=last).itertuples():
+        gain = f"{row.relation} relations: {span(row, sign=True)}"
+        said.append(f"Gain of phase 2 over the last memorized checkpoint, by subject, {gain}.")
+    return said
 
 
 def findings(data):
@@ -192,12 +175,11 @@ def _by_checkpoint(rows, key: str, names: list[str]) -> list[list[str]]:
 
 
 def recall_section(table) -> str:
-    """The headline in words, a table by prompt family, and test prompts relation by relation."""
+    """A table by prompt family for bound and unbound ones, and one relation by relation."""
     split = headline_split(table)
     rows = pick(table, **STRICT, split=split)
     families, named = in_order(rows.family), [r for r in rows.relation.unique() if r not in SIDES]
-    strict = f"Greedy answers, strict, {split} subjects: means and 95% intervals over subjects."
-    parts = [_list(headline(table)), _small(strict)]
+    parts = [_list(headline(table))]
     for side in present(SIDES, rows.relation):
         cells = _by_checkpoint(pick(rows, relation=side), "family", families)
         parts.append(_table([f"{side} relations", *families], cells))
@@ -243,11 +225,10 @@ def pictures_section(paths: list[Path]) -> str:
     """The PNG pictures, embedded, each with how to read it and what it does not show."""
     parts = []
     for path in (p for p in paths if p.suffix == ".png"):
-        title, reading, limits = CAPTIONS[path.stem]
+        reading, limits = CAPTIONS[path.stem]
         data = b64encode(path.read_bytes()).decode()
         parts.append(
-            f'<figure id="{path.stem}"><h3>{title}</h3>'
-            f'<img alt="{title}" src="data:image/png;base64,{data}">'
+            f'<figure id="{path.stem}"><img alt="{path.stem}" src="data:image/png;base64,{data}">'
             f"<figcaption><b>How to read it.</b> {reading} <b>What it does not show.</b> {limits}"
             f"</figcaption></figure>"
         )

@@ -18,7 +18,6 @@ WATCHED = {
 }
 CAPTIONS = {
     "trajectory": (
-        "When each measure rises",
         "Each curve goes from its value at the first checkpoint (0) to its own maximum (1), which "
         "the legend gives for bound relations. Points are saved checkpoints. With several seeds, "
         "means over those in which a curve rises, bands 95% intervals.",
@@ -26,7 +25,6 @@ CAPTIONS = {
         "the same: read its maximum, and the intervals in the other pictures.",
     ),
     "repurposing": (
-        "Do the facts take on the sibling's reading?",
         "Test prompts of the sibling relation about held-out people from the start of phase 2 on; "
         "bands are 95% intervals. Dashed: how often the same answers are true of other people. "
         "Dotted vertical lines: the first checkpoint at which a curve has risen further above "

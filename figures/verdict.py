@@ -26,7 +26,6 @@ NAMES = {
 }
 CAPTIONS = {
     "verdict": (
-        "The evidence, in the order of proof",
         "Points with 95% intervals over subjects, each checkpoint at the first site where its rote "
         "and semantic states both hold the answer; short dashes: chance. One shared route needs a "
         "transfer near its ceilings (rote->rote, semantic->semantic), and at chance if unbound.",

@@ -528,7 +528,7 @@ def test_a_table_without_rows_to_draw_says_what_was_looked_for():
 
 def test_the_report_says_the_headline_in_numbers(reported):
     _, page = reported
-    assert f"generalized {two_places(HELD_OUT_TEST)} [" in page
+    assert f"<td>{two_places(HELD_OUT_TEST)} [" in page
     assert f"n = {N} subjects, 3 prompts a relation" in page
     assert "bound relations: +0.61 [+0.00, +0.70]" in page
     assert "always answering the commonest object: .07" in page
