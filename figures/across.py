@@ -15,7 +15,6 @@ from figures import style
 from figures.lines import ALONE, Chart, Line, Panel
 from figures.recall import MEANING, STRICT, family_axis
 from figures.style import OBJECT_COLOURS, SIDES, STAGES, Stage
-from training.base.files import read_json
 from training.runs.table_files import optional_table, pick, read_table
 
 MAIN = "two phases"
@@ -91,7 +90,6 @@ def recall_picture(means, dots):
     title = f"Recall of held-out people's facts ({int(means.n_seeds.max())} seeds, greedy, strict)"
     figure, grid = style.panels(1, len(SIDES), height=4.0, sharey=True, title=title)
     for axes, side in zip(grid[0], SIDES, strict=True):
-        here = pick(means, relation=side)
         for stage, offset in style.side_by_side(shown, 0.7):
             which = {"relation": side, "condition": stage.checkpoint, "phase": stage.phase}
             rows, each = pick(means, **which), pick(dots, **which)
@@ -101,8 +99,7 @@ def recall_picture(means, dots):
             axes.plot(x, rows.value, "o", color=colour, markersize=6)
             x = each.family.map(families.index) + offset + 0.06
             axes.plot(x, each.value, ".", color=colour, markersize=4, alpha=0.6)
-        asked = pick(here, family="test")
-        family_axis(axes, families, (asked if len(asked) else here).majority.max())
+        family_axis(axes, families, pick(means, relation=side).majority.max())
         meaning = f": {MEANING[side]}" if "generalize" in set(means.phase) else ""
         axes.set_title(f"{side} relations{meaning}")
     grid[0, 0].set_ylabel("accuracy")
@@ -120,15 +117,13 @@ def layers_picture(table):
 
 def _title(run_dir: Path, default: str) -> str:
     """What a sweep asks, from its run.json."""
-    record = run_dir / "run.json"
-    return (read_json(record).get("title") if record.exists() else "") or default
+    return style.record_of(run_dir).get("title") or default
 
 
 def _panels_of(data, title: str, height: float, extra: float):
     """(figure, [(axes, rows)]): a titled panel for each endpoint and kind of relation."""
-    seeds = sorted({int(data.n_seeds.min()), int(data.n_seeds.max())})
     parts = list(data.groupby(["endpoint", data.relation.fillna("")], sort=False))
-    title = f"{title} ({'-'.join(map(str, seeds))} seeds)"
+    title = f"{title} ({style.span_of(data.n_seeds)} seeds)"
     figure, every = style.tiles(len(parts), height=height, extra=extra, title=title)
     for axes, (names, _) in zip(every, parts, strict=True):
         axes.set_title(", ".join(filter(None, names)), fontsize=8.5)
@@ -170,14 +165,14 @@ def ablations_picture(data, axis: str, title: str):
     labels, lines = list(dict.fromkeys(data.label)), _in_order(data.line)
     height = 2.5 if axis else 0.5 + 0.27 * len(labels)
     figure, parts = _panels_of(data, title, height, extra=1.0)
-    if axis:
-        for axes, rows in parts:
+    for number, (axes, rows) in enumerate(parts):
+        if axis:
             _curves(axes, rows, axis, lines)
+        else:
+            _points(axes, rows, labels, named=number % 2 == 0)
+    if axis:
         names = [line or "mean over seeds" for line in lines]
         _legend(figure, names, columns=1 if max(map(len, lines)) > 50 else 3)
-    else:
-        for number, (axes, rows) in enumerate(parts):
-            _points(axes, rows, labels, named=number % 2 == 0)
     return figure
 
 

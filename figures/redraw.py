@@ -15,10 +15,9 @@ import tyro
 
 from figures import alignment, cka, interchange, probes, projection, recall, trajectory, verdict
 from figures.across import DRAWINGS as ACROSS
-from figures.style import draw_each, present
+from figures.style import draw_each, present, record_of
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import read_json
 
 MODULES = (verdict, recall, cka, alignment, probes, interchange, projection, trajectory)
 OF_A_RUN = {name: draw for module in MODULES for name, draw in module.DRAWINGS.items()}
@@ -45,8 +44,7 @@ def table_names(run_dir: Path) -> list[str]:
 
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
     """Draw every figure whose tables exist: see `style.draw_each`."""
-    record = run_dir / "run.json"
-    kind = read_json(record).get("kind") if record.exists() else None
+    kind = record_of(run_dir).get("kind")
     # Only some sweeps have curves, and a sweep's table of someone's own has no record.
     names = [KINDS[kind]] if kind in KINDS else list(OF_A_RUN)
     names += present(("ablations", "curves"), table_names(run_dir))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from figures import across, cka, recall, redraw
 from figures.recall import STRICT
-from figures.style import SIDES, NothingToDraw, Options, in_order, present, stages
+from figures.style import SIDES, NothingToDraw, Options, in_order, present, record_of, stages
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import read_json, write_text
+from training.base.files import write_text
 from training.base.words import p_words, span, two_places
 from training.runs.table_files import headline_split, optional_table, pick
 
@@ -147,19 +147,18 @@ def _details(summary: str, content: str) -> str:
 
 def run_section(run_dir: Path) -> str:
     """What was run, from run.json: model, facts, seed, phases with settings, commit, versions."""
-    if not (run_dir / "run.json").exists():
+    record = record_of(run_dir)
+    if not record:
         return "<p>These tables are about checkpoints made elsewhere: no run.json says how.</p>"
-    record = read_json(run_dir / "run.json")
     inputs = record.get("inputs", {})
-    sizes = [f"{name} {inputs[name]}" for name in ("subjects", "pool", "unbound") if name in inputs]
-    facts = f"{inputs.get('facts', 'unknown')}" + (f" ({', '.join(sizes)})" if sizes else "")
-    rows = [["base model", record.get("model", "unknown")], ["facts", facts]]
-    rows.append(["seed", record.get("seed", "unknown")])
+    facts = [f"{k} {v}" for k, v in inputs.items() if k in ("facts", "subjects", "pool", "unbound")]
+    rows = [["base model", record.get("model", "")], ["inputs", ", ".join(facts)]]
+    rows.append(["seed", record.get("seed", "")])
     for phase, entry in record.get("phases", {}).items():
         settings = [f"{k} {v}" for k, v in entry.get("settings", {}).items() if k not in inputs]
         state = "" if entry.get("complete") else " (not finished)"
         rows.append([f"phase {phase}{state}", ", ".join(settings)])
-    rows.append(["commit", record.get("commit", "unknown")])
+    rows.append(["commit", record.get("commit", "")])
     details = [f"{k} {v}" for k, v in record.get("versions", {}).items()]
     details += [f"sha256 of {k}: {v}" for k, v in record.get("sha256", {}).items()]
     return _table(["", ""], rows) + _details("versions and hashes", _list(details))

@@ -12,7 +12,7 @@ import tyro
 
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import write_with
+from training.base.files import read_json, write_with
 from training.runs.table_files import TableMissing, headline_split
 
 DPI = 150
@@ -145,11 +145,21 @@ def require_rows(rows, table: str, wanted: str):
 
 def count_words(rows, noun: str = "") -> str:
     """`n = 38-40 held-out subjects`, the subjects being those of the headline split; "": no n."""
-    counts = [f"{n:.0f}" for n in sorted(set(rows.n.dropna()))]
-    if not counts:
+    if rows.n.isna().all():
         return ""
     split = "" if noun or headline_split(rows) == "all" else "held-out "
-    return f"n = {'-'.join(dict.fromkeys((counts[0], counts[-1])))} {split}{noun or 'subjects'}"
+    return f"n = {span_of(rows.n)} {split}{noun or 'subjects'}"
+
+
+def span_of(counts) -> str:
+    """`38-40`, the smallest and largest of some counts, or `40` if they are equal."""
+    return "-".join(dict.fromkeys((f"{counts.min():.0f}", f"{counts.max():.0f}")))
+
+
+def record_of(run_dir: Path) -> dict:
+    """run.json; empty for tables about checkpoints made elsewhere."""
+    record = run_dir / "run.json"
+    return read_json(record) if record.exists() else {}
 
 
 def panels(rows: int, columns: int, *, height: float, title: str, **options):
