@@ -107,14 +107,6 @@ def recall_picture(means, dots):
     return figure
 
 
-def layers_picture(table):
-    """A panel per measure of sites.csv; solid: bound relations, dotted: unbound ones."""
-    rows = pick(table, condition=MAIN)
-    data = OVER_LAYERS.gather(rows.assign(checkpoint=rows.phase))
-    shown = [Stage(phase, phase, *STAGES[phase]) for phase in style.present(STAGES, data.phase)]
-    return OVER_LAYERS.draw(data, shown, n=f"{int(data.n_seeds.max())} seeds")
-
-
 def _title(run_dir: Path, default: str) -> str:
     """What a sweep asks, from its run.json."""
     return style.record_of(run_dir).get("title") or default
@@ -245,7 +237,12 @@ def draw_seeds(run_dir: Path) -> dict:
     tables = read_table(run_dir, "recall"), read_table(run_dir, "seeds")
     figures = {"recall": recall_picture(*recall_data(*tables))}
     sites = optional_table(run_dir, "sites")
-    return figures if sites is None else {**figures, "layers": layers_picture(sites)}
+    if sites is not None:
+        rows = pick(sites, condition=MAIN)
+        data = OVER_LAYERS.gather(rows.assign(checkpoint=rows.phase))
+        shown = [Stage(phase, phase, *STAGES[phase]) for phase in style.present(STAGES, data.phase)]
+        figures["layers"] = OVER_LAYERS.draw(data, shown, n=f"{data.n_seeds.max():.0f} seeds")
+    return figures
 
 
 @style.drawing

@@ -90,9 +90,9 @@ CAPTIONS = {
     "cka": (
         "Row 1: a probe that names the object, fit on rote states of some subjects, scored on "
         "test-prompt states of others; above chance only if both share one code of the answer. Row "
-        "2: similarity of rote states to prompts of their own relation, minus that to other "
-        "relations' prompts. Row 3: the raw similarity, dotted at unrelated prompts. Row 4: how "
-        "much of the states' geometry is due to the object.",
+        "2: similarity of rote states to prompts of their own relation minus that to other "
+        "relations' prompts. Row 3: the raw similarity. Row 4: how much of the geometry of the "
+        "states is due to the object.",
         "Row 3 alone proves nothing: both states are about one subject, so they are alike in the "
         "base model too. Two unrelated codes of one answer also give a contrast; the dashed line "
         "takes shared answers out. None of this is causal.",
@@ -196,24 +196,6 @@ def checkpoints_data(table):
     return CHECKPOINTS.gather(rows.assign(checkpoint=pair))
 
 
-def checkpoints_picture(data):
-    """A column per family, one line for each pair of checkpoints."""
-    pairs = zip(dict.fromkeys(data.checkpoint), PAIR_COLOURS, strict=False)
-    return CHECKPOINTS.draw(data, [style.Stage(pair, "", pair, colour) for pair, colour in pairs])
-
-
-def measures_chart(table) -> Chart:
-    """A panel per measure: test prompts (the first family if there are none) and unrelated ones."""
-    family = "test" if "test" in set(table.family) else table.family.iloc[0]
-    lines = {"main": Line({"family": family}), "unrelated": UNRELATED}
-    panels = {
-        name: Panel(name.replace("_", " "), lines, rows={"measure": name}, null="above")
-        for name in dict.fromkeys(table.measure)
-    }
-    title = "Other similarities of rote and test states ({n})"
-    return Chart("cka_measures", title, panels, reference="chance", height=(2.3, 1.1))
-
-
 @style.drawing
 def draw(run_dir: Path) -> dict:
     """cka, and cka_maps if its table exists."""
@@ -224,14 +206,25 @@ def draw(run_dir: Path) -> dict:
 
 @style.drawing
 def draw_checkpoints(run_dir: Path) -> dict:
+    """A column per family, one line for each pair of checkpoints."""
     data = checkpoints_data(read_table(run_dir, "cka_checkpoints"))
-    return {"cka_checkpoints": checkpoints_picture(data)}
+    pairs = zip(dict.fromkeys(data.checkpoint), PAIR_COLOURS, strict=False)
+    shown = [style.Stage(pair, "", pair, colour) for pair, colour in pairs]
+    return {"cka_checkpoints": CHECKPOINTS.draw(data, shown)}
 
 
 @style.drawing
 def draw_measures(run_dir: Path) -> dict:
+    """A panel per measure: test prompts (the first family if there are none) and unrelated ones."""
     table = read_table(run_dir, "cka_measures")
-    chart = measures_chart(table)
+    family = "test" if "test" in set(table.family) else table.family.iloc[0]
+    lines = {"main": Line({"family": family}), "unrelated": UNRELATED}
+    panels = {
+        name: Panel(name.replace("_", " "), lines, rows={"measure": name}, null="above")
+        for name in dict.fromkeys(table.measure)
+    }
+    title = "Other similarities of rote and test states ({n})"
+    chart = Chart("cka_measures", title, panels, reference="chance", height=(2.3, 1.1))
     return {"cka_measures": chart.draw(chart.gather(table))}
 
 

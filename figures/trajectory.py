@@ -56,7 +56,12 @@ def picture(data):
         title += f" (means over {int(data.n_seeds.min())} seeds)"
     height = 2.4 * len(sides) + 1.3
     figure, grid = style.panels(len(sides), len(parts), height=height, sharey=True, title=title)
-    looks = _looks(dict.fromkeys(data.curve))
+    # After the last colour they begin again, dashed.
+    kinds = [(colour, dash) for dash in ("-", "--") for colour in style.OBJECT_COLOURS]
+    looks = {
+        name: {"color": colour, "linestyle": dash, "marker": "o", "markersize": 3.5}
+        for name, (colour, dash) in zip(dict.fromkeys(data.curve), kinds, strict=False)
+    }
     for axes_row, side in zip(grid, sides, strict=True):
         for axes, (part, both) in zip(axes_row, parts.items(), strict=True):
             rows = pick(data, relation=side, phase=both)
@@ -78,14 +83,6 @@ def picture(data):
     handles = [style.handle(f"{n} (max {most[n]:.2f})", **look) for n, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
-
-
-def _looks(names) -> dict[str, dict]:
-    """Colour, line and marker of each curve; after the last colour they begin again, dashed."""
-    looks = [(colour, dash) for dash in ("-", "--") for colour in style.OBJECT_COLOURS]
-    common = {"marker": "o", "markersize": 3.5}
-    named = zip(names, looks, strict=False)
-    return {name: {"color": colour, "linestyle": dash} | common for name, (colour, dash) in named}
 
 
 def repurposing_data(table):
