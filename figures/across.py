@@ -15,7 +15,6 @@ from figures import style
 from figures.lines import ALONE, Chart, Line, Panel
 from figures.recall import MEANING, STRICT, family_axis
 from figures.style import OBJECT_COLOURS, SIDES, STAGES, Stage
-from training.base.files import read_json
 from training.runs.table_files import optional_table, pick, read_table
 
 MAIN = "two phases"
@@ -49,22 +48,18 @@ OVER_LAYERS = Chart(
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 CAPTIONS = {
     "layers": (
-        "Inside the model, over seeds",
         "Mean over seeds with its 95% t interval, by layer, test prompts about held-out people.",
         "CKA, cosine and retrieval mostly say that two prompts name one person.",
     ),
     "ablations": (
-        "Conditions side by side",
-        "Points are means over seeds, bars and bands 95% intervals over seeds. Each seed draws its "
-        "own facts, names and unbound relation.",
-        "Overlapping intervals are not a test: tables/ablations.csv compares conditions pairwise "
-        "by seed. Measures over sites are taken at each run's largest site, so selection alone "
-        "lifts them above chance.",
+        "Means over seeds with 95% intervals. Each seed draws its own facts, names and unbound "
+        "relation. tables/ablations.csv compares conditions pairwise by seed.",
+        "Overlapping intervals are not a test. Measures over sites are taken at each run's largest "
+        "site, so selection alone lifts them above chance.",
     ),
     "curves": (
-        "Against training tokens",
-        "Points are saved checkpoints, means over seeds, by training tokens since the base model; "
-        "bands are 95% intervals over seeds. Open points are of phase 1, filled ones of phase 2.",
+        "Means over seeds with 95% intervals at saved checkpoints: open points of phase 1, filled "
+        "ones of phase 2.",
         "Learning rates fall within each phase, so a shorter training would have ended elsewhere.",
     ),
 }
@@ -74,23 +69,19 @@ def conditions(table) -> list[Stage]:
     """The phases, the control without phase 1, answers told in context; checkpoint: condition."""
     found = []
     for name in (MAIN, WITHOUT.label, *TOLD):
-        here = pick(table, condition=name)
-        if name == WITHOUT.label:
-            found += [WITHOUT] if len(here) else []
-            continue
-        for phase in style.present(STAGES, here.phase):
+        for phase in style.present(STAGES, pick(table, condition=name).phase):
             word, colour = STAGES[phase]
             label = f"{word}, {name}" if name in TOLD else word
-            found.append(Stage(name, phase, label, TOLD.get(name, colour)))
-    return found
+            stage = Stage(name, phase, label, TOLD.get(name, colour))
+            found.append(WITHOUT if name == WITHOUT.label else stage)
+    return list(dict.fromkeys(found))
 
 
 def recall_data(table, seeds):
     """(means, one row per seed): strict generation about held-out people. Raises NothingToDraw."""
     wanted = {**STRICT, "split": "held-out", "relation": SIDES}
-    means = pick(table, **wanted)
-    means = style.require_rows(means, "recall", "measure generation, held-out people")
-    return means, pick(seeds, **wanted)
+    found = "recall", "measure generation, held-out people"
+    return style.require_rows(pick(table, **wanted), *found), pick(seeds, **wanted)
 
 
 def recall_picture(means, dots):
@@ -99,9 +90,7 @@ def recall_picture(means, dots):
     title = f"Recall of held-out people's facts ({int(means.n_seeds.max())} seeds, greedy, strict)"
     figure, grid = style.panels(1, len(SIDES), height=4.0, sharey=True, title=title)
     for axes, side in zip(grid[0], SIDES, strict=True):
-        here = pick(means, relation=side)
-        for place, stage in enumerate(shown):
-            offset = (place - (len(shown) - 1) / 2) * 0.7 / len(shown)
+        for stage, offset in style.side_by_side(shown, 0.7):
             which = {"relation": side, "condition": stage.checkpoint, "phase": stage.phase}
             rows, each = pick(means, **which), pick(dots, **which)
             x, colour = rows.family.map(families.index) + offset, stage.colour
@@ -110,8 +99,7 @@ def recall_picture(means, dots):
             axes.plot(x, rows.value, "o", color=colour, markersize=6)
             x = each.family.map(families.index) + offset + 0.06
             axes.plot(x, each.value, ".", color=colour, markersize=4, alpha=0.6)
-        asked = pick(here, family="test")
-        family_axis(axes, families, (asked if len(asked) else here).majority.max())
+        family_axis(axes, families, pick(means, relation=side).majority.max())
         meaning = f": {MEANING[side]}" if "generalize" in set(means.phase) else ""
         axes.set_title(f"{side} relations{meaning}")
     grid[0, 0].set_ylabel("accuracy")
@@ -119,26 +107,15 @@ def recall_picture(means, dots):
     return figure
 
 
-def layers_picture(table):
-    """A panel per measure of sites.csv; solid: bound relations, dotted: unbound ones."""
-    rows = pick(table, condition=MAIN)
-    data = OVER_LAYERS.gather(rows.assign(checkpoint=rows.phase))
-    shown = [Stage(phase, phase, *STAGES[phase]) for phase in style.present(STAGES, data.phase)]
-    title = OVER_LAYERS.title.format(n=f"{int(data.n_seeds.max())} seeds")
-    return OVER_LAYERS.draw(data, shown, title)
-
-
 def _title(run_dir: Path, default: str) -> str:
     """What a sweep asks, from its run.json."""
-    record = run_dir / "run.json"
-    return (read_json(record).get("title") if record.exists() else "") or default
+    return style.record_of(run_dir).get("title") or default
 
 
 def _panels_of(data, title: str, height: float, extra: float):
     """(figure, [(axes, rows)]): a titled panel for each endpoint and kind of relation."""
-    seeds = sorted({int(data.n_seeds.min()), int(data.n_seeds.max())})
     parts = list(data.groupby(["endpoint", data.relation.fillna("")], sort=False))
-    title = f"{title} ({'-'.join(map(str, seeds))} seeds)"
+    title = f"{title} ({style.span_of(data.n_seeds)} seeds)"
     figure, every = style.tiles(len(parts), height=height, extra=extra, title=title)
     for axes, (names, _) in zip(every, parts, strict=True):
         axes.set_title(", ".join(filter(None, names)), fontsize=8.5)
@@ -170,13 +147,9 @@ def _axis(rows) -> tuple[str, list[str]]:
 
 
 def _words(row: dict, settings: list[str]) -> str:
-    words = []
-    for name in settings:
-        value = row[name]
-        if value == value and value != "":
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            words.append(text if name == "condition" else f"{name} {text}")
-    return ", ".join(words)
+    given = {name: row[name] for name in settings if row[name] == row[name] and row[name] != ""}
+    texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in given.items()}
+    return ", ".join(text if k == "condition" else f"{k} {text}" for k, text in texts.items())
 
 
 def ablations_picture(data, axis: str, title: str):
@@ -184,23 +157,23 @@ def ablations_picture(data, axis: str, title: str):
     labels, lines = list(dict.fromkeys(data.label)), _in_order(data.line)
     height = 2.5 if axis else 0.5 + 0.27 * len(labels)
     figure, parts = _panels_of(data, title, height, extra=1.0)
-    if axis:
-        for axes, rows in parts:
+    for number, (axes, rows) in enumerate(parts):
+        if axis:
             _curves(axes, rows, axis, lines)
+        else:
+            _points(axes, rows, labels, named=number % 2 == 0)
+    if axis:
         names = [line or "mean over seeds" for line in lines]
         _legend(figure, names, columns=1 if max(map(len, lines)) > 50 else 3)
-    else:
-        for number, (axes, rows) in enumerate(parts):
-            _points(axes, rows, labels, named=number % 2 == 0)
     return figure
 
 
 def _in_order(lines) -> list[str]:
     """The different lines; by their numbers if they differ in nothing else, otherwise as given."""
     there = list(dict.fromkeys(lines))
-    if len({NUMBER.sub("", line) for line in there}) > 1:
-        return there
-    return sorted(there, key=lambda line: [float(n) for n in NUMBER.findall(line)])
+    if len({NUMBER.sub("", line) for line in there}) == 1:
+        there.sort(key=lambda line: [float(n) for n in NUMBER.findall(line)])
+    return there
 
 
 def _curves(axes, rows, axis: str, lines: list[str]) -> None:
@@ -264,21 +237,23 @@ def draw_seeds(run_dir: Path) -> dict:
     tables = read_table(run_dir, "recall"), read_table(run_dir, "seeds")
     figures = {"recall": recall_picture(*recall_data(*tables))}
     sites = optional_table(run_dir, "sites")
-    return figures if sites is None else {**figures, "layers": layers_picture(sites)}
+    if sites is not None:
+        rows = pick(sites, condition=MAIN)
+        data = OVER_LAYERS.gather(rows.assign(checkpoint=rows.phase))
+        shown = [Stage(phase, phase, *STAGES[phase]) for phase in style.present(STAGES, data.phase)]
+        figures["layers"] = OVER_LAYERS.draw(data, shown, n=f"{data.n_seeds.max():.0f} seeds")
+    return figures
 
 
 @style.drawing
 def draw_ablations(run_dir: Path) -> dict:
-    """ablations, titled by what the sweep asks."""
+    data, axis = ablations_data(read_table(run_dir, "ablations"))
     title = _title(run_dir, "Conditions side by side")
-    return {
-        "ablations": ablations_picture(*ablations_data(read_table(run_dir, "ablations")), title)
-    }
+    return {"ablations": ablations_picture(data, axis, title)}
 
 
 @style.drawing
 def draw_curves(run_dir: Path) -> dict:
-    """curves, titled by what the sweep asks."""
     title = _title(run_dir, "Against training tokens")
     return {"curves": curves_picture(read_table(run_dir, "curves"), title)}
 

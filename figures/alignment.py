@@ -23,23 +23,15 @@ def _lines(measure: str) -> dict[str, Line]:
     }
 
 
+CENTRED = "Cosine of paired rote and test states, centred"
 RAW = "The same, raw: the common direction of all states inflates it"
+NEAREST = "Retrieval: is the own rote state the nearest of all?"
 CHART = Chart(
     "alignment",
     "Rote and test states of the same subject ({n})",
     {
-        "retrieval": Panel(
-            "top-1 accuracy",
-            _lines("retrieval_top1"),
-            "Retrieval: is the own rote state the nearest of all?",
-            limits=(0, None),
-        ),
-        "centred": Panel(
-            "cosine, centred",
-            _lines("cosine_centred"),
-            "Cosine of paired rote and test states, centred",
-            level=0.0,
-        ),
+        "retrieval": Panel("top-1 accuracy", _lines("retrieval_top1"), NEAREST, limits=(0, None)),
+        "centred": Panel("cosine, centred", _lines("cosine_centred"), CENTRED, level=0.0),
         "raw": Panel("cosine, raw", _lines("cosine_raw"), RAW, level=0.0),
     },
     wanted="retrieval_top1 and cosines of bound or unbound relations, family test",
@@ -48,9 +40,8 @@ CHART = Chart(
 )
 CAPTIONS = {
     "alignment": (
-        "Retrieval and cosine by layer",
-        "Solid: rote and test states of the same subject. Dashed: of different subjects. Dotted: "
-        "of the same subject, at an unrelated prompt.",
+        "Solid: rote and test states of one subject. Dashed: of different subjects. Dotted: of one "
+        "subject, at an unrelated prompt.",
         "A solid line that stays with the dotted one reads the subject's name, not the relation's "
         "meaning. Raw cosine is high for any two states.",
     )

@@ -14,6 +14,10 @@ from training.runs.table_files import headline_split, optional_table, pick, read
 
 TEST = {"family": "test"}
 TRANSFER = {"measure": "transfer_accuracy", "direction": "rote->semantic"}
+UNRELATED = Line({"family": "unrelated"}, style=":", **SECOND)
+PARTIALLED = Line({"measure": "contrast_partialled"}, style="--", **SECOND)
+OTHER_OBJECT = Line({"object_relation": "other"}, style=(0, (4, 2)), **SECOND)
+ABOVE = {"level": 0.0, "null": "above"}
 # In the order of what they prove: similar states do not yet share a meaning.
 CHART = Chart(
     "cka",
@@ -29,10 +33,7 @@ CHART = Chart(
         ),
         "contrast": Panel(
             "difference of CKA",
-            {
-                "main": Line({"measure": "contrast"}),
-                "partialled": Line({"measure": "contrast_partialled"}, style="--", **SECOND),
-            },
+            {"main": Line({"measure": "contrast"}), "partialled": PARTIALLED},
             "2. Crossed contrast: own minus other relation",
             rows=TEST,
             level=0.0,
@@ -44,23 +45,18 @@ CHART = Chart(
         ),
         "cka": Panel(
             "debiased CKA",
-            {"main": Line(TEST), "unrelated": Line({"family": "unrelated"}, style=":", **SECOND)},
+            {"main": Line(TEST), "unrelated": UNRELATED},
             "3. CKA of rote and test states",
             rows={"measure": "cka"},
-            level=0.0,
-            null="above",
+            **ABOVE,
             notes={"bound": "dotted: rote and unrelated prompts"},
         ),
         "object_kernel": Panel(
             "debiased CKA with\none-hot objects",
-            {
-                "main": Line({"object_relation": "same"}),
-                "other": Line({"object_relation": "other"}, style=(0, (4, 2)), **SECOND),
-            },
+            {"main": Line({"object_relation": "same"}), "other": OTHER_OBJECT},
             "4. Do test states carry the object?",
             rows={"measure": "object_kernel", **TEST},
-            level=0.0,
-            null="above",
+            **ABOVE,
             notes={"bound": "solid: own object; dashed: another relation's"},
         ),
     },
@@ -85,41 +81,35 @@ CHECKPOINTS = Chart(
     wanted="bound relations at the ends of two phases",
     heading="{} prompts",
     height=(2.3, 1.2),
+    # Intervals of few subjects are wider than what there is to see.
     finish=lambda axes, data, panel, column: axes.set_ylim(
-        # Intervals of few subjects are wider than what there is to see.
-        min(-0.1, pick(data, panel=panel).value.min() - 0.1),
-        1.03,
+        min(-0.1, pick(data, panel=panel).value.min() - 0.1), 1.03
     ),
 )
 CAPTIONS = {
     "cka": (
-        "Transfer, contrast, CKA and object kernel by layer",
-        "Read from the top. Row 1: a probe that names the object, fit on rote states of some "
-        "subjects, scored on test-prompt states of others; above chance only if both kinds of "
-        "state share one code of the answer. Row 2: similarity of rote states to prompts of their "
-        "own relation, minus that to other relations' prompts. Row 3: the raw similarity, dotted "
-        "at unrelated prompts. Row 4: how much of the states' geometry is due to the object.",
-        "Row 3 alone proves nothing: both states are about the same subject, so they are alike in "
-        "the base model too. CKA ignores rotation, so two unrelated codes of one answer also give "
-        "a contrast; the dashed line takes shared answers out. None of this is causal.",
+        "Row 1: a probe that names the object, fit on rote states of some subjects, scored on "
+        "test-prompt states of others; above chance only if both share one code of the answer. Row "
+        "2: similarity of rote states to prompts of their own relation minus that to other "
+        "relations' prompts. Row 3: the raw similarity. Row 4: how much of the geometry of the "
+        "states is due to the object.",
+        "Row 3 alone proves nothing: both states are about one subject, so they are alike in the "
+        "base model too. Two unrelated codes of one answer also give a contrast; the dashed line "
+        "takes shared answers out. None of this is causal.",
     ),
     "cka_maps": (
-        "Similarity of every pair of layers",
-        "Vertical: layer of the rote states; horizontal: layer of the test-prompt states; one "
-        "colour scale for all checkpoints. The ring marks the best pair.",
+        "Vertical: layer of the rote states; horizontal: layer of the test-prompt states. The ring "
+        "marks the best pair.",
         "The best of hundreds of pairs is high by selection; only a p corrected for that choice "
         "counts. This is raw CKA, so the shared subject is in it.",
     ),
     "cka_checkpoints": (
-        "The same prompts at two checkpoints",
-        "Similarity of a family's states before and after a phase, about the same subjects. Where "
-        "a line falls, training moved the subjects relative to each other; the unrelated prompts "
-        "show drift that has nothing to do with meaning.",
+        "Similarity of a family's states before and after a phase. Where a line falls, training "
+        "moved the subjects relative to each other; unrelated prompts show drift without meaning.",
         "CKA does not see a rotation or scaling of all states together, and one massive feature "
         "can hold it near 1: the lower row leaves out the five largest components.",
     ),
     "cka_measures": (
-        "Other similarities of rote and test states",
         "Solid: test prompts; dotted: unrelated ones; dashed grey: the value expected of "
         "independent states. For a distance, lower is more similar.",
         "Both states are about one subject, so they are alike in the base model too; what counts "
@@ -137,7 +127,7 @@ def panel_data(cka, probes=None):
 def _with_interaction(cka):
     """The table with the mean interaction of unbound relations as their contrast.
 
-    The interval and the null are kept only if there is just one such relation.
+    Of one such relation, the interval and the null are kept.
     """
     import pandas as pd
 
@@ -153,23 +143,15 @@ def _with_interaction(cka):
 
 
 def maps(table):
-    """Rote layers up, test layers to the right, for the last checkpoint of each phase.
-
-    table: cka_grid; bound relations, family test, headline split. Raises NothingToDraw.
-    """
+    """Rote layers up, test layers to the right, for the last checkpoint of each phase, of the table
+    cka_grid. Raises NothingToDraw."""
     rows = pick(table, measure="cka", relation="bound", family="test", split=headline_split(table))
     rows = style.require_rows(rows, "cka_grid", "measure cka, relation bound, family test")
     shown = style.milestones(rows)
     title = "CKA of rote and test-prompt states, every pair of layers"
-    figure, every = style.tiles(
-        len(shown),
-        columns=3,
-        height=3.2,
-        extra=0.6,
-        title=f"{title} (bound relations, {style.count_words(rows)})",
-        sharex=True,
-        sharey=True,
-    )
+    title += f" (bound relations, {style.count_words(rows)})"
+    shape = {"columns": 3, "height": 3.2, "extra": 0.6, "sharex": True, "sharey": True}
+    figure, every = style.tiles(len(shown), title=title, **shape)
     # One colour scale for all checkpoints.
     look = {"vmin": min(0.0, rows.value.min()), "vmax": rows.value.max(), "cmap": "viridis"}
     for place, (axes, stage) in enumerate(zip(every, shown, strict=True)):
@@ -196,49 +178,22 @@ def _ring(axes, best) -> None:
     for colour, width in (("white", 2.4), ("black", 1.0)):
         look = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": width}
         axes.plot(best.layer_y, best.layer, "o", markersize=9, clip_on=False, **look)
-    p = best.get("null_p_max", float("nan"))
-    words = f"best {best.value:.2f}" + (f" (p {p:.3f})" if p == p else "")
-    axes.set_title(words, loc="right", fontsize=9)
+    p = f" (p {best.null_p_max:.3f})" if best.null_p_max == best.null_p_max else ""
+    axes.set_title(f"best {best.value:.2f}{p}", loc="right", fontsize=9)
 
 
 def checkpoints_data(table):
-    """The rows of CHECKPOINTS; checkpoint: a pair of the last checkpoints of phases, in words.
-
-    Raises NothingToDraw.
-    """
+    """The rows of CHECKPOINTS; checkpoint: a pair of the last checkpoints of phases, in words."""
     import pandas as pd
 
     earlier = table[["checkpoint_y", "phase_y"]].set_axis(["checkpoint", "phase"], axis=1)
     both = pd.concat([earlier, table[["checkpoint", "phase"]]]).sort_values("checkpoint")
     label = {stage.checkpoint: stage.label for stage in style.stages(both)}
-    names = tuple(stage.checkpoint for stage in style.milestones(both))
+    names = style.names_of(style.milestones(both))
     rows = pick(table.dropna(subset="value"), checkpoint=names, checkpoint_y=names)
     rows = style.require_rows(rows, "cka_checkpoints", CHECKPOINTS.wanted)
-    pair = [
-        f"{label[a]} → {label[b]}" for a, b in zip(rows.checkpoint_y, rows.checkpoint, strict=True)
-    ]
+    pair = rows.checkpoint_y.map(label) + " → " + rows.checkpoint.map(label)
     return CHECKPOINTS.gather(rows.assign(checkpoint=pair))
-
-
-def checkpoints_picture(data):
-    """A column per family, one line for each pair of checkpoints."""
-    pairs = zip(dict.fromkeys(data.checkpoint), PAIR_COLOURS, strict=False)
-    return CHECKPOINTS.draw(data, [style.Stage(pair, "", pair, colour) for pair, colour in pairs])
-
-
-def measures_chart(table) -> Chart:
-    """A panel per measure: test prompts (the first family if there are none) and unrelated ones."""
-    family = "test" if "test" in set(table.family) else table.family.iloc[0]
-    lines = {
-        "main": Line({"family": family}),
-        "unrelated": Line({"family": "unrelated"}, style=":", **SECOND),
-    }
-    panels = {
-        name: Panel(name.replace("_", " "), lines, rows={"measure": name}, null="above")
-        for name in dict.fromkeys(table.measure)
-    }
-    title = "Other similarities of rote and test states ({n})"
-    return Chart("cka_measures", title, panels, reference="chance", height=(2.3, 1.1))
 
 
 @style.drawing
@@ -251,14 +206,25 @@ def draw(run_dir: Path) -> dict:
 
 @style.drawing
 def draw_checkpoints(run_dir: Path) -> dict:
+    """A column per family, one line for each pair of checkpoints."""
     data = checkpoints_data(read_table(run_dir, "cka_checkpoints"))
-    return {"cka_checkpoints": checkpoints_picture(data)}
+    pairs = zip(dict.fromkeys(data.checkpoint), PAIR_COLOURS, strict=False)
+    shown = [style.Stage(pair, "", pair, colour) for pair, colour in pairs]
+    return {"cka_checkpoints": CHECKPOINTS.draw(data, shown)}
 
 
 @style.drawing
 def draw_measures(run_dir: Path) -> dict:
+    """A panel per measure: test prompts (the first family if there are none) and unrelated ones."""
     table = read_table(run_dir, "cka_measures")
-    chart = measures_chart(table)
+    family = "test" if "test" in set(table.family) else table.family.iloc[0]
+    lines = {"main": Line({"family": family}), "unrelated": UNRELATED}
+    panels = {
+        name: Panel(name.replace("_", " "), lines, rows={"measure": name}, null="above")
+        for name in dict.fromkeys(table.measure)
+    }
+    title = "Other similarities of rote and test states ({n})"
+    chart = Chart("cka_measures", title, panels, reference="chance", height=(2.3, 1.1))
     return {"cka_measures": chart.draw(chart.gather(table))}
 
 

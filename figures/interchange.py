@@ -53,10 +53,9 @@ STATES = Chart(
     wanted="vector state",
     heading="{}",
     reference="chance",
-    extra=(("answer decodable from here", 0.8),),
+    extra="answer decodable from here",
     noun="pairs of subjects",
     height=(1.8, 1.2),
-    unit_size=8.5,
     finish=_mark_decodable,
 )
 VECTORS = Chart(
@@ -75,12 +74,8 @@ VECTORS = Chart(
         )
     },
     {
-        f"added to a {target}": {"direction": f"vector->{kind}"}
-        for kind, target in (
-            ("bare", "bare name"),
-            ("test", "test prompt"),
-            ("rote", "rote prompt"),
-        )
+        f"added to a {target}": {"direction": f"vector->{target.split()[0]}"}
+        for target in ("bare name", "test prompt", "rote prompt")
     },
     wanted="vector own, wrong or random",
     heading="{}",
@@ -90,22 +85,19 @@ VECTORS = Chart(
 )
 CAPTIONS = {
     "interchange": (
-        "Interchange of states between prompts",
-        "The state of a prompt about one subject and relation replaces that of a prompt about "
-        "another subject and relation. Solid: the answer is the target's subject with the source's "
-        "relation, so the relation was moved. Dotted: the source's whole answer was moved. Dashed: "
-        "the relation of a source that phase 2 never gave a meaning (last checkpoint). From the "
-        "vertical line on, the answer can be read off the states (logit lens).",
+        "The state of a prompt replaces that of a prompt about another subject and relation. "
+        "Solid: the answer is the target's subject with the source's relation, so the relation was "
+        "moved. Dotted: the source's whole answer was moved. Dashed: the relation of a source that "
+        "phase 2 never gave a meaning (last checkpoint). Right of the vertical line, the answer "
+        "can be read off the states (logit lens).",
         "A finished answer can always be moved late. Replacing the last token of a test prompt by "
         "a key token at the first sites only writes the key token there: compare with the "
         "memorized model.",
     ),
     "interchange_vectors": (
-        "Relation vectors",
-        "The vector, added to the last token, is the key-token state of a relation, averaged over "
-        "other subjects, minus that of the relation asked (of bare names). Solid: share answered "
-        "with the vector's relation; dashed: the vector of a wrong relation; dotted: a random "
-        "direction of the same length.",
+        "Added to the last token: the key-token state of a relation, averaged over other subjects, "
+        "minus that of the relation asked (of bare names). Solid: share answered with the vector's "
+        "relation; dashed: a wrong relation's vector; dotted: a random direction, same length.",
         "At rote prompts the vector is at home: that is the ceiling, not a transfer.",
     ),
 }

@@ -1,17 +1,14 @@
 """The engine of every picture of curves over sites: declared once, drawn by matplotlib and plotly.
 
-    CHART = Chart("cka", "CKA", {"test": Panel("debiased CKA", {"main": Line({"family": "test"})})})
-    data = CHART.gather(table)
-    figure, page_part = CHART.draw(data), CHART.explore(data)
-
-A chart is a grid of panels: its panels downwards, its columns (bound and unbound relations, prompt
-families, ...) to the right. Every line is declared by the rows of a table that it shows.
+CHART = Chart("cka", "CKA", {"test": Panel("debiased CKA", {"main": Line({"family": "test"})})})
+data = CHART.gather(table)
+figure, page_part = CHART.draw(data), CHART.explore(data)
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import zip_longest
+from itertools import product
 
 from figures import style
 from figures.style import Stage
@@ -64,17 +61,21 @@ class Panel:
     limits: tuple[float | None, float | None] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def main(self) -> str:
+        """The name of the first line."""
+        return next(iter(self.lines))
+
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of curves over sites.
+    """A grid of panels downwards and columns (relations, families, ...) to the right.
 
     table, wanted: what a message names when no row is found. title: {n} stands for the number of
     subjects, or of what noun says. columns: column -> its rows of the table; heading: its title.
     reference: the legend's words for the dashed line; without, the legend holds the lines alone;
-    extra: further thin black lines, by words and width. height: inches of a row, and of what
-    stands around the rows. wrap: most panels beside each other. finish(axes, data, panel, column)
-    adds to each pair of axes.
+    extra: those for a thin black line. height: inches of a row, and of what stands around them all.
+    wrap: most panels in a row. finish(axes, data, panel, column) adds to each pair of axes.
     """
 
     table: str
@@ -84,11 +85,10 @@ class Chart:
     wanted: str = "bound or unbound relations"
     heading: str = "{} relations"
     reference: str = ""
-    extra: Sequence[tuple[str, float]] = ()
+    extra: str = ""
     noun: str = ""
     height: tuple[float, float] = (2.25, 1.1)
     wrap: int = 6
-    unit_size: float | None = None
     finish: Callable | None = None
 
     def gather(self, table, columns: Mapping | None = None, **tables):
@@ -100,18 +100,16 @@ class Chart:
         import pandas as pd
 
         parts = []
-        for column, wanted in (columns or self.columns).items():
-            for name, panel in self.panels.items():
-                for kind, line in panel.lines.items():
-                    source = tables.get(line.table) if line.table else table
-                    if source is None:
-                        continue
-                    common = {"split": headline_split(source), **wanted, **panel.rows}
-                    rows = pick(source, **{**common, **line.rows}).dropna(subset="layer")
-                    if rows.value.notna().any():
-                        parts.append(rows.assign(panel=name, column=column, line=kind))
-        rows = style.require_rows(parts, self.table, self.wanted)
-        rows = pd.concat(rows, ignore_index=True)
+        lines = [(p, kind) for p, panel in self.panels.items() for kind in panel.lines]
+        for (column, wanted), (name, kind) in product((columns or self.columns).items(), lines):
+            panel, line = self.panels[name], self.panels[name].lines[kind]
+            source = tables.get(line.table) if line.table else table
+            if source is not None:
+                which = {"split": headline_split(source), **wanted, **panel.rows, **line.rows}
+                rows = pick(source, **which).dropna(subset="layer")
+                if rows.value.notna().any():
+                    parts.append(rows.assign(panel=name, column=column, line=kind))
+        rows = pd.concat(style.require_rows(parts, self.table, self.wanted), ignore_index=True)
         return rows.reindex(columns=[*COLUMNS, *(c for c in rows if c not in COLUMNS)])
 
     def places(self, data) -> list[list[tuple[str, str]]]:
@@ -123,34 +121,32 @@ class Chart:
         wrap = 2 if self.columns is ALONE else self.wrap
         return [row[i : i + wrap] for row in rows for i in range(0, len(row), wrap)]
 
-    def draw(self, data, shown: Sequence[Stage] | None = None, title: str = ""):
-        """The figure of gathered rows; one colour for each stage in shown (default: all)."""
+    def draw(self, data, shown: Sequence[Stage] | None = None, n: str = ""):
+        """The figure of gathered rows; one colour for each stage in shown (default: all).
+
+        n: what stands for {n} in the title, if not the number of subjects.
+        """
         shown = shown or style.stages(data)
         places, sites = self.places(data), site_names(data)
-        across = max(map(len, places))
+        across, alone = max(map(len, places)), self.columns is ALONE
         main = data[data.line == data.groupby("panel").line.transform("first")]
         counted = pick(main, split=headline_split(main), relation=style.SIDES)
-        figure, grid = style.panels(
-            len(places),
-            across,
-            height=self.height[0] * len(places) + self.height[1],
-            title=title or self.title.format(n=style.count_words(counted, self.noun)),
-            sharex=True,
-            sharey=False if self.columns is ALONE else "row",
-        )
+        title = self.title.format(n=n or style.count_words(counted, self.noun))
+        height = self.height[0] * len(places) + self.height[1]
+        shared = {"sharex": True, "sharey": False if alone else "row"}
+        figure, grid = style.panels(len(places), across, height=height, title=title, **shared)
         for row, (axes_row, names) in enumerate(zip(grid, places, strict=True)):
-            for axes, place in zip_longest(axes_row, names):
-                if place is None:
-                    axes.set_visible(False)
-                    continue
-                name, column = place
+            for axes in axes_row[len(names) :]:
+                axes.set_visible(False)
+            for axes, (name, column) in zip(axes_row, names, strict=False):
                 rows, panel = pick(data, panel=name, column=column), self.panels[name]
                 _panel(axes, rows, panel, shown, column)
-                left = place == names[0]
+                left = (name, column) == names[0]
                 top = row == 0 or across < len(set(data.column))
                 axes.set_title(self._heading(panel, column, left, top))
-                if left or self.columns is ALONE:
-                    axes.set_ylabel(panel.unit, fontsize=self.unit_size)
+                if left or alone:
+                    # Low rows have no room for large words.
+                    axes.set_ylabel(panel.unit, fontsize=8.5 if self.height[0] < 2 else None)
                 site_axis(axes, sites, most={1: 8, 2: 8, 3: 5}.get(across, 4))
                 if self.finish:
                     self.finish(axes, data, name, column)
@@ -172,20 +168,19 @@ class Chart:
     def _legend(self, data) -> list:
         """Handles of the labelled lines, then of interval, dashed line and null."""
         there = set(zip(data.panel, data.line, strict=True))
-        looks = {
-            line.label: {"linestyle": line.style, "linewidth": line.width}
-            for name, panel in self.panels.items()
-            for kind, line in panel.lines.items()
-            if line.label and (name, kind) in there
-        }
+        every = [
+            (p, k, line) for p, panel in self.panels.items() for k, line in panel.lines.items()
+        ]
+        lines = [line for panel, kind, line in every if (panel, kind) in there]
+        looks = {line.label: {"linestyle": line.style, "linewidth": line.width} for line in lines}
         # Lines that differ between panels which stand alone are named in each of them.
-        handles = [] if self.finish and self.columns is ALONE else looks.items()
-        handles = [style.handle(label, **look) for label, look in handles]
+        named = {} if self.finish and self.columns is ALONE else looks
+        handles = [style.handle(label, **look) for label, look in named.items() if label]
         if self.reference:
             handles += [style.interval_handle(), style.reference_handle(self.reference)]
         if any(panel.null for panel in self.panels.values()):
             handles.append(style.interval_handle("95% of the null", style.NULL_GREY, 1))
-        return handles + [style.handle(words, linewidth=width) for words, width in self.extra]
+        return handles + ([style.handle(self.extra, linewidth=0.8)] if self.extra else [])
 
     def explore(self, data, *, x: str = "site", marks: str = "lines+markers"):
         """A plotly figure of the main lines of gathered rows, with their intervals.
@@ -202,31 +197,27 @@ class Chart:
         shape = {"rows": len(places), "cols": max(map(len, places)), "vertical_spacing": 0.08}
         figure = make_subplots(**shape, shared_yaxes=True, subplot_titles=titles)
         named = set()
-        for stage in style.stages(data):
-            label = escape(stage.label)
-            for (panel, column), (i, j) in cells.items():
-                main = next(iter(self.panels[panel].lines))
-                rows = pick(data, panel=panel, column=column, line=main)
-                rows = pick(rows, checkpoint=stage.checkpoint).sort_values("layer")
-                if rows.empty:
-                    continue
-                above, below = list(rows.high - rows.value), list(rows.value - rows.low)
-                ends = {"array": above, "arrayminus": below, "symmetric": False, "type": "data"}
-                figure.add_scatter(
-                    x=[escape(str(name)) for name in rows[x]],
-                    y=list(rows.value),
-                    error_y={**ends, "thickness": 1, "width": 0},
-                    mode=marks,
-                    name=label,
-                    legendgroup=label,
-                    offsetgroup=label,
-                    showlegend=label not in named,
-                    line_color=stage.colour,
-                    marker={"color": stage.colour, "size": 7},
-                    row=i,
-                    col=j,
-                )
-                named.add(label)
+        for stage, (place, (i, j)) in product(style.stages(data), cells.items()):
+            which = dict(zip(("panel", "column"), place, strict=True))
+            which |= {"line": self.panels[place[0]].main, "checkpoint": stage.checkpoint}
+            rows, label = pick(data, **which).sort_values("layer"), escape(stage.label)
+            if rows.empty:
+                continue
+            above, below = list(rows.high - rows.value), list(rows.value - rows.low)
+            ends = {"array": above, "arrayminus": below, "symmetric": False, "type": "data"}
+            figure.add_scatter(
+                x=[escape(str(name)) for name in rows[x]],
+                y=list(rows.value),
+                error_y={**ends, "thickness": 1, "width": 0},
+                mode=marks,
+                **dict.fromkeys(("name", "legendgroup", "offsetgroup"), label),
+                showlegend=label not in named,
+                line_color=stage.colour,
+                marker={"color": stage.colour, "size": 7},
+                row=i,
+                col=j,
+            )
+            named.add(label)
         for i, row in enumerate(places, start=1):
             unit = self.panels[row[0][0]].unit.replace("\n", "<br>")
             figure.update_yaxes(title_text=unit, row=i, col=1)
@@ -242,15 +233,13 @@ def _panel(axes, rows, panel: Panel, shown: Sequence[Stage], column: str) -> Non
         where = {"transform": axes.transAxes, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "not measured", color="#777777", **where)
         return
-    main = next(iter(panel.lines))
-    _null(axes, pick(rows, line=main), panel)
-    for stage in shown:
-        for kind, line in panel.lines.items():
-            some = pick(rows, checkpoint=stage.checkpoint, line=kind)
-            if len(some) and (stage == shown[-1] or not line.last):
-                width = line.thin if column == "unbound" else line.width
-                look = {"dash": line.style, "width": width, "interval": kind == main}
-                layer_line(axes, some, stage.colour, **look)
+    _null(axes, pick(rows, line=panel.main), panel)
+    for stage, (kind, line) in product(shown, panel.lines.items()):
+        some = pick(rows, checkpoint=stage.checkpoint, line=kind)
+        if len(some) and (stage == shown[-1] or not line.last):
+            width = line.thin if column == "unbound" else line.width
+            look = {"dash": line.style, "width": width, "interval": kind == panel.main}
+            layer_line(axes, some, stage.colour, **look)
     if panel.limits:
         axes.set_ylim(*panel.limits)
 
@@ -280,19 +269,16 @@ def site_names(table, site: str = "site", layer: str = "layer") -> dict[int, str
 
 def site_axis(axes, sites: Mapping[int, str], *, which: str = "x", most: int = 8) -> None:
     """Ticks of a site axis: `emb`, about `most` block numbers, `fin`. sites: index -> name."""
-    start = "resid_post."
-    blocks = {i: name.removeprefix(start) for i, name in sites.items() if name.startswith(start)}
+    blocks = {i: n.split(".")[1] for i, n in sites.items() if n.startswith("resid_post.")}
     short = {"embed": "emb", "final_norm": "fin"}
     ends = {i: short.get(name, name) for i, name in sites.items() if i not in blocks}
     step = next(s for s in (1, 2, 3, 4, 5, 8, 10, 15, 20, 40) if len(blocks) <= s * most or s == 40)
     # A block number beside an end would be printed over it.
     apart = max(1, round(max(sites) / 20))
-    ticks = {
-        i: name
-        for i, name in blocks.items()
-        if name.isdigit() and int(name) % step == 0 and all(abs(i - e) >= apart for e in ends)
-    }
-    chosen = dict(sorted({**ticks, **ends}.items()))
+    free = [i for i in blocks if all(abs(i - end) >= apart for end in ends)]
+    chosen = dict(
+        sorted(({i: blocks[i] for i in free if int(blocks[i]) % step == 0} | ends).items())
+    )
     getattr(axes, f"{which}axis").set_ticks(list(chosen), list(chosen.values()))
 
 

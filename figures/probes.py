@@ -41,7 +41,6 @@ CHART = Chart(
     reference="chance (guessing)",
     height=(1.75, 1.1),
     wrap=4,
-    unit_size=8.5,
 )
 STYLES = ("-", "--", ":", (0, (6, 2, 1, 2)), (0, (1, 4)))
 EMBEDDING = "subject_embedding_accuracy"
@@ -58,7 +57,7 @@ def _panel(title: str, unit: str, rows: dict, *named: tuple[str, str, str]) -> P
 
 
 def _line_legend(axes, data, panel: str, column: str) -> None:
-    """Every panel of the controls has lines of its own, so a legend of its own."""
+    """A legend in each panel of the controls, as their lines differ."""
     lines = CONTROLS.panels[panel].lines
     there = style.present(lines, pick(data, panel=panel).line)
     handles = [style.handle(words, linewidth=1.3, linestyle=lines[words].style) for words in there]
@@ -68,13 +67,14 @@ def _line_legend(axes, data, panel: str, column: str) -> None:
 
 
 CODE = ("objects", "compression", ""), ("objects shuffled", "compression_shuffled", "")
+ACCURACY, ALL = "probe accuracy", {"split": "all"}
 CONTROLS = Chart(
     "probe_controls",
     "Controls of the probes (bound relations, {n})",
     {
         "relation": _panel(
             "Which relation is asked?",
-            "probe accuracy",
+            ACCURACY,
             {"relation": "every"},
             ("fit on rote, scored on test prompts", "relation_accuracy", OVER),
             ("fit on test prompts, scored on rote", "relation_accuracy", BACK),
@@ -82,7 +82,7 @@ CONTROLS = Chart(
         ),
         "transfer": _panel(
             "Object transfer, rote to test prompts",
-            "probe accuracy",
+            ACCURACY,
             {"family": ("test", "")},
             ("tuned probe", "transfer_accuracy", OVER),
             ("mass-mean probe", "mass_mean_accuracy", OVER),
@@ -92,7 +92,7 @@ CONTROLS = Chart(
         ),
         "selectivity": _panel(
             "Object from test prompts",
-            "probe accuracy",
+            ACCURACY,
             {},
             ("other subjects", "entity_split_accuracy", HERE),
             ("other prompts, same subjects", "row_split_accuracy", HERE),
@@ -106,14 +106,9 @@ CONTROLS = Chart(
             ("as it is", "unmapped_top1", OVER),
         ),
         "rote code": _panel(
-            "Code length of objects, rote states",
-            "compression",
-            {"family": "rote", "split": "all"},
-            *CODE,
+            "Code length of objects, rote states", "compression", {"family": "rote", **ALL}, *CODE
         ),
-        "test code": _panel(
-            "Code length of objects, a test prompt", "compression", {"split": "all"}, *CODE
-        ),
+        "test code": _panel("Code length of objects, a test prompt", "compression", ALL, *CODE),
     },
     ALONE,
     wanted=f"family test of bound relations, measures {EMBEDDING} and others",
@@ -123,27 +118,22 @@ CONTROLS = Chart(
 )
 CAPTIONS = {
     "probes": (
-        "Probe transfer between kinds of prompt",
-        "Solid: fit on one kind of state, scored on the other, always on subjects the probe was "
-        "not fit on. Dotted: the same probe scored on the kind of state it was fit on, the "
-        "ceiling of the transfer.",
+        "Solid: fit on one kind of state, scored on the other, on subjects the probe was not fit "
+        "on. Dotted: scored on the kind it was fit on, the ceiling of the transfer.",
         "A probe finds what can be read from a state, not what the model uses.",
     ),
     "probe_controls": (
-        "Controls of the probes",
-        "Each solid line with what it has to exceed: the same probe on shuffled or random "
-        "objects, on untrained weights, or on the subject's input embedding alone; dashed grey: "
-        "guessing. A compression above 1 says that the states tell something about the objects of "
-        "new subjects.",
-        "Every line is of bound relations. A state finds its own because both are about one name; "
-        "a prompt's wording tells its relation. Neither shows that an answer is shared.",
+        "Each solid line with what it has to exceed: the same probe on shuffled or random objects, "
+        "on untrained weights, or on the subject's input embedding; dashed grey: guessing. A "
+        "compression above 1: the states tell something about the objects of new subjects.",
+        "All of bound relations. A state finds its own because both are about one name; a prompt's "
+        "wording tells its relation. Neither shows that an answer is shared.",
     ),
 }
 
 
 def panel_data(table):
-    """The rows of CHART in a column per semantic family; lines: transfer, and home, the same probe
-    scored where it was fit. Raises NothingToDraw."""
+    """The rows of CHART in a column per semantic family. Raises NothingToDraw."""
     families = style.in_order(pick(table, direction=tuple(DIRECTIONS)).family)
     return CHART.gather(table, {family: {"family": family} for family in families})
 
@@ -156,15 +146,14 @@ def controls_data(controls, probes=None):
     import pandas as pd
 
     def filled(table):
-        blank = {name: table[name].fillna("") for name in ("family", "direction")}
-        return table.assign(**blank)[table.value.notna()]
+        return table[table.value.notna()].fillna({"family": "", "direction": ""})
 
     sites = controls[["layer", "site"]].dropna().drop_duplicates("layer")
     baseline = pick(controls, measure=EMBEDDING).drop(columns=["layer", "site"])
     everywhere = [controls[controls.measure != EMBEDDING], baseline.merge(sites, how="cross")]
     table = filled(pd.concat(everywhere, ignore_index=True))
     rows = CONTROLS.gather(table, probes=None if probes is None else filled(probes))
-    return pick(rows, checkpoint=tuple(stage.checkpoint for stage in style.milestones(rows)))
+    return pick(rows, checkpoint=style.names_of(style.milestones(rows)))
 
 
 @style.drawing

@@ -19,21 +19,16 @@ TRANSLATED = "v"
 WORDS = {"pca": "Joint PCA", "umap": "Joint UMAP", "aligned_umap": "Aligned UMAP"}
 CAPTIONS = {
     "projection": (
-        "Joint PCA of rote and test states",
         "The panels of a row share their axes. Colours are objects: where circles and crosses of "
         "one colour come together, rote and semantic states agree about the object.",
-        "Two dimensions show a small share of the variance; distances in a picture are no "
-        "evidence.",
+        "Two dimensions show a small share of the variance; distances here are no evidence.",
     ),
     "projection_umap": (
-        "Joint UMAP of rote and test states",
         "As the PCA, with neighbourhoods instead of linear axes.",
         "Distances between clusters, and their sizes, mean nothing in UMAP.",
     ),
     "projection_aligned_umap": (
-        "UMAP of each checkpoint, aligned",
-        "One UMAP per checkpoint, each state held near its place at the neighbouring checkpoints. "
-        "Colours and shapes as in the PCA.",
+        "One UMAP per checkpoint, each state held near its place at the neighbouring checkpoints.",
         "The alignment pulls places together, so a point that stays proves little.",
     ),
 }
@@ -47,34 +42,23 @@ def panel_data(table, method: str = "pca"):
     """
     rows = pick(table, method=method, split=headline_split(table))
     rows = style.require_rows(rows, "umap", f"method {method}")
-    milestones = tuple(stage.checkpoint for stage in style.milestones(rows))
-    rows = pick(rows, site=rows.site.iloc[0], checkpoint=milestones)
-    if "template" in rows:
-        # One prompt a family: with several, a subject would have several points and no one line.
-        first = rows.groupby(["relation", "family"]).template.transform("first")
-        rows = rows[rows.template == first]
-    rows = rows.dropna(subset=["x", "y"])
-    rows = rows.assign(
-        projection=rows.projection if "projection" in rows else rows.relation,
-        colour=rows.colour if "colour" in rows else "object",
+    milestones = style.names_of(style.milestones(rows))
+    rows = pick(rows, site=rows.site.iloc[0], checkpoint=milestones).dropna(subset=["x", "y"])
+    # One prompt a family: with several, a subject would have several points and no one line.
+    first = rows.groupby(["relation", "family"]).template.transform("first")
+    rows = rows[rows.template == first]
+    meaning = rows.relation.where(rows.colour == "relation", rows.object)
+    facts = rows.assign(meaning=meaning).drop_duplicates(["relation", "subject"])
+    common = facts.groupby("projection", sort=False).meaning.apply(
+        lambda some: list(some.value_counts(sort=False).nlargest(len(style.OBJECT_COLOURS)).index)
     )
-    rows = rows.assign(meaning=rows.relation.where(rows.colour == "relation", rows.object))
-    facts = rows.drop_duplicates(["relation", "subject"])
-    most = len(style.OBJECT_COLOURS)
-    shown = {
-        (name, meaning)
-        for name, group in facts.groupby("projection", sort=False)
-        for meaning in group.meaning.value_counts(sort=False).nlargest(most).index
-    }
-    first = {
-        (f.relation, f.subject)
-        for f in facts.drop_duplicates(["projection", "meaning"]).itertuples()
-        if (f.projection, f.meaning) in shown
-    }
-    pairs = zip(rows.projection, rows.meaning, strict=True)
-    words = [meaning if (name, meaning) in shown else "" for name, meaning in pairs]
-    joined = [pair in first for pair in zip(rows.relation, rows.subject, strict=True)]
-    return rows.assign(shown=words, joined=joined)
+    pairs = zip(rows.projection, meaning, strict=True)
+    shown = [name if name in common[projection] else "" for projection, name in pairs]
+    first = facts.drop_duplicates(["projection", "meaning"])
+    firsts = set(zip(first.relation, first.subject, strict=True))
+    joined = [fact in firsts for fact in zip(rows.relation, rows.subject, strict=True)]
+    rows = rows.assign(shown=shown, joined=joined)
+    return rows.assign(joined=rows.joined & (rows.shown != ""))
 
 
 def picture(data, method: str = "pca"):

@@ -27,29 +27,23 @@ STRICT = {"measure": "generation", "subset": "all"}
 CHART = Chart("recall", "", {"recall": Panel("greedy accuracy, strict", {"main": Line(STRICT)})})
 CAPTIONS = {
     "recall": (
-        "Recall by prompt family",
-        "Points are means over subjects, bars 95% intervals. Filled: subjects whose semantic "
-        "prompts were never trained; hollow: subjects seen in phase 2. Meaning shows as filled "
-        "points of the generalized model that rise at test prompts of bound relations and stay "
-        "low at near-miss and unrelated prompts.",
-        "A high score at rote prompts is memorisation. Nothing here says where in the model the "
-        "answer is found.",
+        "Means over subjects with 95% intervals. Filled: subjects whose semantic prompts were "
+        "never trained; hollow: subjects seen in phase 2. Meaning shows as filled points that rise "
+        "at test prompts of bound relations and stay low at near-miss and unrelated prompts.",
+        "A high score at rote prompts is memorisation. Where the answer is found is not shown.",
     )
 }
 
 
 def panel_data(table):
-    """The rows drawn: strict generation of all items, means over bound or unbound relations.
-
-    Splits held-out and seen, or all where subjects were not split. Raises NothingToDraw.
-    """
+    """The rows drawn: strict generation, means over bound or unbound relations, by split."""
     splits = ("held-out", "seen") if headline_split(table) == "held-out" else ("all",)
     rows = pick(table, **STRICT, relation=style.SIDES, split=splits)
     return style.require_rows(rows, "recall", "measure generation of bound or unbound relations")
 
 
 def picture(data):
-    """The figure of panel_data: a panel per side, families along the axis."""
+    """A panel per side, families along the axis."""
     families = style.in_order(data.family)
     sides = style.present(style.SIDES, data.relation)
     shape = (len(sides), 1) if len(families) > 7 else (1, len(sides))
@@ -59,15 +53,14 @@ def picture(data):
     title = f"What each checkpoint recalls ({style.count_words(main)}{prompts})"
     figure, panels = style.panels(*shape, height=3.4 * shape[0] + 1.0, sharey=True, title=title)
     shown = style.stages(data)
-    step = 0.74 / len(shown)
+    hollow = 0.36 * 0.74 / len(shown)
     for axes, side in zip(panels.flat, sides, strict=True):
-        for place, stage in enumerate(shown):
-            offset = (place - (len(shown) - 1) / 2) * step
+        for stage, offset in style.side_by_side(shown, 0.74):
             here = pick(data, relation=side, checkpoint=stage.checkpoint)
             for split, rows in here.groupby("split", sort=False):
                 seen = split == "seen"
                 rows = rows.drop_duplicates("family")
-                x = [families.index(f) + offset + 0.36 * step * seen for f in rows.family]
+                x = rows.family.map(families.index) + offset + hollow * seen
                 # A t interval may pass 0 or 1; an accuracy cannot.
                 spread = [rows.value - rows.low.clip(lower=0), rows.high.clip(upper=1) - rows.value]
                 look = {"markerfacecolor": "white" if seen else stage.colour, "elinewidth": 1.1}
@@ -78,13 +71,12 @@ def picture(data):
         axes.set_title(f"{side} relations: {MEANING[side]}")
     for axes in panels[:, 0]:
         axes.set_ylabel("greedy accuracy, strict")
-    dot = {"marker": "o", "linestyle": ""}
-    kinds = [
-        style.handle("held-out subjects", markersize=5.5, **dot),
-        style.handle("seen subjects", markersize=4, markerfacecolor="white", **dot),
-    ]
-    reference = style.reference_handle("always the commonest object")
-    style.legend_below(figure, shown, [*(kinds if "seen" in set(data.split) else []), reference])
+    dot, extra = {"marker": "o", "linestyle": ""}, []
+    if "seen" in set(data.split):
+        seen = style.handle("seen subjects", markersize=4, markerfacecolor="white", **dot)
+        extra = [style.handle("held-out subjects", markersize=5.5, **dot), seen]
+    majority = style.reference_handle("always the commonest object")
+    style.legend_below(figure, shown, [*extra, majority])
     return figure
 
 

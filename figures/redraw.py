@@ -13,30 +13,16 @@ from pathlib import Path
 
 import tyro
 
-from figures import (
-    across,
-    alignment,
-    cka,
-    interchange,
-    probes,
-    projection,
-    recall,
-    trajectory,
-    verdict,
-)
-from figures.style import draw_each
+from figures import alignment, cka, interchange, probes, projection, recall, trajectory, verdict
+from figures.across import DRAWINGS as ACROSS
+from figures.style import draw_each, present, record_of
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import read_json
 
 MODULES = (verdict, recall, cka, alignment, probes, interchange, projection, trajectory)
 OF_A_RUN = {name: draw for module in MODULES for name, draw in module.DRAWINGS.items()}
-# By the kind in the run.json of a folder that is not a run: means over runs, or a sweep.
-KINDS = {
-    "summary over seeds": {"seeds": across.draw_seeds},
-    "trajectory": {"trajectory": trajectory.draw},
-    "sweep": {"ablations": across.draw_ablations},
-}
+# The picture of a folder that is not a run, by the kind in its run.json.
+KINDS = {"summary over seeds": "seeds", "trajectory": "trajectory", "sweep": "ablations"}
 
 
 @dataclass
@@ -58,13 +44,12 @@ def table_names(run_dir: Path) -> list[str]:
 
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
     """Draw every figure whose tables exist: see `style.draw_each`."""
-    record = run_dir / "run.json"
-    kind = read_json(record).get("kind") if record.exists() else None
-    drawings = dict(KINDS.get(kind, OF_A_RUN))
+    kind = record_of(run_dir).get("kind")
     # Only some sweeps have curves, and a sweep's table of someone's own has no record.
-    there = table_names(run_dir)
-    drawings |= {name: across.DRAWINGS[name] for name in ("ablations", "curves") if name in there}
-    return draw_each(drawings, run_dir, folder, **how)
+    names = [KINDS[kind]] if kind in KINDS else list(OF_A_RUN)
+    names += present(("ablations", "curves"), table_names(run_dir))
+    every = OF_A_RUN | ACROSS
+    return draw_each({name: every[name] for name in names}, run_dir, folder, **how)
 
 
 def main(options: Options) -> list[Path]:
@@ -75,14 +60,12 @@ def main(options: Options) -> list[Path]:
     if not measured and not committed:
         where = f"{run_dir} holds no tables/*.csv" if run_dir else "no RUN_DIR was given"
         raise UserError(
-            f"{where}, and {options.results} has no NAME/run.json with NAME/tables/*.csv. Make "
-            f"tables first (python -m training.recall RUN_DIR), then: python -m figures.redraw "
-            f"RUN_DIR"
+            f"{where}, and {options.results} has no NAME/run.json with NAME/tables/*.csv. Measure "
+            f"first: python -m training.recall RUN_DIR"
         )
     written = _redraw(run_dir, run_dir / "figures") if measured else []
     if run_dir is not None and not measured:
-        command = f"python -m training.recall {run_dir}"
-        print(f"skipped {run_dir}: no tables/*.csv there. Write them: {command}")
+        print(f"skipped {run_dir}: no tables/*.csv. Measure: python -m training.recall {run_dir}")
     for folder in sorted(committed):
         how = {"prefix": f"{folder.name}-", "formats": ("png",)}
         where = (options.images, how) if _tracked(folder) else (folder / "figures", {})

@@ -8,13 +8,16 @@ Draws every figure whose table exists, then writes RUN_DIR/report.html, which ne
 from base64 import b64encode
 from contextlib import suppress
 from html import escape
+from itertools import product
 from pathlib import Path
 
 from figures import across, cka, recall, redraw
-from figures.style import SIDES, NothingToDraw, Options, in_order, present, say_written, stages
+from figures.recall import STRICT
+from figures.style import SIDES, NothingToDraw, Options, in_order, present, record_of, stages
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import read_json, write_text
+from training.base.files import write_text
+from training.base.words import p_words, span, two_places
 from training.runs.table_files import headline_split, optional_table, pick
 
 CAPTIONS = {name: text for m in (*redraw.MODULES, across) for name, text in m.CAPTIONS.items()}
@@ -25,17 +28,12 @@ CLAIMS = {
     "Crossed contrast, shared answers partialled out": ("contrast", "partialled"),
     "Object kernel of test-prompt states, own object": ("object_kernel", "main"),
 }
-CONTROLS = {
-    "near-miss": "near-miss prompts (another relation with the same kind of answer)",
-    "unrelated": "unrelated prompts",
-}
+MEASURES = ("transfer_accuracy", "contrast", "contrast_partialled", "object_kernel")
 COST = {
-    "known_facts": "Facts of its pretraining world that the model still answers, with the interval "
-    "over people.",
-    "contradicted_facts": "Of the facts it was taught otherwise, those it still answers as its "
-    "world has them.",
-    "perplexity": "Perplexity of ordinary English written for the purpose (1 is certainty), with "
-    "the interval over passages.",
+    "known_facts": "Known facts: those of its pretraining world that the model still answers.",
+    "contradicted_facts": "Contradicted facts: of those it was taught otherwise, the share it "
+    "still answers as its world has them.",
+    "perplexity": "Perplexity of ordinary English (1 is certainty), the interval over passages.",
 }
 BEST = (
     "In the order of proof. Best sites were chosen after looking; only the corrected p accounts "
@@ -52,72 +50,45 @@ img{width:100%;height:auto}figure{margin:1rem 0 2rem}figcaption,.small{font-size
 """
 
 
-# --- numbers in words ---------------------------------------------------------------------------
-
-
-def with_interval(row, *, sign: bool = False) -> str:
-    """`0.72 [0.65, 0.79]` from value, low and high; no value: a dash; no interval: the value."""
-    shape = "+.2f" if sign else ".2f"
-    if row.value != row.value:
-        return "–"
-    interval = f" [{row.low:{shape}}, {row.high:{shape}}]" if row.low == row.low else ""
-    return f"{row.value:{shape}}{interval}"
-
-
 def _cells(rows, key: str) -> dict[str, str]:
-    """Value and interval in words, by the column `key`."""
-    return {getattr(r, key): with_interval(r) for r in rows.drop_duplicates(key).itertuples()}
+    """Value and interval in words, by the column `key`; a name without a value is left out."""
+    words = {getattr(r, key): span(r) for r in rows.drop_duplicates(key).itertuples()}
+    return {name: text for name, text in words.items() if text}
 
 
 def headline(table) -> list[str]:
-    """Sentences about behaviour: held-out subjects x test prompts and their controls."""
+    """What the numbers of recall_section are, and what phase 2 gained."""
     split = headline_split(table)
-    rows = pick(table, measure="generation", subset="all", split=split)
-    who = "Held-out subjects" if split == "held-out" else "All subjects"
-    shown, sentences = stages(table), []
-    for side, remark in zip(SIDES, ("", " (memorised, never given a meaning)"), strict=True):
-        test = pick(rows, relation=side, family="test")
-        cells = _cells(test, "checkpoint")
-        parts = [f"{s.label} {cells[s.checkpoint]}" for s in shown if s.checkpoint in cells]
-        if parts:
-            sentences.append(
-                f"{who}, test prompts, {side} relations{remark}: {'; '.join(parts)} "
-                f"(n = {int(test.n.max())} subjects, {int(test.n_prompts.max())} prompts a "
-                f"relation; always answering the commonest object: {test.majority.max():.2f})."
-            )
-    last = shown[-1]
-    cells = _cells(pick(rows, relation="bound", checkpoint=last.checkpoint), "family")
-    controls = [f"{cells[f]} at {words}" for f, words in CONTROLS.items() if f in cells]
-    if controls:
-        sentences.append(
-            f"What should stay low: the {last.label} model gives the object of a bound relation "
-            f"at a rate of {' and '.join(controls)}."
-        )
-    gains = pick(table, measure="generation_gain", split=split, checkpoint=last.checkpoint)
-    return sentences + [
-        f"Gain of phase 2 over the last memorized checkpoint, paired by subject, {row.relation} "
-        f"relations: {with_interval(row, sign=True)}."
-        for row in gains.itertuples()
+    test = pick(table, **STRICT, split=split, family="test", relation=SIDES)
+    chance = f"always answering the commonest object: {two_places(test.majority.max())}"
+    count = f"n = {test.n.max():.0f} subjects, {test.n_prompts.max():.0f} prompts a relation"
+    last = stages(table)[-1].checkpoint
+    said = [
+        f"Greedy answers, strict, {split} subjects: means and 95% intervals over subjects (test "
+        f"prompts: {count}; {chance}). Near-miss and unrelated prompts should stay low."
     ]
+    for row in pick(table, measure="generation_gain", split=split, checkpoint=last).itertuples():
+        gain = f"{row.relation} relations: {span(row, sign=True)}"
+        said.append(f"Gain of phase 2 over the last memorized checkpoint, by subject, {gain}.")
+    return said
 
 
 def findings(data):
-    """The best site of each claim at each checkpoint and side: rows of cka.panel_data with claim,
-    label (of the checkpoint), words (value and interval), level (chance) and number of sites."""
+    """The best site of each claim, side and checkpoint: rows of cka.panel_data with claim, label
+    (of the checkpoint), level (chance) and sites, the number of them."""
     import pandas as pd
 
-    found = []
+    found, labels = [], {stage.checkpoint: stage.label for stage in stages(data)}
     for claim, (panel, line) in CLAIMS.items():
-        for side in SIDES:
-            rows = pick(data, panel=panel, line=line, column=side).dropna(subset="value")
-            for stage in stages(rows):
-                here = pick(rows, checkpoint=stage.checkpoint)
-                # A contrast is two-sided: the site that is farthest from 0.
-                best = here.loc[(here.value.abs() if panel == "contrast" else here.value).idxmax()]
-                level = best.chance if panel == "transfer" else 0.0
-                more = {"claim": claim, "label": stage.label, "words": with_interval(best)}
-                found.append({**best, **more, "level": level, "sites": here.site.nunique()})
-    return pd.DataFrame(found, columns=None if found else ["claim", "column"])
+        rows = pick(data, panel=panel, line=line).dropna(subset="value")
+        by_curve = rows.groupby(["column", "checkpoint"], sort=False)
+        level = rows.chance if panel == "transfer" else 0.0
+        rows = rows.assign(claim=claim, level=level, sites=by_curve.site.transform("nunique"))
+        # A contrast is two-sided: the site that is farthest from 0.
+        height = rows.value.abs() if panel == "contrast" else rows.value
+        best = height.groupby([rows.column, rows.checkpoint], sort=False).idxmax()
+        found.append(rows.loc[best].assign(label=rows.checkpoint.map(labels)))
+    return pd.concat(found)
 
 
 def verdicts(found) -> list[str]:
@@ -127,52 +98,39 @@ def verdicts(found) -> list[str]:
         bound = list(pick(rows, column="bound").itertuples())
         if not bound:
             continue
-        first, last = bound[0], bound[-1]
-        if last.null_p_max == last.null_p_max:
-            side = "above" if last.value > last.level else "below"
-            sure = last.null_p_max < 0.05
-            judged = (
-                f"{side if sure else 'not distinguishable from'} chance ({last.level:.2f}), p = "
-            )
-            judged += f"{last.null_p_max:.3f} corrected for the choice among {last.sites} sites"
-        else:
-            judged = f"chance {last.level:.2f}, the best of {last.sites} sites with no p corrected"
-            judged += " for that choice"
-        compared = []
-        if first is not last:
-            compared.append(f"the {first.label} model {first.words} at its best site")
+        last, chance = bound[-1], f"chance ({two_places(bound[-1].level)})"
+        compared = [f"the {f.label} model {span(f)} at its best site" for f in bound[:-1][:1]]
         for other in pick(rows, column="unbound", checkpoint=last.checkpoint).itertuples():
-            model = f"unbound relations of the {other.label} model"
-            compared.append(f"{model} {other.words} at theirs")
+            compared.append(f"unbound relations of the same model {span(other)} at theirs")
+        if p := p_words(last.null_p_max):
+            side = "above" if last.value > last.level else "below"
+            side = side if last.null_p_max < 0.05 else "not distinguishable from"
+            judged = f"{side} {chance}, {p} corrected for the choice among {last.sites} sites"
+        else:
+            judged = f"{chance}, the best of {last.sites} sites with no p corrected for that choice"
         tail = f" For comparison: {'; '.join(compared)}." if compared else ""
-        sentences.append(f"{claim}: {last.label} {last.words} at {last.site}, {judged}.{tail}")
+        sentences.append(f"{claim}: {last.label} {span(last)} at {last.site}, {judged}.{tail}")
     return sentences
 
 
-def not_identifiable(table, probes=None) -> list[str]:
+def not_identifiable(*tables) -> list[str]:
     """Measures of the tables that have no value at all, with the reasons the tables give."""
     lines = []
-    measures = ("contrast", "contrast_partialled", "object_kernel")
-    for source, names in ((probes, ("transfer_accuracy",)), (table, measures)):
-        for measure in names if source is not None and "reason" in source else ():
-            rows = pick(source, measure=measure)
-            if len(rows) and rows.value.isna().all():
-                reasons = "; ".join(dict.fromkeys(rows.reason.dropna()))
-                lines.append(f"{measure}: no value here ({reasons or 'no reason given'}).")
+    for table, measure in product(tables, MEASURES):
+        rows = pick(table, measure=measure)
+        if len(rows) and rows.value.isna().all():
+            reasons = "; ".join(dict.fromkeys(rows.reason.dropna()))
+            lines.append(f"{measure}: no value here ({reasons or 'no reason given'}).")
     return lines
-
-
-# --- the page -----------------------------------------------------------------------------------
 
 
 def _table(header: list[str], rows: list[list[object]]) -> str:
     """An HTML table; every cell is escaped."""
-
-    def row(cells, tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    head, body = row(header, "th"), "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    lines = []
+    for i, cells in enumerate([header, *rows]):
+        tag = "td" if i else "th"
+        lines.append("".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells))
+    return f'<div class="wide"><table><tr>{"</tr><tr>".join(lines)}</tr></table></div>'
 
 
 def _list(sentences: list[str]) -> str:
@@ -189,70 +147,67 @@ def _details(summary: str, content: str) -> str:
 
 def run_section(run_dir: Path) -> str:
     """What was run, from run.json: model, facts, seed, phases with settings, commit, versions."""
-    if not (run_dir / "run.json").exists():
+    record = record_of(run_dir)
+    if not record:
         return "<p>These tables are about checkpoints made elsewhere: no run.json says how.</p>"
-    record = read_json(run_dir / "run.json")
     inputs = record.get("inputs", {})
-    sizes = [f"{name} {inputs[name]}" for name in ("subjects", "pool", "unbound") if name in inputs]
-    facts = f"{inputs.get('facts', 'unknown')}" + (f" ({', '.join(sizes)})" if sizes else "")
-    rows = [["base model", record.get("model", "unknown")], ["facts", facts]]
-    rows.append(["seed", record.get("seed", "unknown")])
+    facts = [f"{k} {v}" for k, v in inputs.items() if k in ("facts", "subjects", "pool", "unbound")]
+    rows = [["base model", record.get("model", "")], ["inputs", ", ".join(facts)]]
+    rows.append(["seed", record.get("seed", "")])
     for phase, entry in record.get("phases", {}).items():
         settings = [f"{k} {v}" for k, v in entry.get("settings", {}).items() if k not in inputs]
         state = "" if entry.get("complete") else " (not finished)"
         rows.append([f"phase {phase}{state}", ", ".join(settings)])
-    rows.append(["commit", record.get("commit", "unknown")])
+    rows.append(["commit", record.get("commit", "")])
     details = [f"{k} {v}" for k, v in record.get("versions", {}).items()]
     details += [f"sha256 of {k}: {v}" for k, v in record.get("sha256", {}).items()]
     return _table(["", ""], rows) + _details("versions and hashes", _list(details))
 
 
+def _by_checkpoint(rows, key: str, names: list[str]) -> list[list[str]]:
+    """A row for each checkpoint: its label, then the value of each name in the column `key`."""
+    table = []
+    for stage in stages(rows):
+        cells = _cells(pick(rows, checkpoint=stage.checkpoint), key)
+        table.append([stage.label, *(cells.get(name, "–") for name in names)])
+    return table
+
+
 def recall_section(table) -> str:
-    """The headline in words, a table by prompt family, and test prompts relation by relation."""
+    """A table by prompt family for bound and unbound ones, and one relation by relation."""
     split = headline_split(table)
-    rows = pick(table, measure="generation", subset="all", split=split)
-    families = in_order(rows.family)
-    named = [relation for relation in dict.fromkeys(rows.relation) if relation not in SIDES]
-    by_family, by_relation = [], []
-    for stage in stages(table):
-        here = pick(rows, checkpoint=stage.checkpoint)
-        for side in present(SIDES, here.relation):
-            cells = _cells(pick(here, relation=side), "family")
-            by_family.append([stage.label, side, *(cells.get(f, "–") for f in families)])
-        cells = _cells(pick(here, family="test"), "relation")
-        by_relation.append([stage.label, *(cells.get(relation, "–") for relation in named)])
-    strict = f"Greedy answers, strict, {split} subjects: means and 95% intervals over subjects."
-    families = _table(["checkpoint", "relations", *families], by_family)
-    relations = _small("The same at test prompts, relation by relation:")
-    relations += _table(["checkpoint", *named], by_relation)
-    return _list(headline(table)) + _small(strict) + families + relations
+    rows = pick(table, **STRICT, split=split)
+    families, named = in_order(rows.family), [r for r in rows.relation.unique() if r not in SIDES]
+    parts = [_list(headline(table))]
+    for side in present(SIDES, rows.relation):
+        cells = _by_checkpoint(pick(rows, relation=side), "family", families)
+        parts.append(_table([f"{side} relations", *families], cells))
+    parts.append(_small("The same at test prompts, relation by relation:"))
+    cells = _by_checkpoint(pick(rows, family="test"), "relation", named)
+    return "".join(parts) + _table(["checkpoint", *named], cells)
 
 
 def damage_section(table) -> str:
     """What training cost at each checkpoint: known facts of its world, or perplexity of English."""
-    measures, rows = present(COST, table.measure), []
-    for stage in stages(table):
-        cells = _cells(pick(table, checkpoint=stage.checkpoint), "measure")
-        rows.append([stage.label, *(cells.get(m, "–") for m in measures)])
+    measures = present(COST, table.measure)
     header = ["checkpoint", *(m.replace("_", " ") for m in measures)]
     said = "".join(_small(COST[m]) for m in measures)
-    return f"<h3>What training cost</h3>{said}{_table(header, rows)}"
+    numbers = _table(header, _by_checkpoint(table, "measure", measures))
+    return f"<h3>What training cost</h3>{said}{numbers}"
 
 
 def inside_section(table, probes) -> str:
     """Verdicts on transfer, contrast and object kernel in words, then the numbers behind them."""
-    said, rows = [], []
+    said, rows = not_identifiable(*(t for t in (probes, table) if t is not None)), []
     with suppress(NothingToDraw):
         found = findings(cka.panel_data(table, probes))
-        said, rows = verdicts(found), list(found.itertuples())
-    for i, f in enumerate(rows):
-        p = f"{f.null_p_max:.3f}" if f.null_p_max == f.null_p_max else "–"
-        n = int(f.n) if f.n == f.n else "–"
-        rows[i] = [f.claim, f.column, f.label, f.site, f.words, f"{f.level:.2f}", p, n]
+        said = verdicts(found) + said
+        for f in found.itertuples():
+            numbers = span(f), two_places(f.level), p_words(f.null_p_max) or "–", f"{f.n:.0f}"
+            rows.append([f.claim, f.column, f.label, f.site, *numbers])
     header = ["claim", "relations", "checkpoint", "best site", "value", "chance"]
-    numbers = _table([*header, "p, best of all sites", "n"], rows)
-    said = _list(said + not_identifiable(table, probes))
-    return said + _small(BEST) + _details("all checkpoints", numbers)
+    numbers = _table([*header, "best of all sites", "n"], rows)
+    return _list(said) + _small(BEST) + _details("all checkpoints", numbers)
 
 
 def interactive_section(figures: list) -> str:
@@ -269,11 +224,10 @@ def pictures_section(paths: list[Path]) -> str:
     """The PNG pictures, embedded, each with how to read it and what it does not show."""
     parts = []
     for path in (p for p in paths if p.suffix == ".png"):
-        title, reading, limits = CAPTIONS[path.stem]
+        reading, limits = CAPTIONS[path.stem]
         data = b64encode(path.read_bytes()).decode()
         parts.append(
-            f'<figure id="{path.stem}"><h3>{title}</h3>'
-            f'<img alt="{title}" src="data:image/png;base64,{data}">'
+            f'<figure id="{path.stem}"><img alt="{path.stem}" src="data:image/png;base64,{data}">'
             f"<figcaption><b>How to read it.</b> {reading} <b>What it does not show.</b> {limits}"
             f"</figcaption></figure>"
         )
@@ -286,20 +240,17 @@ def page(run_dir: Path, paths: list[Path], skipped: list[str]) -> str:
     recalled, similar, probed = (tables.get(name) for name in ("recall", "cka", "probes"))
     command = f"<p>Not measured yet: <code>python -m {{}} {escape(str(run_dir))}</code></p>"
     behaviour, inside = command.format("training.recall"), command.format("analysis.cka")
-    explored, curves = [], []
+    curves = []
     if recalled is not None:
         behaviour = recall_section(recalled)
-        explored.append(lambda: recall.explore(recalled))
+        with suppress(NothingToDraw):
+            curves.append(recall.explore(recalled))
     if "damage" in tables:
         behaviour += damage_section(tables["damage"])
     if similar is not None or probed is not None:
         inside = inside_section(similar, probed)
-        explored.append(lambda: cka.CHART.explore(cka.panel_data(similar, probed)))
-    for explore in explored:
-        try:
-            curves.append(explore())
-        except NothingToDraw as reason:
-            skipped = [*skipped, str(reason)]
+        with suppress(NothingToDraw):
+            curves.append(cka.CHART.explore(cka.panel_data(similar, probed)))
     listed = [[f"tables/{name}.csv", f"{len(table):,}"] for name, table in tables.items()]
     left_out = _details("not drawn", _list(skipped)) if skipped else ""
     name = escape(run_dir.resolve().name)
@@ -326,7 +277,8 @@ def main(options: Options) -> Path:
         print(f"skipped {line}")
     report = run_dir / "report.html"
     write_text(report, page(run_dir, paths, skipped))
-    say_written([*(path for path in paths if path.suffix == ".png"), report])
+    drawn = [path for path in paths if path.suffix == ".png"]
+    print(f"wrote {', '.join(map(str, [*drawn, report]))}")
     return report
 
 

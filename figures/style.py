@@ -1,10 +1,9 @@
 """What all pictures share: colours of checkpoints, picking of rows, panels, legends, files.
 
-Pictures are drawn from tables only, on matplotlib's own canvases: no window opens, and no global
-setting changes.
+Pictures are drawn from tables only; no window opens, and no global setting changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -13,14 +12,13 @@ import tyro
 
 from training.base.console import run_command
 from training.base.errors import UserError
-from training.base.files import write_with
+from training.base.files import read_json, write_with
 from training.runs.table_files import TableMissing, headline_split
 
 DPI = 150
 WIDTH = 10.0
-# A PNG of more bytes is stored with 256 colours.
 LARGE_PNG = 200_000
-# How many letters a legend of the common width holds; a handle counts as seven.
+# How many letters a line of a legend holds; a handle counts as seven.
 LEGEND_LETTERS = 128
 GREY = "#6f6f6f"
 NULL_GREY = "#d9d9d9"
@@ -94,23 +92,31 @@ def stages(table) -> list[Stage]:
         word, colour = STAGES.get(phase, ("", STAGES["memorize"][1]))
         distinct = group.epoch.notna().all() and group.epoch.is_unique
         for place, row in enumerate(group.itertuples(), start=1):
-            label = f"{word}, epoch {row.epoch:g}" if distinct else str(row.checkpoint)
-            label = word if len(group) == 1 else label
+            label = str(row.checkpoint)
+            if word and (len(group) == 1 or distinct):
+                label = word if len(group) == 1 else f"{word}, epoch {row.epoch:g}"
             shade = _pale(colour, 0.3 + 0.7 * place / len(group))
-            found.append(
-                Stage(row.checkpoint, phase, label if word else str(row.checkpoint), shade)
-            )
+            found.append(Stage(row.checkpoint, phase, label, shade))
     return found
 
 
-def milestones(table, most: int = 4) -> list[Stage]:
-    """The last checkpoint of each phase; without phases, `most` evenly spread checkpoints."""
+def milestones(table) -> list[Stage]:
+    """The last checkpoint of each phase; without phases, four evenly spread checkpoints."""
     every = stages(table)
     if any(stage.phase for stage in every):
         return list({stage.phase: stage for stage in every}.values())
-    if len(every) <= most:
-        return every
-    return [every[round(i * (len(every) - 1) / (most - 1))] for i in range(most)]
+    return [every[round(i * (len(every) - 1) / 3)] for i in range(4)] if len(every) > 4 else every
+
+
+def names_of(shown: Iterable[Stage]) -> tuple[str, ...]:
+    """The checkpoints of these stages, for `pick`."""
+    return tuple(stage.checkpoint for stage in shown)
+
+
+def side_by_side(shown: Sequence[Stage], width: float) -> list[tuple[Stage, float]]:
+    """Each stage with its offset from a tick, `width` being that of all together."""
+    step = width / len(shown)
+    return [(s, (place - (len(shown) - 1) / 2) * step) for place, s in enumerate(shown)]
 
 
 def _pale(colour: str, share: float) -> str:
@@ -121,8 +127,7 @@ def _pale(colour: str, share: float) -> str:
 
 def in_order(families: Iterable[str]) -> list[str]:
     """Prompt families in reading order: rote, trained, test, controls, then other languages."""
-    families = set(families)
-    return [f for f in FAMILIES if f in families] + sorted(families - set(FAMILIES))
+    return present(FAMILIES, families) + sorted(set(families) - set(FAMILIES))
 
 
 def present(names: Iterable[str], column) -> list[str]:
@@ -134,20 +139,27 @@ def require_rows(rows, table: str, wanted: str):
     """Return rows; if there are none, raise NothingToDraw saying which rows were looked for."""
     if not len(rows):
         found = f"tables/{table}.csv holds no rows to draw (looked for: {wanted})"
-        raise NothingToDraw(
-            f"{found}. Write the table again with those, or leave this picture out."
-        )
+        raise NothingToDraw(f"{found}. Write it again with those, or leave this picture out.")
     return rows
 
 
 def count_words(rows, noun: str = "") -> str:
     """`n = 38-40 held-out subjects`, the subjects being those of the headline split; "": no n."""
-    counts = sorted({int(n) for n in rows.n.dropna()})
-    if not counts:
+    if rows.n.isna().all():
         return ""
     split = "" if noun or headline_split(rows) == "all" else "held-out "
-    span = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    return f"n = {span} {split}{noun or 'subjects'}"
+    return f"n = {span_of(rows.n)} {split}{noun or 'subjects'}"
+
+
+def span_of(counts) -> str:
+    """`38-40`, the smallest and largest of some counts, or `40` if they are equal."""
+    return "-".join(dict.fromkeys((f"{counts.min():.0f}", f"{counts.max():.0f}")))
+
+
+def record_of(run_dir: Path) -> dict:
+    """run.json; empty for tables about checkpoints made elsewhere."""
+    record = run_dir / "run.json"
+    return read_json(record) if record.exists() else {}
 
 
 def panels(rows: int, columns: int, *, height: float, title: str, **options):
@@ -170,15 +182,14 @@ def tiles(count: int, *, columns: int = 2, height: float, extra: float, title: s
 
 
 def reference_line(axes, level: float, *, vertical: bool = False) -> None:
-    """A thin dashed line: chance, majority, or zero."""
+    """A thin dashed line, for chance, the commonest object, or zero."""
     (axes.axvline if vertical else axes.axhline)(level, zorder=1.5, **REFERENCE)
 
 
 def band(axes, x, low, high, colour: str, alpha: float = 0.14) -> None:
     """A 95% interval along a line."""
-    axes.fill_between(
-        x, low.astype(float), high.astype(float), color=colour, alpha=alpha, linewidth=0
-    )
+    look = {"color": colour, "alpha": alpha, "linewidth": 0}
+    axes.fill_between(x, low.astype(float), high.astype(float), **look)
 
 
 def handle(label: str, color: str = "black", **look):
@@ -204,11 +215,9 @@ def legend_below(figure, shown: Iterable[Stage], extra: Iterable = ()) -> None:
     """One legend under all panels: a line for each checkpoint, then `extra` handles."""
     handles = [*(handle(s.label, s.colour, linewidth=3) for s in shown), *extra]
     widths = [len(entry.get_label()) + 7 for entry in handles]
-    columns = next(
-        c
-        for c in range(len(handles), 0, -1)
-        if c == 1 or sum(max(widths[i::c]) for i in range(c)) <= LEGEND_LETTERS
-    )
+    columns = len(handles)
+    while columns > 1 and sum(max(widths[i::columns]) for i in range(columns)) > LEGEND_LETTERS:
+        columns -= 1
     # matplotlib fills legends column by column, people read them row by row.
     by_row = [handles[i : i + columns] for i in range(0, len(handles), columns)]
     ordered = [row[c] for c in range(columns) for row in by_row if c < len(row)]
@@ -218,8 +227,8 @@ def legend_below(figure, shown: Iterable[Stage], extra: Iterable = ()) -> None:
 def drawing(make: Callable[[Path], Mapping[str, object]]) -> Callable[..., list[Path]]:
     """Turn a function (run directory -> figures by name) into one that writes them.
 
-    draw(run_dir) writes FOLDER/PREFIX+NAME.png (150 dpi) and .svg, each whole or not at all, and
-    returns their paths; folder: RUN_DIR/figures by default. Raises TableMissing, NothingToDraw.
+    draw(run_dir) writes FOLDER/PREFIX+NAME.png (150 dpi) and .svg and returns their paths; folder:
+    RUN_DIR/figures by default. Raises TableMissing, NothingToDraw.
     """
 
     @wraps(make)
@@ -265,11 +274,6 @@ def draw_each(drawings: Mapping[str, Callable], run_dir: Path, folder: Path | No
     return written, skipped
 
 
-def say_written(paths: Iterable[Path]) -> None:
-    """Print what was drawn."""
-    print("wrote " + ", ".join(str(path) for path in paths))
-
-
 def run_figure(drawings: Mapping[str, Callable], text: str) -> None:
     """`python -m figures.NAME RUN_DIR`: draw what there are tables for and say what was written."""
 
@@ -279,6 +283,6 @@ def run_figure(drawings: Mapping[str, Callable], text: str) -> None:
             raise NothingToDraw("; ".join(skipped))
         for line in skipped:
             print(f"skipped {line}")
-        say_written(written)
+        print(f"wrote {', '.join(map(str, written))}")
 
     run_command(main, Options, text)

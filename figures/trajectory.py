@@ -18,20 +18,17 @@ WATCHED = {
 }
 CAPTIONS = {
     "trajectory": (
-        "When each measure rises",
-        "Each curve goes from its value at the first checkpoint (0) to its own maximum (1); the "
-        "legend gives that maximum for bound relations. Points are the saved checkpoints; nothing "
-        "was measured between them. With several seeds, each seed's curve is a share of its own "
-        "maximum, points are means over the seeds in which it rises, and bands 95% intervals.",
+        "Each curve goes from its value at the first checkpoint (0) to its own maximum (1), which "
+        "the legend gives for bound relations. Points are saved checkpoints. With several seeds, "
+        "means over those in which a curve rises, bands 95% intervals.",
         "Order in time does not prove a cause, and a curve without an effect is stretched to 1 all "
         "the same: read its maximum, and the intervals in the other pictures.",
     ),
     "repurposing": (
-        "Do the facts take on the sibling's reading?",
-        "Test prompts of the sibling relation about held-out people, from the last checkpoint "
-        "before phase 2 (step 0) on; bands are 95% intervals over people. Dashed: how often the "
-        "same answers are true of other people. Dotted vertical lines: the first checkpoint at "
-        "which a curve has risen further above that than at its start, corrected over checkpoints.",
+        "Test prompts of the sibling relation about held-out people from the start of phase 2 on; "
+        "bands are 95% intervals. Dashed: how often the same answers are true of other people. "
+        "Dotted vertical lines: the first checkpoint at which a curve has risen further above "
+        "that than at its start, corrected over checkpoints.",
         "Of two curves of different height, noise alone makes one rise earlier: judge the lead "
         "over many runs, against the false alarms of runs that were given no other reading.",
     ),
@@ -43,9 +40,8 @@ def panel_data(table):
     rows = pick(table, split=headline_split(table), relation=style.SIDES)
     rows = style.require_rows(rows, "trajectory", "curves of bound or unbound relations")
     if "share" not in rows:
-        raise style.NothingToDraw(
-            "tables/trajectory.csv has no column share: write it again with analysis.trajectory"
-        )
+        again = "write it again with analysis.trajectory"
+        raise style.NothingToDraw(f"tables/trajectory.csv has no column share: {again}")
     return rows.sort_values("total_step", kind="stable")
 
 
@@ -60,7 +56,12 @@ def picture(data):
         title += f" (means over {int(data.n_seeds.min())} seeds)"
     height = 2.4 * len(sides) + 1.3
     figure, grid = style.panels(len(sides), len(parts), height=height, sharey=True, title=title)
-    looks = _looks(dict.fromkeys(data.curve))
+    # After the last colour they begin again, dashed.
+    kinds = [(colour, dash) for dash in ("-", "--") for colour in style.OBJECT_COLOURS]
+    looks = {
+        name: {"color": colour, "linestyle": dash, "marker": "o", "markersize": 3.5}
+        for name, (colour, dash) in zip(dict.fromkeys(data.curve), kinds, strict=False)
+    }
     for axes_row, side in zip(grid, sides, strict=True):
         for axes, (part, both) in zip(axes_row, parts.items(), strict=True):
             rows = pick(data, relation=side, phase=both)
@@ -82,14 +83,6 @@ def picture(data):
     handles = [style.handle(f"{n} (max {most[n]:.2f})", **look) for n, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
-
-
-def _looks(names) -> dict[str, dict]:
-    """Colour, line and marker of each curve; after the last colour they begin again, dashed."""
-    looks = [(colour, dash) for dash in ("-", "--") for colour in style.OBJECT_COLOURS]
-    common = {"marker": "o", "markersize": 3.5}
-    named = zip(names, looks, strict=False)
-    return {name: {"color": colour, "linestyle": dash} | common for name, (colour, dash) in named}
 
 
 def repurposing_data(table):

@@ -26,7 +26,6 @@ NAMES = {
 }
 CAPTIONS = {
     "verdict": (
-        "The evidence, in the order of proof",
         "Points with 95% intervals over subjects, each checkpoint at the first site where its rote "
         "and semantic states both hold the answer; short dashes: chance. One shared route needs a "
         "transfer near its ceilings (rote->rote, semantic->semantic), and at chance if unbound.",
@@ -52,8 +51,7 @@ def picture(data, labels: dict[str, str]):
     for axes, section in zip(grid[0], sections, strict=True):
         some = pick(data, section=section)
         measures = list(dict.fromkeys(some.measure))
-        for place, stage in enumerate(shown):
-            offset = (place - (len(shown) - 1) / 2) * 0.7 / len(shown)
+        for stage, offset in style.side_by_side(shown, 0.7):
             rows = pick(some, checkpoint=stage.checkpoint)
             x = rows.measure.map(measures.index) + offset
             axes.plot(x, rows.value, "o", color=stage.colour, markersize=5)

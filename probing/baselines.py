@@ -37,9 +37,7 @@ def subject_embeddings(model: nn.Module, tokenizer: Any, subjects: Iterable[str]
     for subject, ids in zip(subjects, encode(tokenizer, subjects).token_ids, strict=True):
         own = [i for i in ids if i not in tokenizer.all_special_ids]
         if not own:
-            raise BadInput(
-                f"subject {subject!r} has special tokens only; give the name as running text"
-            )
+            raise BadInput(f"subject {subject!r} has special tokens only; give it as text")
         rows.append(weights[own].float().mean(dim=0))
     return torch.stack(rows).cpu()
 

@@ -8,7 +8,6 @@ Row i is prompt i. `encode` turns prompts into token ids and one token index eac
 
 from __future__ import annotations
 
-import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from probing.sites import choose_sites, site_names
 from probing.tracing import read_sites, tokenizer_left_as_found, traced
+from training.base import console
 from training.base.errors import BadInput
 
 if TYPE_CHECKING:
@@ -67,10 +67,9 @@ def hidden_states(
     Runs in eval mode without gradients and leaves model and tokenizer as they were. Equal prompts
     are computed once. Raises BadInput, and UnsupportedModel where the layers cannot be found.
     """
-    encoded = encode(
-        tokenizer, prompts, positions=positions, subjects=subjects, key_tokens=key_tokens
-    )
-    return extract(model, tokenizer, encoded, sites=sites, batch_size=batch_size, progress=progress)
+    where = {"positions": positions, "subjects": subjects, "key_tokens": key_tokens}
+    how = {"sites": sites, "batch_size": batch_size, "progress": progress}
+    return extract(model, tokenizer, encode(tokenizer, prompts, **where), **how)
 
 
 def encode(
@@ -83,25 +82,23 @@ def encode(
 ) -> Encoded:
     """Token ids and positions of `prompts`, without a model; arguments as in `hidden_states`."""
     texts = _checked(prompts)
-    by_subject = isinstance(positions, str) and positions == "subject_last"
-    if by_subject:
-        _require_offsets(tokenizer, "'subject_last'")
-    with tokenizer_left_as_found(tokenizer):
-        encoding = tokenizer(
-            texts, padding=False, truncation=False, return_offsets_mapping=by_subject, verbose=False
-        )
+    named = positions if isinstance(positions, str) else ""
+    if named and named not in NAMED_POSITIONS:
+        raise BadInput(f"position {named!r}; give {', '.join(NAMED_POSITIONS)} or token indices")
+    by_subject = named == "subject_last"
+    encoding = _tokenised(tokenizer, texts, "'subject_last'" if by_subject else "")
     token_ids = [list(ids) for ids in encoding["input_ids"]]
-    for index, ids in enumerate(token_ids):
-        if not ids:
-            raise BadInput(
-                f"prompt {index} ({texts[index]!r}) has no tokens; remove it or give it text"
-            )
+    if [] in token_ids:
+        index = token_ids.index([])
+        raise BadInput(f"prompt {index} ({texts[index]!r}) has no tokens; give it text")
     _check_lengths(token_ids, tokenizer.model_max_length, "its tokenizer's model_max_length")
     if by_subject:
-        return Encoded(token_ids, _subject_ends(texts, subjects, encoding["offset_mapping"]))
-    if isinstance(positions, str) and positions == "key":
-        return Encoded(token_ids, _key_positions(texts, token_ids, key_tokens, tokenizer))
-    return Encoded(token_ids, _token_indices(positions, [len(ids) for ids in token_ids]))
+        found = _subject_ends(texts, subjects, encoding["offset_mapping"])
+    elif named == "key":
+        found = _key_positions(texts, token_ids, key_tokens, tokenizer)
+    else:
+        found = _token_indices(-1 if named else positions, [len(ids) for ids in token_ids])
+    return Encoded(token_ids, found)
 
 
 def extract(
@@ -115,33 +112,18 @@ def extract(
 ) -> FloatTensor:
     """States (n_prompts, n_sites, d) of encoded prompts; arguments as in `hidden_states`."""
     import torch
-    from tqdm import tqdm
 
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadInput(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     names = choose_sites(site_names(model), sites)
     check_readable(model, encoded.token_ids)
-
     rows: dict[tuple[tuple[int, ...], int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(encoded.token_ids, encoded.positions, strict=True)):
         rows[tuple(ids), position].append(row)
     by_length: dict[int, list[tuple[tuple[int, ...], int]]] = defaultdict(list)
     for item in rows:
         by_length[len(item[0])].append(item)
-    batches = [
-        items[start : start + batch_size]
-        for _, items in sorted(by_length.items())
-        for start in range(0, len(items), batch_size)
-    ]
-
     states = None
-    # tqdm's `disable=None` means: unless stderr is a terminal.
-    bar = tqdm(
-        total=len(rows), desc="states", unit="prompt", delay=2, disable=None if progress else True
-    )
-    autocast_off = torch.autocast(model.device.type, enabled=False)
-    with bar, autocast_off, traced(model, tokenizer) as traced_model:
-        for batch in batches:
+    with traced(model, tokenizer) as traced_model:
+        for _, batch in batches(by_length, batch_size, progress and "states"):
             token_ids, positions = zip(*batch, strict=True)
             read = read_sites(traced_model, model, token_ids, positions, names)
             if states is None:
@@ -149,8 +131,19 @@ def extract(
             sizes = torch.tensor([len(rows[item]) for item in batch])
             targets = torch.tensor([row for item in batch for row in rows[item]])
             states[targets] = read.float().cpu().repeat_interleave(sizes, dim=0)
-            bar.update(len(batch))
     return states
+
+
+def batches(groups: Mapping[Any, list], size: int, label: str | bool) -> Iterable:
+    """(key, items) of every group, keys in order, at most `size` items each; a bar if labelled."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise BadInput(f"batch_size must be an integer of at least 1, got {size!r}")
+    parts = [
+        (key, items[start : start + size])
+        for key, items in sorted(groups.items())
+        for start in range(0, len(items), size)
+    ]
+    return console.progress(parts, label=label) if label else parts
 
 
 def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -> list[int]:
@@ -158,18 +151,12 @@ def tokens_at(tokenizer: Any, texts: Sequence[str], characters: Sequence[int]) -
 
     Raises BadInput where no token covers the character, or for a slow tokenizer.
     """
-    _require_offsets(tokenizer, "a character's token")
-    with tokenizer_left_as_found(tokenizer):
-        offsets = tokenizer(
-            list(texts), padding=False, truncation=False, return_offsets_mapping=True, verbose=False
-        )
+    encoding = _tokenised(tokenizer, texts, "a character's token")
     found = []
-    for text, character, spans in zip(texts, characters, offsets["offset_mapping"], strict=True):
+    for text, character, spans in zip(texts, characters, encoding["offset_mapping"], strict=True):
         inside = _tokens_over(spans, character)
         if not inside:
-            raise BadInput(
-                f"no token of {text!r} covers its character {character}; give one inside the text"
-            )
+            raise BadInput(f"no token of {text!r} covers its character {character}")
         found.append(inside[-1])
     return found
 
@@ -178,41 +165,46 @@ def check_readable(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None
     """Raise BadInput for prompts longer than the model reads, or tokens that it lacks."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     _check_lengths(token_ids, limit, f"max_position_embeddings of {type(model).__name__}")
-    _check_vocabulary(model, token_ids)
-
-
-def _checked(prompts: Iterable[str]) -> list[str]:
-    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        raise BadInput(
-            f"prompts must be a list of strings, got {type(prompts).__name__}; give [text, ...]"
-        )
-    texts = list(prompts)
-    if not texts:
-        raise BadInput("prompts is empty; give at least one")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise BadInput(f"prompt {index} is {text!r} ({kind}); every prompt must be a string")
-        if not text.strip():
-            raise BadInput(f"prompt {index} is empty ({text!r}); remove it or give it text")
-    return [str(text) for text in texts]
-
-
-def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: str) -> None:
-    longest = max(range(len(token_ids)), key=lambda index: len(token_ids[index]))
-    if limit is not None and len(token_ids[longest]) > limit:
-        raise BadInput(
-            f"prompt {longest} has {len(token_ids[longest])} tokens, {what} is {limit}; shorten it "
-            "(prompts are never truncated)"
-        )
-
-
-def _check_vocabulary(model: nn.Module, token_ids: Sequence[Sequence[int]]) -> None:
     largest, n_rows = max(map(max, token_ids)), model.get_input_embeddings().num_embeddings
     if largest >= n_rows:
         raise BadInput(
             f"token id {largest} is outside the {n_rows} embeddings of {type(model).__name__}; "
             "give the tokenizer that belongs to it, or resize the embeddings for added tokens"
+        )
+
+
+def _checked(prompts: Iterable[str]) -> list[str]:
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        kind = type(prompts).__name__
+        raise BadInput(f"prompts must be a list of strings, got {kind}; give [text, ...]")
+    texts = list(prompts)
+    if not texts:
+        raise BadInput("prompts is empty; give at least one")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            given = f"empty ({text!r})" if isinstance(text, str) else repr(text)
+            raise BadInput(f"prompt {index} is {given}; every prompt must be a string with text")
+    return [str(text) for text in texts]
+
+
+def _tokenised(tokenizer: Any, texts: Sequence[str], offsets_for: str = "") -> Any:
+    """The tokenizer's encoding, never cut or padded; with offsets if something needs them."""
+    if offsets_for and not tokenizer.is_fast:
+        raise BadInput(
+            f"{type(tokenizer).__name__} gives no character offsets, which {offsets_for} needs; "
+            "load a fast tokenizer (use_fast=True) or give token indices as positions"
+        )
+    how = {"padding": False, "truncation": False, "verbose": False}
+    with tokenizer_left_as_found(tokenizer):
+        return tokenizer(list(texts), return_offsets_mapping=bool(offsets_for), **how)
+
+
+def _check_lengths(token_ids: Sequence[Sequence[int]], limit: int | None, what: str) -> None:
+    lengths = [len(ids) for ids in token_ids]
+    if limit is not None and max(lengths) > limit:
+        raise BadInput(
+            f"prompt {lengths.index(max(lengths))} has {max(lengths)} tokens, {what} is {limit}; "
+            "shorten it (prompts are never truncated)"
         )
 
 
@@ -224,31 +216,17 @@ def _one_each(values: Any, n: int, what: str) -> list[Any]:
 
 
 def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
-    if isinstance(positions, str):
-        if positions != "last":
-            raise BadInput(
-                f"position {positions!r} is not {', '.join(map(repr, NAMED_POSITIONS))}, "
-                "a token index, or one token index per prompt"
-            )
-        positions = -1
-    if hasattr(positions, "tolist"):
-        positions = positions.tolist()
-    if isinstance(positions, Iterable):
-        indices = _one_each(positions, len(lengths), "positions")
-    else:
-        indices = [positions] * len(lengths)
-    found = []
+    given = positions.tolist() if hasattr(positions, "tolist") else positions
+    listed = given if isinstance(given, Iterable) else [given] * len(lengths)
+    indices = _one_each(listed, len(lengths), "positions")
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise BadInput(f"position {index!r} of prompt {row} is not an integer; give an index")
-        index = operator.index(index)
-        if not -length <= index < length:
+        integer = hasattr(index, "__index__") and not isinstance(index, bool)
+        if not integer or not -length <= index < length:
             raise BadInput(
-                f"position {index} is outside prompt {row}, which has {length} tokens; "
-                f"give {-length} to {length - 1}"
+                f"position {index!r} is no token of prompt {row}, which has {length}; "
+                f"give an integer from {-length} to {length - 1}"
             )
-        found.append(index % length)
-    return found
+    return [int(index) % length for index, length in zip(indices, lengths, strict=True)]
 
 
 def _subject_ends(
@@ -263,23 +241,11 @@ def _subject_ends(
     for row, (text, subject, spans) in enumerate(zip(texts, wanted, offsets, strict=True)):
         if not isinstance(subject, str) or not subject.strip():
             raise BadInput(f"the subject of prompt {row} is {subject!r}; give a name")
-        last = _last_character(text, subject.strip())
-        inside = _tokens_over(spans, last)
-        if last < 0 or not inside:
-            raise BadInput(
-                f"subject {subject!r} does not occur in prompt {row} ({text!r}); "
-                "give it as written there"
-            )
+        inside = _tokens_over(spans, _last_character(text, subject.strip()))
+        if not inside:
+            raise BadInput(f"subject {subject!r} does not occur in prompt {row} ({text!r})")
         ends.append(inside[-1])
     return ends
-
-
-def _require_offsets(tokenizer: Any, what: str) -> None:
-    if not tokenizer.is_fast:
-        raise BadInput(
-            f"{type(tokenizer).__name__} gives no character offsets, which {what} needs; "
-            "load a fast tokenizer (use_fast=True) or give token indices as positions"
-        )
 
 
 def _tokens_over(spans: Sequence[tuple[int, int]], character: int) -> list[int]:
@@ -289,43 +255,30 @@ def _tokens_over(spans: Sequence[tuple[int, int]], character: int) -> list[int]:
 
 def _last_character(text: str, subject: str) -> int:
     """Where the last `subject` ends in `text`, or -1; whole words first ("Ann", not "Anna")."""
-    whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    if whole:
-        return whole[-1].end() - 1
-    start = text.rfind(subject)
-    return start + len(subject) - 1 if start >= 0 else -1
+    name = re.escape(subject)
+    found = list(re.finditer(rf"(?<!\w){name}(?!\w)", text)) or list(re.finditer(name, text))
+    return found[-1].end() - 1 if found else -1
 
 
 def _key_positions(
-    texts: Sequence[str],
-    token_ids: Sequence[Sequence[int]],
-    key_tokens: str | Sequence[str] | None,
-    tokenizer: Any,
+    texts: Sequence[str], token_ids: Sequence[Sequence[int]], key_tokens: Any, tokenizer: Any
 ) -> list[int]:
     if key_tokens is None:
-        default = {
-            index
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special and KEY_TOKEN.fullmatch(token.content)
-        }
-        if not default:
-            raise BadInput(
-                "the tokenizer has no special token like '[X...]'; add one, or give key_tokens"
-            )
-        wanted = [default] * len(texts)
+        added = tokenizer.added_tokens_decoder.items()
+        keys = {i for i, token in added if token.special and KEY_TOKEN.fullmatch(token.content)}
+        if not keys:
+            raise BadInput("the tokenizer has no special token like '[X...]'; give key_tokens")
+        wanted = [keys] * len(texts)
     else:
         named = [key_tokens] * len(texts) if isinstance(key_tokens, str) else key_tokens
         named = _one_each(named, len(texts), "key tokens")
-        ids = {token: _token_id(token, tokenizer) for token in set(named)}
-        wanted = [{ids[token]} for token in named]
+        wanted = [{_token_id(token, tokenizer)} for token in named]
     found = []
-    for row, (prompt_ids, keys) in enumerate(zip(token_ids, wanted, strict=True)):
-        here = [index for index, token_id in enumerate(prompt_ids) if token_id in keys]
+    for row, (ids, keys) in enumerate(zip(token_ids, wanted, strict=True)):
+        here = [index for index, token_id in enumerate(ids) if token_id in keys]
         if not here:
             names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(keys)))
-            raise BadInput(
-                f"prompt {row} ({texts[row]!r}) has no key token ({names}); add it to the prompt"
-            )
+            raise BadInput(f"prompt {row} ({texts[row]!r}) has no key token ({names}); add it")
         found.append(here[-1])
     return found
 

@@ -11,18 +11,12 @@ share a forward pass: a row of the batch is one pair changed at one site.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from probing.extraction import check_readable, encode, extract
-from probing.sites import (
-    FINAL_NORM,
-    UnsupportedModel,
-    choose_sites,
-    find_decoder,
-    in_eval_mode,
-    site_names,
-)
+from probing.extraction import batches, check_readable, encode, extract
+from probing.sites import UnsupportedModel, choose_sites, find_decoder, in_eval_mode, site_names
 from probing.tracing import run_changed, traced
 from training.base.errors import BadInput
 from training.weights.loading import last_logits_only
@@ -61,40 +55,23 @@ def patch(
     Returns float32 on the CPU: (n, vocabulary) for one site name, else (n, n_sites, vocabulary).
     Raises BadInput, and what `hidden_states` raises.
     """
-    import torch
-
     one = isinstance(site, str)
     sites = choose_sites(site_names(model), [site] if one else site)
     sources, targets = ([text] if isinstance(text, str) else text for text in (source, target))
-    taken = encode(
-        tokenizer,
-        sources,
-        positions=position if source_position is None else source_position,
-        subjects=source_subjects,
-        key_tokens=key_tokens,
-    )
-    into = encode(tokenizer, targets, positions=position, subjects=subjects, key_tokens=key_tokens)
-    n = len(into.token_ids)
-    if len(taken.token_ids) != n:
-        raise BadInput(
-            f"got {len(taken.token_ids)} sources for {n} targets; give one source per target"
-        )
-    states = extract(model, tokenizer, taken, sites=sites, batch_size=batch_size, progress=progress)
-    rows = [(pair, place) for pair in range(n) for place in range(len(sites))]
-    logits = None
-    for done, part in changed_logits(
-        model,
-        tokenizer,
-        [into.token_ids[pair] for pair, _ in rows],
-        [into.positions[pair] for pair, _ in rows],
-        [sites[place] for _, place in rows],
-        states.flatten(0, 1),
-        batch_size=batch_size,
-        progress=progress,
-    ):
-        if logits is None:
-            logits = torch.empty((len(rows), part.shape[-1]))
-        logits[done] = part.cpu()
+    where = {"positions": position, "subjects": subjects, "key_tokens": key_tokens}
+    into = encode(tokenizer, targets, **where)
+    where |= {"subjects": source_subjects}
+    where |= {} if source_position is None else {"positions": source_position}
+    taken = encode(tokenizer, sources, **where)
+    n, given = len(into.token_ids), len(taken.token_ids)
+    if given != n:
+        raise BadInput(f"got {given} sources for {n} targets; give one source per target")
+    how = {"batch_size": batch_size, "progress": progress}
+    states = extract(model, tokenizer, taken, sites=sites, **how)
+    pairs, names = zip(*product(range(n), sites), strict=True)
+    ids, at = ([column[pair] for pair in pairs] for column in (into.token_ids, into.positions))
+    vectors = states.flatten(0, 1)
+    logits = _collected(changed_logits(model, tokenizer, ids, at, names, vectors, **how), len(ids))
     return logits if one else logits.view(n, len(sites), -1)
 
 
@@ -126,21 +103,20 @@ def steer(
     n = len(into.token_ids)
     vectors = torch.as_tensor(vectors)
     vectors = vectors.expand(n, -1) if vectors.dim() == 1 else vectors
+    rows = into.token_ids, into.positions, [site] * n, vectors
+    how = {"add": True, "batch_size": batch_size, "progress": progress}
+    return _collected(changed_logits(model, tokenizer, *rows, **how), n)
+
+
+def _collected(parts: Iterable[tuple[list[int], FloatTensor]], n: int) -> FloatTensor:
+    """The (n, vocabulary) logits that `changed_logits` yields, on the CPU."""
+    import torch
+
     logits = None
-    for done, part in changed_logits(
-        model,
-        tokenizer,
-        into.token_ids,
-        into.positions,
-        [site] * n,
-        vectors,
-        add=True,
-        batch_size=batch_size,
-        progress=progress,
-    ):
+    for rows, part in parts:
         if logits is None:
             logits = torch.empty((n, part.shape[-1]))
-        logits[done] = part.cpu()
+        logits[rows] = part.cpu()
     return logits
 
 
@@ -163,7 +139,6 @@ def changed_logits(
     rows that share them and kept as keys and values, where the model can. Raises BadInput.
     """
     import torch
-    from tqdm import tqdm
 
     n = len(token_ids)
     width = model.get_input_embeddings().weight.shape[-1]
@@ -172,43 +147,18 @@ def changed_logits(
             f"got {n} prompts, {len(positions)} positions, {len(sites)} sites and vectors of shape "
             f"{tuple(vectors.shape)}; give one of each per row, vectors ({n}, {width})"
         )
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise BadInput(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     check_readable(model, token_ids)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, (ids, position) in enumerate(zip(token_ids, positions, strict=True)):
         groups[len(ids), position].append(row)
-    batches = [
-        (position, rows[start : start + batch_size])
-        for (_, position), rows in sorted(groups.items())
-        for start in range(0, len(rows), batch_size)
-    ]
-    bar = tqdm(
-        total=n,
-        desc="patches",
-        unit="row",
-        delay=2,
-        leave=False,
-        disable=None if progress else True,
-    )
-    autocast_off = torch.autocast(model.device.type, enabled=False)
-    with bar, autocast_off, traced(model, tokenizer) as traced_model:
-        for position, rows in batches:
+    with traced(model, tokenizer) as traced_model:
+        for (_, position), rows in batches(groups, batch_size, progress and "patches"):
             ids = torch.tensor([token_ids[row] for row in rows], device=model.device)
             cache = _keys_and_values(model, ids[:, :position])
             start = 0 if cache is None else position
-            logits = run_changed(
-                traced_model,
-                model,
-                ids[:, start:],
-                position - start,
-                [sites[row] for row in rows],
-                vectors[rows],
-                add=add,
-                cache=cache,
-            )
-            bar.update(len(rows))
-            yield rows, logits.float()
+            where = ids[:, start:], position - start, [sites[row] for row in rows]
+            how = {"add": add, "cache": cache}
+            yield rows, run_changed(traced_model, model, *where, vectors[rows], **how).float()
 
 
 def logit_lens(
@@ -232,7 +182,8 @@ def logit_lens(
     import torch
     from torch.nn import Linear, functional
 
-    choose_sites(site_names(model), sites)
+    names = site_names(model)
+    choose_sites(names, sites)
     norm = model.get_submodule(find_decoder(model).final_norm)
     head = model.get_output_embeddings()
     width = states.shape[-1]
@@ -241,15 +192,13 @@ def logit_lens(
             f"{type(model).__name__}: its unembedding is not a linear map of width {width}, "
             "so the logit lens does not apply; leave it out for this architecture"
         )
-    chosen = (
-        slice(None) if token_ids is None else torch.tensor(token_ids, device=head.weight.device)
-    )
+    chosen = slice(None) if token_ids is None else torch.tensor(token_ids)
     read = []
     with in_eval_mode(model), torch.inference_mode():
         weight, bias = head.weight[chosen], None if head.bias is None else head.bias[chosen]
         for place, site in enumerate(sites):
             state = states[:, place].to(model.device, model.dtype)
-            state = state if site == FINAL_NORM else norm(state)
+            state = state if site == names[-1] else norm(state)
             read.append(functional.linear(state.to(weight.device), weight, bias).float().cpu())
     return torch.stack(read, dim=1)
 
@@ -265,12 +214,8 @@ def _keys_and_values(model: nn.Module, ids: Tensor) -> Any:
         return None
     distinct, index = torch.unique(ids, dim=0, return_inverse=True)
     with torch.inference_mode():
-        out = model(
-            input_ids=distinct,
-            attention_mask=torch.ones_like(distinct),
-            use_cache=True,
-            **last_logits_only(model),
-        )
+        inputs = {"input_ids": distinct, "attention_mask": torch.ones_like(distinct)}
+        out = model(**inputs, use_cache=True, **last_logits_only(model))
         cache = getattr(out, "past_key_values", None)
         if not hasattr(cache, "batch_select_indices"):
             return None

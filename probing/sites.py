@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EMBED = "embed"
 FINAL_NORM = "final_norm"
 _LAYER = "resid_post."
+LOADER = "AutoModelForCausalLM.from_pretrained"
 
 
 class UnsupportedModel(BadInput):
@@ -31,13 +32,16 @@ class UnsupportedModel(BadInput):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Where a model keeps its decoder: dotted module paths from the model's root.
-
-    Paths, not modules, so that remembering them does not keep a model alive.
-    """
+    """Module paths of a decoder from the model's root; modules would keep the model alive."""
 
     layers: tuple[str, ...]
     final_norm: str
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Site -> path of the module that it leaves (`embed`: enters), in execution order."""
+        paths = [self.layers[0], *self.layers, self.final_norm]
+        return dict(zip(names_of(len(self.layers)), paths, strict=True))
 
 
 _decoders: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
@@ -116,21 +120,13 @@ def _find_decoder(model: nn.Module) -> Decoder:
 
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModel(
-            f"{kind} is not a Hugging Face model; "
-            "give what AutoModelForCausalLM.from_pretrained returns"
-        )
+        raise UnsupportedModel(f"{kind} is not a Hugging Face model; load it with {LOADER}")
     if model.config.is_encoder_decoder or not model.can_generate():
-        raise UnsupportedModel(
-            f"{kind} is not a causal language model; load it with AutoModelForCausalLM"
-        )
+        raise UnsupportedModel(f"{kind} is not a causal language model; load it with {LOADER}")
     decoder = model.get_decoder()
     n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    stacks = [
-        name
-        for name, child in decoder.named_children()
-        if isinstance(child, ModuleList) and len(child) == n_layers
-    ]
+    lists = {n: child for n, child in decoder.named_children() if isinstance(child, ModuleList)}
+    stacks = [name for name, child in lists.items() if len(child) == n_layers]
     if len(stacks) != 1:
         raise UnsupportedModel(
             f"{kind}: expected one ModuleList of {n_layers} layers in {type(decoder).__name__}, "

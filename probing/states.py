@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +56,6 @@ class StateArray(np.ndarray):
     objects: Array
     splits: Array
     sites: tuple[str, ...]
-
-    @classmethod
-    def of(cls, values: Array, **labels: Any) -> StateArray:
-        """`values` with its labels; the data is not copied."""
-        array = np.asarray(values, dtype=np.float32).view(cls)
-        array.__dict__.update(labels)
-        return array
 
     def __getitem__(self, key: Any) -> Any:
         return np.asarray(self)[key]
@@ -129,39 +122,37 @@ class States:
                 f"{', '.join(self.design.relations)} and families {there}"
             )
         values = [self.of(prompt) for prompt in prompts]
-        facts = self.design.facts_of(relation)
-        return StateArray.of(
-            values[0] if family == "rote" else np.stack(values),
-            relation=relation,
-            family=family,
-            subjects=[f.subject for f in facts],
-            objects=self.design.objects(relation),
-            splits=np.array([f.split for f in facts]),
-            sites=self.sites,
-        )
+        array = (values[0] if family == "rote" else np.stack(values)).view(StateArray)
+        array.relation, array.family, array.sites = relation, family, self.sites
+        array.subjects = self.design.subjects(relation)
+        array.objects = self.design.objects(relation)
+        array.splits = np.array([f.split for f in self.design.facts[relation]])
+        return array
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites, in execution order."""
-        return tuple(names_of(self._family("rote").shape[1] - 2))
+        return tuple(names_of(self._any.shape[1] - 2))
 
     @property
     def width(self) -> int:
         """d, the width of the residual stream."""
-        return self._family("rote").shape[-1]
+        return self._any.shape[-1]
+
+    @property
+    def _any(self) -> Array:
+        """States of a family that is there already, else of rote prompts."""
+        return next(iter(self._values.values())) if self._values else self._family("rote")
 
     def of(self, prompt: Prompt) -> Array:
         """States of a prompt for each subject, (n_subjects, n_sites, d) float32."""
-        places = [
-            self.design.places[prompt.render(s)] for s in self.design.subjects(prompt.relation)
-        ]
-        if len({family for family, _ in places}) == 1:
-            return self._family(places[0][0])[[row for _, row in places]]
+        texts = [prompt.render(s) for s in self.design.subjects(prompt.relation)]
+        places = [self.design.places[text] for text in texts]
         return np.stack([self._family(family)[row] for family, row in places])
 
     def load(self) -> States:
         """Extract or read all families of the design now, with the model loaded at most once."""
-        model = self._model_loader()
+        model = cache(self._model)
         for family in ("rote", *self.design.families):
             self._family(family, model)
         return self
@@ -175,17 +166,13 @@ class States:
 
         model, tokenizer = self.checkpoint.load()
         name = self.sites[site_index(self.sites, site)]
-        patched = patch(model, tokenizer, source, target, site=name, progress=False)
-        same = patch(model, tokenizer, target, target, site=name, progress=False)
-        probability, plain = patched[0].softmax(-1), same[0].softmax(-1)
-        top = probability.topk(k)
-        return pd.DataFrame(
-            {
-                "token": [tokenizer.decode([i]) for i in top.indices],
-                "probability": top.values.numpy(),
-                "unpatched": plain[top.indices].numpy(),
-            }
-        )
+        both = [source, target], [target, target]
+        logits = patch(model, tokenizer, *both, site=name, progress=False)
+        patched, plain = logits.softmax(-1)
+        likely = patched.topk(k).indices
+        words = {"token": [tokenizer.decode([i]) for i in likely]}
+        numbers = {"probability": patched[likely].numpy(), "unpatched": plain[likely].numpy()}
+        return pd.DataFrame({**words, **numbers})
 
     def to_npz(self, path: str | Path) -> Path:
         """Write all states to one NumPy file: arrays "RELATION/FAMILY", and their labels as JSON.
@@ -195,10 +182,8 @@ class States:
         """
         pairs = dict.fromkeys((p.relation, p.family) for p in self.design.prompts)
         arrays = {f"{relation}/{family}": self[relation, family] for relation, family in pairs}
-        rows = {
-            a.relation: {"subjects": a.subjects, "objects": list(a.objects)}
-            for a in arrays.values()
-        }
+        about = {a.relation: a for a in arrays.values()}
+        rows = {r: {"subjects": a.subjects, "objects": list(a.objects)} for r, a in about.items()}
         labels = {**self.checkpoint.stage, "sites": list(self.sites), "rows": rows}
         path = Path(path).with_suffix(".npz")
 
@@ -209,33 +194,23 @@ class States:
         write_with(path, fill)
         return path
 
-    def _model_loader(self) -> Callable:
-        """() -> the model, loaded at the first call."""
-        loaded: list = []
-
-        def model():
-            if not loaded:
-                there = self.checkpoint.load()[0]
-                loaded.append(on_gpu(there if self.seed is None else untrained(there, self.seed)))
-            return loaded[0]
-
-        return model
+    def _model(self):
+        model = self.checkpoint.load()[0]
+        return on_gpu(model if self.seed is None else untrained(model, self.seed))
 
     def _family(self, family: str, model: Callable | None = None) -> Array:
         """States of a family's distinct texts, (n_texts, n_sites, d)."""
         if family not in self._values:
-            about = self.design.texts(family)
-            fingerprint = self.checkpoint.fingerprint
-            if self.seed is not None:
-                fingerprint += f" untrained, seed {self.seed}"
+            texts, position = self.design.texts(family), self.design.position
+            control = "" if self.seed is None else f" untrained, seed {self.seed}"
             self._values[family] = states_for(
                 StateStore(self.design.run.path / "states"),
-                fingerprint,
+                self.checkpoint.fingerprint + control,
                 self.checkpoint.tokenizer(),
-                list(about),
-                model or self._model_loader(),
-                self.design.position,
-                subjects=list(about.values()) if self.design.position == "subject_last" else None,
+                list(texts),
+                model or self._model,
+                position,
+                subjects=list(texts.values()) if position == "subject_last" else None,
                 description={"checkpoint": self.checkpoint.name, "family": family},
             ).numpy()
         return self._values[family]
@@ -265,9 +240,8 @@ class Design:
         chosen = preset_prompts(run.prompts, preset, families=wanted)
         prompts = tuple(p for p in chosen if p.family != NOT_EXTRACTED)
         if not any(p.family == "rote" for p in prompts):
-            raise BadInput(
-                f"{run.path} has no rote prompts. Say what was memorised: --rote '{{subject}} [X]'."
-            )
+            what = "Say what was memorised: --rote '{subject} [X]'."
+            raise BadInput(f"{run.path} has no rote prompts. {what}")
         return cls(run, prompts, position)
 
     @property
@@ -288,8 +262,7 @@ class Design:
     @cached_property
     def bound(self) -> list[str]:
         """Relations that phase 2 gave a meaning."""
-        bound = {f.relation for f in self.run.facts if f.bound}
-        return [r for r in self.relations if r in bound]
+        return [r for r in self.relations if any(f.bound for f in self.facts[r])]
 
     @cached_property
     def unbound(self) -> list[str]:
@@ -309,15 +282,12 @@ class Design:
         return len(self.relations) > 1 and len(orders) == 1
 
     @cached_property
-    def _facts(self) -> dict:
+    def facts(self) -> dict[str, list]:
+        """The facts of each relation, one per row."""
         # One order of subjects for every relation, whatever their order in the file.
         order = {s: i for i, s in enumerate(dict.fromkeys(f.subject for f in self.run.facts))}
         facts = sorted(self.run.facts, key=lambda f: order[f.subject])
         return {r: [f for f in facts if f.relation == r] for r in self.relations}
-
-    def facts_of(self, relation: str) -> list:
-        """The facts of a relation in the order of its rows."""
-        return self._facts[relation]
 
     def prompts_of(self, relation: str, family: str) -> list[Prompt]:
         """The chosen prompts of a relation's family."""
@@ -325,22 +295,21 @@ class Design:
 
     def subjects(self, relation: str) -> list[str]:
         """Subjects of a relation: the row order of its states."""
-        return [f.subject for f in self._facts[relation]]
+        return [f.subject for f in self.facts[relation]]
 
     def objects(self, relation: str) -> Array:
         """The object of each row (n_subjects,) str."""
-        return np.array([f.object for f in self._facts[relation]])
+        return np.array([f.object for f in self.facts[relation]])
 
     def rows(self, relation: str, split: str) -> Array:
         """Row indices of a split: "seen", "held-out" or "all"."""
-        facts = self._facts[relation]
+        facts = self.facts[relation]
         return np.array([i for i, f in enumerate(facts) if split in ("all", f.split)], dtype=int)
 
     def texts(self, family: str) -> dict[str, str]:
         """Distinct rendered prompts of a family, in order, each with its subject."""
-        prompts = [p for p in self.prompts if p.family == family]
         about: dict[str, str] = {}
-        for prompt in prompts:
+        for prompt in select(self.prompts, family=family):
             for subject in self.subjects(prompt.relation):
                 about.setdefault(prompt.render(subject), subject)
         return about
@@ -367,9 +336,8 @@ class Design:
     def announce(self) -> str:
         """How many prompts may have to be read, in words."""
         count = sum(len(self.texts(f)) for f in ("rote", *self.families)) * len(self.checkpoints)
-        return (
-            f"states of {count} prompts (about {minutes(count / 30)} on 2 cores if none is stored)"
-        )
+        time = minutes(count / 30)
+        return f"states of {count} prompts (about {time} on 2 cores if none is stored)"
 
     def load(self, checkpoint: Checkpoint) -> States:
         """All states of a checkpoint, from the store or extracted."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from probing.extraction import encode, extract
 from probing.sites import names_of
 from training.base.errors import BadInput
-from training.base.files import sha256_file, sha256_text, write_with
+from training.base.files import sha256_file, sha256_text, write_text, write_with
 
 if TYPE_CHECKING:
     from torch import FloatTensor, Tensor, nn
@@ -35,10 +35,7 @@ class DamagedStates(UserWarning):
 
 
 class StateStore:
-    """The states in one folder.
-
-    dtype: how they are stored, float32 or bfloat16 (half the disk, 3 digits).
-    """
+    """The states in one folder; dtype: stored as float32 or bfloat16 (half the disk, 3 digits)."""
 
     def __init__(self, folder: str | Path, *, dtype: str = "float32") -> None:
         if dtype not in STORED_DTYPES:
@@ -84,12 +81,8 @@ class StateStore:
             description = json.loads(description_path.read_text("utf-8"))
             return _read(path, description["sha256"], description["shape"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            warnings.warn(
-                DamagedStates(
-                    f"{path} is damaged ({problem}); its states will be read from the model again"
-                ),
-                stacklevel=2,
-            )
+            words = f"{path} is damaged ({problem}); its states will be read from the model again"
+            warnings.warn(DamagedStates(words), stacklevel=2)
             return None
 
     def put(self, key: str, tensor: Tensor, description: Mapping[str, Any]) -> FloatTensor:
@@ -102,10 +95,8 @@ class StateStore:
 
         path, description_path = self._paths(key)
         if tensor.dim() != 3 or not tensor.is_floating_point():
-            raise BadInput(
-                f"states must be floating-point (n, n_sites, d), "
-                f"got {tensor.dtype} {tuple(tensor.shape)}"
-            )
+            given = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise BadInput(f"states must be floating-point (n, n_sites, d), got {given}")
         stored = tensor.detach().to("cpu", getattr(torch, self.dtype)).contiguous()
         self.folder.mkdir(parents=True, exist_ok=True)
         described = {**description, "key": key, "shape": list(stored.shape), "stored": self.dtype}
@@ -114,13 +105,8 @@ class StateStore:
             save_file({"states": stored}, temporary)
             described["sha256"] = sha256_file(temporary)
 
-        def write_description(temporary: Path) -> None:
-            temporary.write_text(
-                json.dumps(described, indent=1, ensure_ascii=False) + "\n", "utf-8"
-            )
-
         write_with(path, write_states)
-        write_with(description_path, write_description)
+        write_text(description_path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         return stored.float()
 
     def _paths(self, key: str) -> tuple[Path, Path]:

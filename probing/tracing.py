@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from probing.sites import EMBED, find_decoder, first, in_eval_mode, names_of
+from probing.sites import EMBED, find_decoder, first, in_eval_mode
 from training.weights.loading import last_logits_only
 
 if TYPE_CHECKING:
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def traced(model: nn.Module, tokenizer: Any) -> Iterator[Any]:
-    """`model` wrapped for tracing, in eval mode; model and tokenizer are restored afterwards.
+    """`model` wrapped for tracing, in eval mode and its own dtype; both are restored afterwards.
 
     Wrappers are not cached: each keeps its model alive, and one costs only 10 to 25 ms.
     """
+    import torch
     from nnsight.modeling.transformers import TransformersModel
 
     place = {} if hasattr(model, "hf_device_map") else {"device": model.device}
-    with in_eval_mode(model), tokenizer_left_as_found(tokenizer):
+    autocast_off = torch.autocast(model.device.type, enabled=False)
+    with autocast_off, in_eval_mode(model), tokenizer_left_as_found(tokenizer):
         yield TransformersModel(model, tokenizer=tokenizer, task="text-generation", **place)
 
 
@@ -63,12 +65,9 @@ def read_sites(
     import nnsight
     import torch
 
-    decoder = find_decoder(model)
-    order = [name for name in names_of(len(decoder.layers)) if name in set(sites)]
-    first_layer = _module_at(traced_model, decoder.layers[0])
-    paths = dict(
-        zip(names_of(len(decoder.layers))[1:], [*decoder.layers, decoder.final_norm], strict=True)
-    )
+    paths = find_decoder(model).paths
+    order = [name for name in paths if name in set(sites)]
+    first_layer = _module_at(traced_model, paths[EMBED])
     modules = [_module_at(traced_model, paths[name]) for name in order if name != EMBED]
     with_embed = EMBED in order
     tokens = torch.tensor(input_ids)
@@ -107,22 +106,16 @@ def run_changed(
     import nnsight
     import torch
 
-    decoder = find_decoder(model)
-    names = names_of(len(decoder.layers))
-    paths = dict(zip(names, [decoder.layers[0], *decoder.layers, decoder.final_norm], strict=True))
     # In execution order: nnsight reaches a module only after those before it have run.
     changes = [
-        (name == EMBED, _module_at(traced_model, paths[name]), torch.tensor(rows))
-        for name in names
+        (name == EMBED, _module_at(traced_model, path), torch.tensor(rows))
+        for name, path in find_decoder(model).paths.items()
         if (rows := [row for row, site in enumerate(sites) if site == name])
     ]
     vectors = vectors.to(model.dtype)
     inputs = {"input_ids": input_ids, "use_cache": cache is not None, **last_logits_only(model)}
-    inputs |= (
-        {"attention_mask": torch.ones_like(input_ids)}
-        if cache is None
-        else {"past_key_values": cache}
-    )
+    mask = {"attention_mask": torch.ones_like(input_ids)}
+    inputs |= mask if cache is None else {"past_key_values": cache}
     with torch.inference_mode(), traced_model.trace(**inputs) as tracer:
         for at_input, module, rows in changes:
             state = module.input if at_input else first(module.output)

@@ -24,6 +24,7 @@ from figures import (
     style,
 )
 from training.base.errors import UserError
+from training.base.words import two_places
 from training.runs.table_files import TableMissing, pick
 
 CHECKPOINTS = (
@@ -205,8 +206,9 @@ def umap_table(rng) -> pd.DataFrame:
             row |= {"subject": f"Person {i}", "object": objects[i % len(objects)]}
             row |= {"split": "held-out" if i % 2 else "seen", "x": x + apart, "y": y + apart}
             rows.append(row)
+    table = pd.DataFrame(rows).assign(seed=0, explained_x=0.31, explained_y=0.12)
     common = {"site": "resid_post.3", "method": "pca", "trustworthiness": np.nan}
-    return pd.DataFrame(rows).assign(seed=0, explained_x=0.31, explained_y=0.12, **common)
+    return table.assign(projection=table.relation, colour="object", **common)
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -526,10 +528,10 @@ def test_a_table_without_rows_to_draw_says_what_was_looked_for():
 
 def test_the_report_says_the_headline_in_numbers(reported):
     _, page = reported
-    assert f"generalized {HELD_OUT_TEST:.2f} [" in page
+    assert f"<td>{two_places(HELD_OUT_TEST)} [" in page
     assert f"n = {N} subjects, 3 prompts a relation" in page
     assert "bound relations: +0.61 [+0.00, +0.70]" in page
-    assert "always answering the commonest object: 0.07" in page
+    assert "always answering the commonest object: .07" in page
     assert "corrected for the choice among 5 sites" in page
     assert "phase memorize</td><td>epochs 16</td>" in page
 
@@ -579,9 +581,9 @@ def test_a_verdict_names_the_best_site_of_the_last_checkpoint():
     first = report.verdicts(report.findings(data))[0]
     assert first.startswith(
         "Probe transfer from rote to test prompts of other subjects: "
-        f"generalized {best.value:.2f} ["
+        f"generalized {two_places(best.value)} ["
     )
-    assert f"at {best.site}, above chance (0.08), p = 0.004" in first
+    assert f"at {best.site}, above chance (.08), p .004" in first
 
 
 def test_a_p_above_the_level_is_not_called_a_difference():

@@ -241,7 +241,7 @@ def find_checkpoint(run_dir: Path, name: str = "") -> Checkpoint:
 
 
 def choose_checkpoint(checkpoints: Sequence[Checkpoint], name: str, where: Path) -> Checkpoint:
-    """The one of that name, or the last of a phase, also memorized and generalized; "": the last."""
+    """The one of that name, or the last of a phase (memorized, generalized too) or of all."""
     if not checkpoints:
         remedy = f"Finish it: python -m training.memorize --out {where}"
         raise NotFound(f"{where} has no checkpoint yet. {remedy}")
