@@ -1,9 +1,7 @@
 """Tables in, pictures and the report out.
 
 >>> from figures import draw_all
->>> draw_all("runs/demo", "runs/demo/figures")   # every picture whose table is there
-
-Names are imported when first used.
+>>> draw_all(run.path, run.path / "figures")     # every picture whose table is there
 """
 
 from pathlib import Path
