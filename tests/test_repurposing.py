@@ -140,7 +140,7 @@ def test_states_that_hold_the_relations_object_at_the_siblings_prompts_are_read_
 
     def plant(relation: str, prompts, site: int) -> None:
         for prompt in prompts:
-            for fact in states.facts_of(relation):
+            for fact in states.facts[relation]:
                 family, row = states.places[prompt.render(fact.subject)]
                 values[family][row, site] = code[fact.object] + 0.01 * rng.normal(size=16)
 

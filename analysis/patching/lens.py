@@ -92,6 +92,6 @@ def _scores(plan: Plan, relation: str, read: list[tuple], centred: bool, draws: 
 
 def _scored(plan: Plan, relation: str) -> tuple[Array, Array, tuple[str, ...]]:
     """(subjects, their rows, candidates of all their facts) of a relation in the split."""
-    rows, facts = plan.design.rows(relation, plan.design.splits[0]), plan.design.facts_of(relation)
+    rows, facts = plan.design.rows(relation, plan.design.splits[0]), plan.design.facts[relation]
     subjects = np.array([fact.subject for fact in facts])[rows]
     return subjects, rows, union(*(facts[row].candidates for row in rows))

@@ -148,7 +148,7 @@ class Setting:
     def scored(self, relation: str, split: str) -> tuple[Array, Array]:
         """(subjects, rows) of a split, in one relation or, for EVERY, in all one after another."""
         relations = self.relations if relation == EVERY else [relation]
-        facts = [fact for r in relations for fact in self.design.facts_of(r)]
+        facts = [fact for r in relations for fact in self.design.facts[r]]
         rows = np.array([i for i, f in enumerate(facts) if split in ("all", f.split)], dtype=int)
         return np.array([fact.subject for fact in facts])[rows], rows
 

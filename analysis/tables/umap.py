@@ -104,7 +104,7 @@ def _points(design: Design, checkpoint: Checkpoint, prompt: Prompt):
     """What the points of one checkpoint and prompt are, in the order of their states."""
     import pandas as pd
 
-    facts = design.facts_of(prompt.relation)
+    facts = design.facts[prompt.relation]
     which = {"relation": prompt.relation, "family": prompt.family, "template": prompt.id}
     about = {k: [getattr(f, k) for f in facts] for k in ("subject", "object", "split", "bound")}
     about["split"] = [split or "all" for split in about["split"]]
