@@ -43,7 +43,10 @@ def table_names(run_dir: Path) -> list[str]:
 
 
 def draw_all(run_dir: Path, folder: Path, **how) -> tuple[list[Path], list[str]]:
-    """Draw every figure whose tables exist: see `style.draw_each`."""
+    """Draw every figure whose tables exist; returns (paths, what was skipped and why).
+
+    >>> paths, skipped = draw_all(Path("runs/demo"), Path("pictures"), formats=("png",))
+    """
     kind = record_of(run_dir).get("kind")
     # Only some sweeps have curves, and a sweep's table of someone's own has no record.
     names = [KINDS[kind]] if kind in KINDS else list(OF_A_RUN)
