@@ -18,8 +18,8 @@ BELOW = {
     "analysis": {"training", "probing"},
 }
 FOLDERS = {
-    "training": ["base", "data", "organism", "weights", "runs", "behaviour", "loop", "grid"],
-    "analysis": ["measures", "patching", "tables", "across"],
+    "training": "base data organism weights runs behaviour loop grid".split(),
+    "analysis": "measures patching tables across".split(),
 }
 HEAVY = {"torch", "transformers", "accelerate", "peft", "pandas", "sklearn", "scipy", "umap"}
 HEAVY |= {"matplotlib", "plotly", "nnsight", "tqdm", "joblib", "ray", "PIL"}

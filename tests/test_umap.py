@@ -195,10 +195,7 @@ def test_the_command_says_what_was_projected_and_how_far_to_trust_it(states, tin
         )
     )
     said = capsys.readouterr().out
-    assert (
-        "first prompt of rote, test at resid_post.1 (asked for); one projection per relation over 3"
-        in said
-    )
+    assert "first prompt of rote, test at resid_post.1, 3 checkpoints together" in said
     assert said.count("trustworthiness") == len(states.relations)
     assert f"umap.csv ({len(table):,} rows), projection.png" in said
 
