@@ -18,11 +18,10 @@ from analysis.tables.cka import cka_table
 from analysis.tables.driver import publish
 from analysis.tables.probes import probe_table
 from analysis.tables.verdict import page, verdict_table
-from figures.style import NothingToDraw
 from figures.verdict import draw
 from probing.states import Design
 from training.base.console import run_command
-from training.base.errors import NotFound
+from training.base.errors import NotFound, NothingToDraw
 from training.data.prompts import Preset
 from training.runs.directory import Run, RunOptions, key_row_note
 from training.runs.table_files import TableMissing, optional_table, read_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from training.base.console import run_command
-from training.base.errors import UserError
+from training.base.errors import NothingToDraw
 from training.base.files import read_json, write_with
 from training.runs.table_files import TableMissing, headline_split
 
@@ -58,10 +58,6 @@ RC = {
     # The same table gives the same file.
     "svg.hashsalt": "latent-alignment",
 }
-
-
-class NothingToDraw(UserError):
-    """A table exists but holds no row that the picture shows."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ import numpy as np
 
 from probing.baselines import untrained
 from probing.patching import patch
-from probing.sites import choose_sites, names_of
+from probing.sites import choose_sites, names_of, site_names
 from probing.store import StateStore, states_for
 from training.base.console import minutes
 from training.base.errors import BadInput
@@ -57,11 +57,29 @@ class StateArray(np.ndarray):
     splits: Array
     sites: tuple[str, ...]
 
+    def __array_finalize__(self, source: Any) -> None:
+        # Copies keep the labels; whatever has another shape has other rows.
+        if getattr(source, "shape", None) == self.shape:
+            self.__dict__.update(getattr(source, "__dict__", {}))
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        return array[()] if return_scalar else np.asarray(array)
+
     def __getitem__(self, key: Any) -> Any:
         return np.asarray(self)[key]
 
+    def __reduce__(self) -> Any:
+        make, arguments, state = super().__reduce__()
+        return make, arguments, (state, self.__dict__)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state[0])
+        self.__dict__.update(state[1])
+
     def rows(self, split: str = "all") -> Array:
         """Row indices of a split, "seen", "held-out" or "all". Raises BadInput if empty."""
+        if not hasattr(self, "splits"):
+            raise BadInput("these states have lost their labels; use states[relation, family]")
         found = np.flatnonzero((self.splits == split) | (split == "all"))
         if not len(found):
             there = ", ".join(sorted(set(self.splits)))
@@ -81,7 +99,9 @@ class StateArray(np.ndarray):
 
 
 class States:
-    """Hidden states of a run at one checkpoint, extracted when first asked for.
+    """Hidden states of a run at one checkpoint, extracted family by family when first asked for.
+
+    `.load()` extracts all families at once, with the model loaded once.
 
     >>> states = States(Run.open("runs/demo"), "generalized")
     >>> states["aunt", "test"].shape                     # (n_prompts, n_subjects, n_sites, d)
@@ -104,6 +124,8 @@ class States:
         position: str = "last",
         seed: int | None = None,
     ) -> None:
+        if isinstance(run, str | Path):
+            run = Run.open(run)
         if not isinstance(run, Design):
             run = Design.of(run, preset=preset, families=families, position=position)
         if not isinstance(checkpoint, Checkpoint):
@@ -113,6 +135,10 @@ class States:
 
     def __getitem__(self, key: tuple[str, str]) -> StateArray:
         """States of (relation, family). Raises BadInput where the design has no such prompts."""
+        if not (isinstance(key, tuple) and len(key) == 2):
+            raise BadInput(
+                f"states[{key!r}]: give a relation and a family, states['mother', 'rote']"
+            )
         relation, family = key
         prompts = self.design.prompts_of(relation, family)
         if not prompts:
@@ -164,12 +190,13 @@ class States:
         """
         import pandas as pd
 
-        model, tokenizer = self.checkpoint.load()
-        name = self.sites[site_index(self.sites, site)]
+        model, tokenizer = self._load()
+        names = site_names(model)
+        name = names[site_index(names, site)]
         both = [source, target], [target, target]
         logits = patch(model, tokenizer, *both, site=name, progress=False)
         patched, plain = logits.softmax(-1)
-        likely = patched.topk(k).indices
+        likely = patched.topk(min(k, len(patched))).indices
         words = {"token": [tokenizer.decode([i]) for i in likely]}
         numbers = {"probability": patched[likely].numpy(), "unpatched": plain[likely].numpy()}
         return pd.DataFrame({**words, **numbers})
@@ -183,9 +210,10 @@ class States:
         pairs = dict.fromkeys((p.relation, p.family) for p in self.design.prompts)
         arrays = {f"{relation}/{family}": self[relation, family] for relation, family in pairs}
         about = {a.relation: a for a in arrays.values()}
-        rows = {r: {"subjects": a.subjects, "objects": list(a.objects)} for r, a in about.items()}
+        names = ("subjects", "objects", "splits")
+        rows = {r: {name: list(getattr(a, name)) for name in names} for r, a in about.items()}
         labels = {**self.checkpoint.stage, "sites": list(self.sites), "rows": rows}
-        path = Path(path).with_suffix(".npz")
+        path = Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
         def fill(part: Path) -> None:
             with open(part, "wb") as file:
@@ -194,9 +222,12 @@ class States:
         write_with(path, fill)
         return path
 
+    def _load(self):
+        model, tokenizer = self.checkpoint.load()
+        return on_gpu(model if self.seed is None else untrained(model, self.seed)), tokenizer
+
     def _model(self):
-        model = self.checkpoint.load()[0]
-        return on_gpu(model if self.seed is None else untrained(model, self.seed))
+        return self._load()[0]
 
     def _family(self, family: str, model: Callable | None = None) -> Array:
         """States of a family's distinct texts, (n_texts, n_sites, d)."""
@@ -352,6 +383,6 @@ def site_index(sites: Sequence[str], site: str | int) -> int:
     """The index of a site given by name or index. Raises BadInput."""
     if isinstance(site, str):
         return list(sites).index(choose_sites(sites, [site])[0])
-    if not -len(sites) <= site < len(sites):
+    if not isinstance(site, int) or not -len(sites) <= site < len(sites):
         raise BadInput(f"site={site}; give {-len(sites)} to {len(sites) - 1}, or a name")
     return site % len(sites)

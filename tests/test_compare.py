@@ -47,6 +47,9 @@ def test_what_cannot_be_paired_is_refused(states):
     x, y = states["mother", "rote"], states["mother", "test"]
     with pytest.raises(BadInput, match="one prompt"):
         compare(y, y)
+    for part in (y[0], y - y.mean(axis=1, keepdims=True), np.asarray(y)):
+        with pytest.raises(BadInput, match=r"states\[relation, family\]"):
+            compare(x, part)
     with pytest.raises(BadInput, match=r"no rows of mother; there are held-out, seen"):
         compare(x, y, split="train")
     with pytest.raises(BadInput, match="expected some of"):

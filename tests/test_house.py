@@ -18,8 +18,8 @@ BELOW = {
     "analysis": {"training", "probing"},
 }
 FOLDERS = {
-    "training": "base data organism weights runs behaviour loop grid".split(),
-    "analysis": "measures patching tables across".split(),
+    "training": ["base", "data", "organism", "weights", "runs", "behaviour", "loop", "grid"],
+    "analysis": ["measures", "patching", "tables", "across"],
 }
 HEAVY = {"torch", "transformers", "accelerate", "peft", "pandas", "sklearn", "scipy", "umap"}
 HEAVY |= {"matplotlib", "plotly", "nnsight", "tqdm", "joblib", "ray", "PIL"}
@@ -45,19 +45,28 @@ def imports(name: str) -> list[tuple[str, bool]]:
     typing_only = {
         id(node)
         for block in tree.body
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for node in ast.walk(block)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for node in ast.walk(statement)
     }
     found = []
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
+        head = id(node) not in inside
         if isinstance(node, ast.Import):
-            found += [(alias.name, node in tree.body) for alias in node.names]
+            found += [(alias.name, head) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import hides where it points"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                found.append((whole if whole in MODULES else node.module, node in tree.body))
+                found.append((whole if whole in MODULES else node.module, head))
     return found
 
 
@@ -67,7 +76,11 @@ def own(name: str) -> list[str]:
 
 
 def is_command(name: str) -> bool:
-    return name.count(".") == 1 and "__main__" in MODULES[name].read_text(encoding="utf-8")
+    last = ast.parse(MODULES[name].read_text(encoding="utf-8")).body[-1:]
+    main = [node for node in last if isinstance(node, ast.If)]
+    return name.count(".") == 1 and [ast.unparse(n.test) for n in main] == [
+        "__name__ == '__main__'"
+    ]
 
 
 def floor(name: str) -> int:
@@ -116,12 +129,25 @@ def test_no_module_imports_itself_by_a_detour():
 
 
 def test_no_command_imports_another():
+    # Pictures are modules with a small main each: commands of analysis and other pictures draw them.
+    draws = ("analysis.", "figures.")
     assert [
         (name, target)
         for name in MODULES
         for target in own(name)
-        if is_command(target) and not target.startswith("figures.")
+        if is_command(target) and not (target.startswith("figures.") and name.startswith(draws))
     ] == []
+
+
+def test_modules_are_imported_by_name_and_not_by_string():
+    # The stages of a grid are commands that its file names.
+    users = {
+        name
+        for name in MODULES
+        for target, _ in imports(name)
+        if target == "importlib" or (target.startswith("importlib.") and "metadata" not in target)
+    }
+    assert users <= {"training.grid.stages"}
 
 
 @pytest.mark.parametrize("package", ["training", "analysis"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--model tiny --subjects 8 --pool 4 --epochs 1 --batch-size 8".split()
+TINY = ["--model", "tiny", "--subjects", "8", "--pool", "4", "--epochs", "1", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="module")

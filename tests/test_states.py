@@ -1,6 +1,10 @@
 """The states of a run: rows labelled, ready for a classifier, read only when asked for."""
 
+import copy
 import json
+import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from probing import States, hidden_states, site_names
 from probing import states as module
 from training import Run
-from training.base.errors import BadInput, NotFound
+from training.base.errors import BadInput
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def test_a_phase_names_its_last_checkpoint_and_nothing_the_last_of_all(run):
     phases = {"base": 0, "memorized": 1, "generalized": 2, "": 2}
     for phase, place in phases.items():
         assert States(run, phase).checkpoint.name == run.checkpoints[place].name
-    with pytest.raises(NotFound, match="000-base"):
+    with pytest.raises(BadInput, match="000-base"):
         States(run, "finished")
 
 
@@ -160,7 +164,8 @@ def test_one_file_holds_all_states_with_their_labels(states, tmp_path):
     assert labels["checkpoint"] == states.checkpoint.name
     assert labels["sites"] == list(states.sites)
     rote = states["aunt", "rote"]
-    assert labels["rows"]["aunt"] == {"subjects": rote.subjects, "objects": list(rote.objects)}
+    about = {name: list(getattr(rote, name)) for name in ("subjects", "objects", "splits")}
+    assert labels["rows"]["aunt"] == about
 
 
 def test_an_untrained_control_has_other_states_and_the_same_rows(states):
@@ -170,3 +175,59 @@ def test_an_untrained_control_has_other_states_and_the_same_rows(states):
     assert not np.allclose(ours, theirs)
     again = States(states.design, states.checkpoint, seed=0)["mother", "rote"]
     assert np.array_equal(theirs, again)
+
+
+def test_weights_that_change_while_a_run_is_open_are_not_filed_under_the_old_ones(
+    own_run, tmp_path
+):
+    folder = own_run / "checkpoints" / "200-generalize-epoch-08"
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "theirs" / "model"))
+    for name in ("stage.json", "manifest.json"):
+        (elsewhere / name).unlink()
+    given = {"facts": str(own_run / "facts.csv"), "out": str(tmp_path / "out")}
+    run = Run.open(elsewhere, **given)
+    before = States(run)["mother", "test"]
+    changed = run.checkpoints[0].load()[0]
+    with torch.no_grad():
+        changed.get_input_embeddings().weight.mul_(1.5)
+    changed.save_pretrained(elsewhere)
+    after = States(run)["mother", "test"]
+    assert np.abs(after - before).max() > 1e-3
+    assert np.array_equal(after, States(Run.open(elsewhere, **given))["mother", "test"])
+
+
+def test_a_patch_of_an_untrained_control_is_of_the_control(states):
+    texts = ("Gene Finley [X_mother]", "Who is the aunt of Ines Caldwell?")
+    real = states.patch(*texts, site=2, k=3)
+    control = States(states.design, states.checkpoint, seed=0).patch(*texts, site=2, k=10**6)
+    assert not np.allclose(real.probability, control.probability[:3], atol=1e-3)
+
+
+@pytest.mark.parametrize("copied", [np.copy, copy.copy, copy.deepcopy, np.ndarray.copy])
+def test_copies_keep_their_labels(states, copied):
+    x = states["mother", "rote"]
+    same = copied(x) if copied is not np.copy else np.copy(x, subok=True)
+    assert same.subjects == x.subjects and np.array_equal(same.rows("seen"), x.rows("seen"))
+    again = pickle.loads(pickle.dumps(x))
+    assert again.subjects == x.subjects and np.array_equal(np.asarray(again), np.asarray(x))
+
+
+def test_what_has_other_rows_has_no_labels(states):
+    x = states["mother", "rote"]
+    assert type(x[1:]) is np.ndarray and type(x - x.mean(axis=0)) is np.ndarray
+    assert np.isscalar(x.mean()) or type(x.mean()) is np.float32
+    with pytest.raises(BadInput, match="lost their labels"):
+        x.reshape(-1, x.shape[-1]).rows()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda s: s["mother"], "a relation and a family"),
+        (lambda s: s["mother", "rote"].xy(site=None), "site=None"),
+        (lambda s: States(s.design.run, preset="most"), "preset is 'most'"),
+    ],
+)
+def test_bad_arguments_are_value_errors_with_a_remedy(states, call, says):
+    with pytest.raises(ValueError, match=says):
+        call(states)

@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from training.base.console import run_command
-from training.base.errors import OtherSettings, UserError
+from training.base.errors import BadInput, OtherSettings, UserError
 from training.base.files import read_json
 from training.data.fact_files import Fact, read_facts
 from training.data.prompts import Prompt
@@ -112,7 +112,7 @@ def _settings(options: Options, run_seed: int) -> TrainingSettings:
     for name, least in {"replay": 0, "replay_facts": 1}.items():
         value = getattr(options, name)
         if not least <= value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; give {least} or more.")
+            raise BadInput(f"--{name.replace('_', '-')} is {value}; give {least} or more.")
     return trainer.settings_of(options, seed=options.seed if options.seed >= 0 else run_seed)
 
 
@@ -125,7 +125,7 @@ def _shown(options: Options, run_seed: int) -> dict:
 def dense_steps(count: int, total: int) -> list[int]:
     """`count` steps spread evenly over the first tenth of `total`, or all of them if fewer."""
     if count < 0:
-        raise UserError(f"--dense is {count}; give how many checkpoints to save, 0 for none.")
+        raise BadInput(f"--dense is {count}; give how many checkpoints to save, 0 for none.")
     tenth = max(1, total // 10)
     return sorted({max(1, round(tenth * (i + 1) / count)) for i in range(count)})
 

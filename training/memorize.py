@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from training.base.console import run_command
-from training.base.errors import OtherSettings, UserError
+from training.base.errors import BadInput, OtherSettings
 from training.base.files import read_json, sha256_file
 from training.data.fact_files import Fact
 from training.data.facts import BUILT_IN, FICTION, build_facts, load_facts, split_facts
@@ -81,7 +81,7 @@ class Options(RoteOptions):
 def main(options: Options) -> Path:
     """Run phase 1 and return the run directory."""
     if options.out is None:
-        raise UserError("no run directory was given. Say where it goes: --out runs/NAME")
+        raise BadInput("no run directory was given. Say where it goes: --out runs/NAME")
     run_dir = Path(options.out).expanduser()
     order = options.order_seed if options.order_seed >= 0 else options.seed
     settings = settings_of(options, seed=order)

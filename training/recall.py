@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.base.console import minutes, run_command
-from training.base.errors import NotFound, UserError
+from training.base.errors import BadInput, NotFound
 from training.behaviour.recall import Context, recall_lines, score_checkpoint, summarise
 from training.data.prompts import Preset, preset_prompts
 from training.runs.directory import Run, RunOptions
@@ -50,7 +50,7 @@ def main(options: Options):
 
     if options.context != "none" and not options.out:
         fault = f"--context {options.context} asks another question than what the run recalls"
-        raise UserError(f"{fault}. Say where its tables go: --out results/NAME")
+        raise BadInput(f"{fault}. Say where its tables go: --out results/NAME")
     run = options.open()
     prompts = preset_prompts(run.prompts, options.preset, families=options.families)
     chosen = _chosen(run, options.checkpoints, options.phases)

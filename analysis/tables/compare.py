@@ -38,6 +38,8 @@ def compare(
     """
     import pandas as pd
 
+    if not (hasattr(x, "splits") and hasattr(y, "splits")):
+        raise BadInput("x and y must be states[relation, family], as they are, not parts of them")
     if x.ndim != 3 or x.subjects != y.subjects:
         given = f"x has shape {x.shape} and {len(x.subjects)} subjects, y {y.shape} and"
         want = "give x one prompt (rote) and both the same subjects in one order"

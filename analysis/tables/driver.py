@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from probing.states import Design, States
+from training.base.errors import NothingToDraw
 from training.data.prompts import Preset
 from training.runs.directory import RunOptions
 from training.runs.table_files import checkpoint_part, write_table
@@ -36,7 +37,11 @@ def publish(folder: Path, tables: Mapping, lines: Iterable[str], *draws: Callabl
     for line in lines:
         print(line)
     wrote = [f"{name}.csv ({len(table):,} rows)" for name, table in tables.items()]
-    wrote += [path.name for draw in draws for path in draw(folder)]
+    for draw in draws:
+        try:
+            wrote += [path.name for path in draw(folder)]
+        except NothingToDraw as reason:
+            print(f"not drawn: {reason}")
     following = f"    next: python -m {then}" if then else ""
     print(f"wrote {folder / 'tables'}/{', '.join(wrote)}{following}")
 

@@ -25,5 +25,9 @@ class Busy(UserError):
     """Another process is writing the same run."""
 
 
+class NothingToDraw(UserError):
+    """A table exists but holds no row that the picture shows."""
+
+
 class DiskFull(UserError):
     """What has to be written does not fit on the disk."""

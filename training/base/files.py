@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from training.base.console import is_first_process
@@ -27,6 +28,17 @@ def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256_file`, computed once a process for each state of the file."""
+    there = path.stat()
+    return _sha256_of(str(path.resolve()), there.st_mtime_ns, there.st_size)
+
+
+@cache
+def _sha256_of(path: str, modified: int, size: int) -> str:
+    return sha256_file(Path(path))
 
 
 def sha256_text(text: str) -> str:

@@ -65,12 +65,16 @@ def answers(
     if not rows:
         raise BadInput(f"no prompt asks a relation of the run ({', '.join(run.relations)}).")
     wanted = pd.DataFrame(rows, columns=keys)
-    stored, items = table_files.optional_table(run.path, "recall_items"), wanted[:0]
+    # Without a run.json a table does not say which weights it is of.
+    ours, items = (run.path / "run.json").exists(), wanted[:0]
+    stored = table_files.optional_table(run.path, "recall_items") if ours else None
     # Answers to facts that were told in context are not what the checkpoint recalls.
     if stored is not None and "context" not in stored:
-        items = wanted.merge(pick(stored, checkpoint=there.name).drop_duplicates(keys))
+        here = pick(stored, checkpoint=there.name).astype(dict.fromkeys(keys, str))
+        items = wanted.merge(here.drop_duplicates(keys))
     if len(items) < len(wanted):
         scored = score_checkpoint(run, there, prompts, choices=False)
+        scored = scored.astype(dict.fromkeys(keys, str))
         items = wanted.merge(scored.drop_duplicates(keys))
     asked = [t.replace("{subject}", s) for t, s in zip(items.text, items.subject, strict=True)]
     found = {"prompt": asked, "expected": items.object, "right": items.generation.astype(bool)}

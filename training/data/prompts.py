@@ -103,6 +103,8 @@ def preset_prompts(prompts: Iterable[Prompt], preset: Preset, *, families=()) ->
     demo: test prompts DEMO_TEST (one keyword-free) and one of each other English family (of the
     near misses a sibling's if there is one). full: all. families: only these. Raises BadInput.
     """
+    if preset not in ("demo", "full"):
+        raise BadInput(f"preset is {preset!r}; give demo or full.")
     there = {prompt.family for prompt in prompts}
     unknown = [family for family in families if family not in there]
     if unknown:

@@ -6,6 +6,7 @@ autocast where the processor has it; on one CPU, one GPU or several processes (`
 run that is killed at any moment and started again ends with the same weights.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from training.base.console import Interrupted, catch_interrupt, megabytes, progress
-from training.base.errors import DiskFull, UserError
+from training.base.errors import BadInput, DiskFull, UserError
 from training.base.files import write_text
 from training.data import sequences
 from training.data.fact_files import Fact
@@ -64,10 +65,10 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "facts_per_sequence", "learning_rate"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; give a number above 0.")
+                raise BadInput(f"--{name.replace('_', '-')} is {value}; give a number above 0.")
         if self.sequences_per_step < 1:
             size = f"--facts-per-sequence is {self.facts_per_sequence}"
-            raise UserError(f"{size} and --batch-size {self.batch_size}; give a larger batch.")
+            raise BadInput(f"{size} and --batch-size {self.batch_size}; give a larger batch.")
 
     @property
     def sequences_per_step(self) -> int:
@@ -285,7 +286,10 @@ class StepLog:
         if write and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A killed process may leave half a line.
-            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            rows = []
+            for line in lines:
+                with contextlib.suppress(json.JSONDecodeError):
+                    rows += [json.loads(line)] if line.endswith("\n") else []
             rows = [row for row in rows if row["phase"] != phase or row["step"] <= done]
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
             self.rows = [row for row in rows if row["phase"] == phase]

@@ -93,7 +93,7 @@ class Checkpoint:
         own = (self.folder / "tokenizer_config.json").exists()
         return load_tokenizer(self.folder if own else self._place)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 of the weights as loaded, key-token rows included; known after they were dropped.
 
@@ -105,11 +105,11 @@ class Checkpoint:
             if not self.dropped:
                 names = [files.verify(path).name for path in weights_files(there)]
             names = [*names, "config.json"]
-            parts = [f"{n} {known.get(n) or files.sha256_file(there / n)}" for n in names]
+            parts = [f"{n} {known.get(n) or files.sha256_once(there / n)}" for n in names]
         else:
             parts = [fingerprint(there)]
         if self.key_rows is not None:
-            rows = files.sha256_file(files.verify(self.key_rows))
+            rows = files.sha256_once(files.verify(self.key_rows))
             parts.append(f"key rows {rows} {' '.join(self.key_tokens)}")
         return files.sha256_text("\n".join(parts))
 
@@ -249,7 +249,7 @@ def choose_checkpoint(checkpoints: Sequence[Checkpoint], name: str, where: Path)
     found = [c for c in checkpoints if name in ("", c.name) or phase == c.phase]
     if not found:
         names = ", ".join(c.name for c in checkpoints)
-        raise NotFound(f"{where} has no checkpoint {name!r}; it has {names}.")
+        raise BadInput(f"{where} has no checkpoint {name!r}; it has {names}.")
     return found[-1]
 
 

@@ -91,6 +91,8 @@ class Run:
 
         Options and errors as in `open`; merged LoRA adapters go to OUT/merged.
         """
+        # What is wrong with the facts is said before an adapter is merged.
+        load_facts(facts)
         checkpoints = []
         for place, path in (("0-before", before), ("1-after", after)):
             folder = Path(path).expanduser()

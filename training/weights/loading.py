@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 from training.base.errors import BadInput, NotFound
-from training.base.files import sha256_file, sha256_text
+from training.base.files import sha256_once, sha256_text
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def weights_files(folder: Path) -> list[Path]:
 def fingerprint(folder: Path) -> str:
     """sha256 over the names and bytes of a model directory's weight files and its config."""
     files = [*weights_files(folder), *folder.glob("config.json")]
-    return sha256_text("".join(f"{path.name} {sha256_file(path)}\n" for path in files))
+    return sha256_text("".join(f"{path.name} {sha256_once(path)}\n" for path in files))
 
 
 def load_folder(folder: Path, *, dtype: str = "float32"):

@@ -37,12 +37,18 @@ def find(name: str) -> Path:
     elif on_hub := hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(on_hub, "config.json")
+        try:
+            config = try_to_load_from_cache(on_hub, "config.json")
+        except ValueError as error:
+            raise NotFound(f"no model '{name}': not a hub id ({error}).") from error
     else:
         known = f"an alias ({', '.join(ALIASES)}), a directory (--model ./my-model) or a hub id"
         raise NotFound(f"no model '{name}': it is not {known}.")
     if isinstance(config, str | Path) and Path(config).exists():
-        return Path(config).parent
+        folder = Path(config).parent
+        # A hub cache may hold the configuration alone.
+        if any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf")):
+            return folder
     how = f"python -m training.models {name}"
     raise NotHere(f"model '{name}' is not on this machine. Fetch or make it: {how}")
 
