@@ -129,7 +129,7 @@ def test_no_module_imports_itself_by_a_detour():
 
 
 def test_no_command_imports_another():
-    # Pictures are modules with a small main each: commands of analysis and other pictures draw them.
+    # Pictures have a small main each; commands of analysis and other pictures draw them.
     draws = ("analysis.", "figures.")
     assert [
         (name, target)
