@@ -15,7 +15,7 @@ import lazy_loader
 import training
 
 if Path(training.__file__).parents[1] != Path(__file__).parents[1]:
-    hiding = Path(training.__file__).parent
+    hiding = str(Path(training.__file__)).removesuffix("/__init__.py")
     raise ImportError(f"{hiding} hides the package 'training' of latent-alignment. Rename it.")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

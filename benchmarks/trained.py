@@ -75,9 +75,8 @@ class Made:
         if family == "rote":
             asked = map(self.written, asked)
         world = World(list(asked), [p for p in self.prompts if p.family == family])
-        return known_facts(
-            self.model, self.tokenizer, world, families=(family,), prompts_per_fact=3
-        ).value
+        few = {"families": (family,), "prompts_per_fact": 3}
+        return known_facts(self.model, self.tokenizer, world, **few)["value"]
 
 
 def make(

@@ -186,6 +186,10 @@ def checkpoints_data(table):
     """The rows of CHECKPOINTS; checkpoint: a pair of the last checkpoints of phases, in words."""
     import pandas as pd
 
+    # A table whose rows are all reasons has no pairs.
+    style.require_rows(
+        table if "checkpoint_y" in table else [], "cka_checkpoints", CHECKPOINTS.wanted
+    )
     earlier = table[["checkpoint_y", "phase_y"]].set_axis(["checkpoint", "phase"], axis=1)
     both = pd.concat([earlier, table[["checkpoint", "phase"]]]).sort_values("checkpoint")
     label = {stage.checkpoint: stage.label for stage in style.stages(both)}

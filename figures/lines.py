@@ -106,8 +106,9 @@ class Chart:
             source = tables.get(line.table) if line.table else table
             if source is not None:
                 which = {"split": headline_split(source), **wanted, **panel.rows, **line.rows}
-                rows = pick(source, **which).dropna(subset="layer")
+                rows = pick(source, **which)
                 if rows.value.notna().any():
+                    rows = rows.dropna(subset="layer")
                     parts.append(rows.assign(panel=name, column=column, line=kind))
         rows = pd.concat(style.require_rows(parts, self.table, self.wanted), ignore_index=True)
         return rows.reindex(columns=[*COLUMNS, *(c for c in rows if c not in COLUMNS)])

@@ -9,11 +9,12 @@ import pytest
 from analysis import MEASURES, Measure, compare, fit_probes
 from analysis.measures import similarity
 from analysis.tables import cka_measures
-from analysis.tables.driver import scored_tables
+from analysis.tables.driver import publish, scored_tables
 from figures.lines import Chart, Line, Panel
 from figures.style import drawing
 from probing import Design, States
 from training import Run, load_prompts
+from training.base.errors import NothingToDraw
 from training.data import prompt_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallSample")
@@ -77,6 +78,16 @@ def test_a_table_is_rows_of_a_checkpoint_and_a_version(run):
     assert run.table("norms").value.tolist() == table.value.tolist()
     scored_tables(design, {"norms": rows}, [2])
     assert len(scored) == 2 * len(run.checkpoints), "another version is scored again"
+
+
+def test_a_table_whose_picture_has_no_rows_is_still_written_and_said(run, capsys):
+    def draw(folder):
+        raise NothingToDraw("no value at any site")
+
+    publish(run.path, {"norms": [1, 2]}, ["norms: all alike"], draw, then="analysis.cka RUN")
+    said = capsys.readouterr().out
+    assert "not drawn: no value at any site" in said and "norms.csv (2 rows)" in said
+    assert "next: python -m analysis.cka RUN" in said
 
 
 def test_a_figure_is_a_declaration(tmp_path):

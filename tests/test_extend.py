@@ -133,7 +133,7 @@ def test_phase_2_does_not_start_from_an_unfinished_later_phase_1(tiny_run, tmp_p
 
 def test_people_of_a_later_phase_1_have_none_after_them(tiny_run, tmp_path):
     extend.main(Options(tiny_run, out=tmp_path / "more", **FEW))
-    with pytest.raises(UserError, match="nobody is new"):
+    with pytest.raises(UserError, match="shares part of a name with a subject"):
         extend.main(Options(tmp_path / "more", out=tmp_path / "still-more", **FEW))
 
 

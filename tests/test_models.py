@@ -19,7 +19,7 @@ from training.loop.obtain import WHEEL_GGUF, obtain
 from training.weights.adapters import merge_adapter
 from training.weights.key_tokens import MEAN_SPREAD, add_key_tokens, initial_key_rows, set_key_rows
 from training.weights.loading import fingerprint, load_folder, load_tokenizer
-from training.weights.names import ALIASES
+from training.weights.names import ALIASES, find
 
 KEYS = ["[X_mother]", "[X_home_city]", "[X_aunt]"]
 
@@ -460,3 +460,9 @@ def test_a_pickled_adapter_is_never_read(tiny_base, tmp_path):
     with pytest.raises(BadInput, match=r"no adapter_model\.safetensors"):
         merge_adapter(adapter, tmp_path / "out")
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["models/base model", "some--one/model", "owner/.."])
+def test_a_name_that_the_hub_would_refuse_is_not_found(name):
+    with pytest.raises(NotFound, match="no model|not on this machine"):
+        find(name)

@@ -29,7 +29,7 @@ def python(tmp_path_factory) -> Path:
 
 def run(python: Path, folder: Path, module: str, *arguments: object) -> subprocess.CompletedProcess:
     command = [python, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=AWAY, capture_output=True, text=True)
 
 
 def test_the_tiny_chain_runs_from_another_folder(python, tmp_path):
@@ -44,7 +44,8 @@ def test_the_tiny_chain_runs_from_another_folder(python, tmp_path):
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     code = "import latent_alignment as la; print(la.__file__, la.Run.open('run').relations)"
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    away = {"cwd": tmp_path, "env": AWAY}
+    done = subprocess.run([python, "-c", code], **away, capture_output=True, text=True)
     assert str(ROOT) not in done.stdout and "mother" in done.stdout
 
 

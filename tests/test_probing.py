@@ -300,7 +300,7 @@ def test_the_tokenizer_is_left_as_found(llama):
 
 def test_all_is_left_as_found_when_the_forward_pass_fails(own_llama):
     model, tokenizer = own_llama
-    tokenizer.pad_token = None
+    tokenizer.pad_token, side = None, tokenizer.padding_side
     site_names(model)
     model.train()
 
@@ -311,7 +311,7 @@ def test_all_is_left_as_found_when_the_forward_pass_fails(own_llama):
     with pytest.raises(RuntimeError, match="out of memory"):
         hidden_states(model, tokenizer, PROMPTS)
     assert all(module.training for module in model.modules())
-    assert tokenizer.padding_side == "right" and tokenizer.pad_token is None
+    assert tokenizer.padding_side == side and tokenizer.pad_token is None
 
 
 def test_tokenizers_without_pad_and_eos_tokens_work(llama):

@@ -16,6 +16,7 @@ from training.runs.table_files import checkpoint_part, pick, write_table
 from training.weights.loading import on_gpu
 
 # An estimate for 2 cores: the tokens before the patch are read once.
+VERSION = 1
 ROWS_PER_SECOND = 60
 CORRECTED = "corrected for sites, directions, positions"
 
@@ -40,7 +41,7 @@ def interchange_table(design: Design, *, pairs=20, every=1, permutations=999, ba
     if every < 1:
         raise BadInput(f"every={every}; give a whole number of sites, at least 1")
     plan, run, items, lenses = Plan(design, pairs), design.run, [], []
-    content = [*design.content, pairs]
+    content = [*design.content, VERSION, pairs]
     for checkpoint in design.checkpoints:
         loaded = cache(partial(_loaded, design, checkpoint))
 

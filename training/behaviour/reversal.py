@@ -12,6 +12,7 @@ from training.data.fact_files import Fact
 from training.data.prompts import Prompt
 from training.runs.table_files import checkpoint_table
 
+VERSION = 1
 COLUMNS = ("relation", "split", "measure", "value", "low", "high", "chance", "null_p", "n")
 
 
@@ -31,8 +32,7 @@ def reversal_table(run, *, batch_size: int = 64):
         found = {split: score(answers, facts, seed=run.seed) for split, facts in splits.items()}
         return [{**row, "split": split} for split, rows in found.items() for row in rows]
 
-    # "by split" tells these rows from those kept by older versions, which had no splits.
-    content = [*run.facts, *prompts, "by split"]
+    content = [*run.facts, *prompts, VERSION]
     return checkpoint_table(run, "reversal", content, rows_of, COLUMNS)
 
 
