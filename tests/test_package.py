@@ -1,5 +1,6 @@
 """The wheel, installed away from the checkout: it has its data files and runs from any folder."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Nothing may lead back to the checkout.
+AWAY = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 TINY = ["--model", "tiny", "--subjects", "8", "--pool", "4", "--epochs", "1", "--batch-size", "8"]
 
 

@@ -44,11 +44,10 @@ def find(name: str) -> Path:
     else:
         known = f"an alias ({', '.join(ALIASES)}), a directory (--model ./my-model) or a hub id"
         raise NotFound(f"no model '{name}': it is not {known}.")
-    if isinstance(config, str | Path) and Path(config).exists():
-        folder = Path(config).parent
-        # A hub cache may hold the configuration alone.
-        if any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf")):
-            return folder
+    here = Path(config).parent if isinstance(config, str | Path) and Path(config).exists() else None
+    # A hub cache may hold the configuration alone; what we make is whole or not there.
+    if here and (our_folder(name) or any(here.glob("*.safetensors"))):
+        return here
     how = f"python -m training.models {name}"
     raise NotHere(f"model '{name}' is not on this machine. Fetch or make it: {how}")
 
