@@ -1,7 +1,7 @@
 """States in, tables out: measures of alignment with intervals, nulls and controls.
 
 >>> from analysis import compare, linear_cka
->>> linear_cka(x[:, 20], y[0, :, 20])            # debiased; 0 for independent rows
+>>> linear_cka(x[:, 20], y[0, :, 20])            # debiased; 0 on average for independent rows
 >>> compare(states["aunt", "rote"], states["aunt", "test"], split="held-out")    # by site
 
 The measures take arrays, (n, d) with one row per subject, and import neither torch nor pandas.

@@ -1,4 +1,4 @@
-"""tables/cka_measures.csv: rote states against each family by similarities other than debiased CKA.
+"""tables/cka_measures.csv: rote states against each family by other measures than debiased CKA.
 
 What a measure needs is declared in analysis.measures.similarity.MEASURES.
 """

@@ -164,7 +164,9 @@ def summarise(items, run):
 
     A subject's value is its mean over prompts (and relations `bound` or `unbound`); intervals are
     over subjects; the split `all` joins seen and held-out. `majority`: the score of always guessing
-    each relation's most frequent object; `chance`: 1 / n_candidates.
+    each relation's most frequent object; `chance`: 1 / n_candidates. Columns: checkpoint, phase,
+    relation, family, subset (all, keyword-free, inverse, sibling), split, measure (MEASURES and
+    generation_gain), value, se, low, high, n, n_prompts, n_candidates, chance, majority.
     """
     import numpy as np
     import pandas as pd
