@@ -342,7 +342,7 @@ def test_what_has_no_answers_says_what_there_is(tiny_run):
         answers(run, split="test")
     with pytest.raises(BadInput, match="near-miss"):
         answers(run, "tests")
-    with pytest.raises(NotFound, match="000-base, 100-memorize"):
+    with pytest.raises(BadInput, match="000-base, 100-memorize"):
         answers(run, checkpoint="extended")
     with pytest.raises(BadInput, match="mother"):
         answers(run, prompts=[])
