@@ -223,7 +223,7 @@ def _token_indices(positions: Any, lengths: Sequence[int]) -> list[int]:
         integer = hasattr(index, "__index__") and not isinstance(index, bool)
         if not integer or not -length <= index < length:
             raise BadInput(
-                f"position {index!r} is no token of prompt {row}, which has {length}; "
+                f"position {index!r} is not a token of prompt {row}, which has {length}; "
                 f"give an integer from {-length} to {length - 1}"
             )
     return [int(index) % length for index, length in zip(indices, lengths, strict=True)]

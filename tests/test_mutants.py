@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::analysis.measures.checks.SmallS
 NOTICED = (AssertionError, pytest.fail.Exception)
 
 
-# --- two laws that the mutants need besides those of the other files
+# --- two laws that the mutants need and the other files lack
 
 
 def rows_of_one_entity_are_refused():

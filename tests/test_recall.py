@@ -582,7 +582,7 @@ def test_a_table_that_is_not_there_names_the_command_that_writes_it(tmp_path):
     ):
         with pytest.raises(TableMissing, match=rf"python -m {module} {tmp_path}$"):
             read_table(tmp_path, name)
-        # A folder of results is no run: what they are of has to be said again.
+        # A folder of results is not a run: the command needs its facts and prompts again.
         with pytest.raises(
             TableMissing,
             match=rf"{module} CHECKPOINTS --facts .* --rote .* --out {tmp_path}/results$",

@@ -399,7 +399,7 @@ def test_checkpoints_with_other_tokenizers_and_folders_without_one_are_refused(
     before, _, facts, _ = pair
     with pytest.raises(BadInput, match="different tokenizers"):
         Run.pair(tiny_base, before, facts=str(facts), out=str(tmp_path / "out"))
-    with pytest.raises(NotFound, match="is no checkpoint"):
+    with pytest.raises(NotFound, match="is not a checkpoint"):
         Run.pair(before, tmp_path, facts=str(facts), out=str(tmp_path / "out"))
     bare = Path(shutil.copytree(before, tmp_path / "bare"))
     for path in bare.glob("tokenizer*"):

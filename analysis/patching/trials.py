@@ -87,7 +87,7 @@ class Trial:
         return union(*(fact.candidates for fact in asked))
 
     def label(self, answer: str) -> str:
-        """What an answered candidate says was moved; "other" where it is no fact's object."""
+        """What an answered candidate says was moved; "other" if it is not one of their objects."""
         facts = self.choice.facts.items()
         return next((label for label, fact in facts if fact.object == answer), "other")
 

@@ -86,7 +86,7 @@ def known_facts(
 
 
 def base_world(run) -> World | None:
-    """The world that the run's base model was pretrained on; None if it is no model organism.
+    """The world that the run's base model was pretrained on; None for other models.
 
     Only an organism's name or a local directory is looked up: the base model may not be here.
     """

@@ -30,7 +30,7 @@ HEADLINE: dict[str, dict[str, tuple]] = {
     "interchange": {"measure": ("share", "gain"), "outcome": ("relation",)},
     "repurposing": {},
 }
-# What distinguishes rows of one table, besides the checkpoint and the site.
+# What distinguishes rows of one table, checkpoint and site apart.
 KEYS = ("relation", "object_relation", "family", "family_y", "subset", "split", "direction")
 KEYS += ("vector", "position", "outcome", "reference", "measure", "estimator")
 NUMBERS = ("value", "low", "high", "null_p", "null_p_max")

@@ -125,7 +125,7 @@ def build_tiny(folder: Path) -> None:
     """Write the model `tiny` and its tokenizer in Hugging Face format; the same every time.
 
     Four layers of width 64 with random weights, for trying commands in seconds. It has never read
-    English: what it generalises to is no evidence about language models.
+    English: how it generalises says nothing about language models.
     """
     facts = build_facts("people", subjects=400, pool=32)
     texts = [p.text for p in load_prompts(list(dict.fromkeys(f.relation for f in facts)))]

@@ -103,7 +103,7 @@ class Run:
             else:
                 wanted = "a from_pretrained folder (config.json, tokenizer, *.safetensors)"
                 other = f"a LoRA adapter ({ADAPTER}, {ADAPTER_WEIGHTS})"
-                raise NotFound(f"{folder} is no checkpoint: expected {wanted} or {other}.")
+                raise NotFound(f"{folder} is not a checkpoint: expected {wanted} or {other}.")
             # The phases of two runs need not belong together: what counts is before and after.
             there, name = read_checkpoint(weights), f"{place}-{folder.resolve().name}"
             checkpoints.append(replace(there, name=name, phase="", epoch=None, step=None))
